@@ -1,0 +1,43 @@
+# Every command a contributor needs.  `make test` and `make demo` work on a machine with only Python 3.11, g++ and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test test-full lint format build cuda-compile bench clean
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q torch==2.13.0 numpy "setuptools>=77" wheel ninja
+	GENIMG_FAST_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[dev]"
+	touch $@
+
+build: $(STAMP)      ## compile what changed in csrc/
+	$(BIN)/python setup.py -q build_ext --inplace
+
+demo: build          ## train a VAE and a DCGAN on handwritten digits in five minutes
+	$(BIN)/genimg-fast demo
+
+test: build          ## the tests that must pass before any push
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: build     ## everything, the slow tests included
+	$(BIN)/python -m pytest
+
+bench: build         ## time every op and model with pytest-benchmark
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' | xargs -r $(BIN)/clang-format -i
+
+clean:
+	rm -rf build dist *.egg-info genimg_fast/*.so runs

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// The one way a CPU kernel uses threads.  parallel_for_range is defined by whoever links the kernels: on torch's own
+// pool in the shipped library (ops/library.cpp), serially in the NumPy binding of the tests.
+#pragma once
+#include <cstdint>
+
+namespace genimg_fast::cpu {
+
+using RangeFunction = void (*)(int64_t begin, int64_t end, void* context);
+void parallel_for_range(int64_t begin, int64_t end, int64_t grain, RangeFunction function, void* context);
+int64_t thread_count();
+
+// Calls body(begin, end) on disjoint ranges that cover [begin, end); a range is at least `grain` long where it can be.
+template <typename Body>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
+  if (begin >= end) return;
+  auto call = [](int64_t b, int64_t e, void* context) { (*static_cast<const Body*>(context))(b, e); };
+  parallel_for_range(begin, end, grain, call, const_cast<Body*>(&body));
+}
+
+// Elements in one unit of work.  Reductions keep one partial sum per chunk and add the partials in order, so that a
+// result does not depend on the number of threads.
+constexpr int64_t kChunk = 4096;
+inline int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
+
+}  // namespace genimg_fast::cpu

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT
+// How the registration files, which include no CUDA header, and the .cu files, which include no torch header, speak of
+// element types and streams.
+#pragma once
+#include <cstdint>
+
+namespace genimg_fast::cuda {
+
+enum class DType { float32, float16, bfloat16 };
+
+using Stream = void*;  // a cudaStream_t
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// The loop of every elementwise kernel: N elements a thread at a time in a grid-stride loop, then the rest one by one.
+#pragma once
+#include "cuda/platform.cuh"
+
+namespace genimg_fast::cuda {
+
+// N consecutive elements, loaded and stored by one instruction.  N > 1 needs 16-byte aligned base pointers.
+template <int N>
+struct PackOf {
+  static constexpr int size = N;
+  template <typename T>
+  __device__ __forceinline__ Pack<T, N> load(const T* p) const {
+    return *reinterpret_cast<const Pack<T, N>*>(p);
+  }
+  template <typename T>
+  __device__ __forceinline__ Pack<T, N> fill(T value) const {
+    Pack<T, N> pack;
+    for (int k = 0; k < N; ++k) pack.lane[k] = value;
+    return pack;
+  }
+  template <typename T>
+  __device__ __forceinline__ void store(T* p, const Pack<T, N>& pack) const {
+    *reinterpret_cast<Pack<T, N>*>(p) = pack;
+  }
+};
+
+// body(offset, PackOf<N>{}) over the whole packs of [0, numel), then body(offset, PackOf<1>{}) over what is left.
+template <int N, typename Body>
+__device__ __forceinline__ void for_each_pack(int64_t numel, const Body& body) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int64_t packs = numel / N;
+  for (int64_t p = thread; p < packs; p += threads) body(p * N, PackOf<N>{});
+  if (N > 1)
+    for (int64_t i = packs * N + thread; i < numel; i += threads) body(i, PackOf<1>{});
+}
+
+}  // namespace genimg_fast::cuda

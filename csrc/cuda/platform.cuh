@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// What a kernel file includes first: the CUDA runtime, or, under GENIMG_FAST_CUDA_ON_CPU, the shim of tests/cuda_on_cpu
+// that runs the same source on the host.  Kernel files therefore
+//   - use dynamic shared memory only, through GENIMG_FAST_SHARED, so that the shim can poison it between blocks;
+//   - start kernels through launch(), never <<<>>>;
+//   - convert elements through to_float() and from_float<T>(), never by implicit conversion of half types;
+//   - reach PTX instructions through cuda/ptx.cuh.
+#pragma once
+#include <cstdint>
+
+#include "cuda/dtype.h"
+
+#ifdef GENIMG_FAST_CUDA_ON_CPU
+#include "cuda_on_cpu.h"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+// Declares `T* name`, the block's dynamic shared memory.
+#define GENIMG_FAST_SHARED(T, name)                              \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  T* name = reinterpret_cast<T*>(name##_bytes)
+
+namespace genimg_fast::cuda {
+
+inline void check_cuda(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("genimg_fast: CUDA: ") + cudaGetErrorString(error));
+}
+
+// kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.
+template <typename... Parameters, typename... Args>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
+  if (shared_bytes > 48 * 1024)  // beyond 48 KiB a kernel must ask
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  check_cuda(cudaGetLastError());
+}
+
+}  // namespace genimg_fast::cuda
+
+#endif
+
+namespace genimg_fast::cuda {
+
+// Computation is in float whatever the element type.
+__device__ __forceinline__ float to_float(float v) { return v; }
+__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <typename T>
+__device__ __forceinline__ T from_float(float v);
+template <>
+__device__ __forceinline__ float from_float<float>(float v) {
+  return v;
+}
+template <>
+__device__ __forceinline__ __half from_float<__half>(float v) {
+  return __float2half_rn(v);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+// Up to 16 bytes of consecutive elements, moved by one instruction where the address allows it.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T lane[N];
+};
+template <typename T>
+constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Calls body(T{}) with the C++ type of `dtype`.
+template <typename Body>
+void dispatch(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::float32:
+      return body(float{});
+    case DType::float16:
+      return body(__half{});
+    case DType::bfloat16:
+      return body(__nv_bfloat16{});
+  }
+}
+
+constexpr int kThreads = 256;  // a block of the elementwise and reduction kernels
+
+// Blocks for `items` units of work, one a thread: enough to fill any GPU, few enough for a cheap second reduction stage.
+inline int block_count(int64_t items) {
+  const int64_t blocks = (items + kThreads - 1) / kThreads;
+  return static_cast<int>(blocks < 1 ? 1 : blocks > 2048 ? 2048 : blocks);
+}
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// Deterministic sums: a fixed tree within a block, one partial a block, and a second kernel that adds the partials in
+// order.  No atomics.
+#pragma once
+#include "cuda/platform.cuh"
+
+namespace genimg_fast::cuda {
+
+__device__ __forceinline__ float warp_sum(float v) {
+  for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+  return v;
+}
+
+// The sum over a block of kThreads threads; valid in thread 0.  `scratch` holds kThreads / 32 floats.
+__device__ __forceinline__ float block_sum(float v, float* scratch) {
+  v = warp_sum(v);
+  __syncthreads();  // scratch may still be read from an earlier call
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = threadIdx.x < kThreads / 32 ? scratch[threadIdx.x] : 0.0f;
+  return threadIdx.x < 32 ? warp_sum(v) : 0.0f;
+}
+
+// out[0] = scale * (partial[0] + ... + partial[count - 1]), one block.  Doubles: the last stage should not add error.
+template <typename T>
+__global__ void sum_partials_kernel(const float* partial, int count, double scale, T* out) {
+  GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads]
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
+  lane_sum[threadIdx.x] = sum;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) lane_sum[threadIdx.x] += lane_sum[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) out[0] = from_float<T>(static_cast<float>(scale * lane_sum[0]));
+}
+
+template <typename T>
+void sum_partials(const float* partial, int count, double scale, T* out, Stream stream) {
+  launch(sum_partials_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, partial, count, scale, out);
+}
+
+}  // namespace genimg_fast::cuda

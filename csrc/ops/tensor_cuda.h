@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// What the CUDA registration files add to ops/tensor.h.
+#pragma once
+#include "cuda/dtype.h"
+#include "ops/tensor.h"
+
+namespace genimg_fast {
+
+inline cuda::DType cuda_dtype(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return cuda::DType::float32;
+    case ScalarType::Half:
+      return cuda::DType::float16;
+    case ScalarType::BFloat16:
+      return cuda::DType::bfloat16;
+    default:
+      throw std::runtime_error("genimg_fast: the CUDA kernels take float32, float16 or bfloat16");
+  }
+}
+
+// Makes a tensor's GPU the current one for the scope, and names its current stream.
+struct CudaScope {
+  explicit CudaScope(const Tensor& t) : guard(t.get_device_index()) {
+    check(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0, "genimg_fast: no current CUDA stream");
+  }
+  torch::stable::accelerator::DeviceGuard guard;
+  cuda::Stream stream = nullptr;
+};
+
+// Scratch from torch's allocator, so that it is safe across streams and inside CUDA graphs.
+inline Tensor float_scratch(const Tensor& like, int64_t numel) {
+  return torch::stable::new_empty(like, {numel}, ScalarType::Float);
+}
+
+}  // namespace genimg_fast

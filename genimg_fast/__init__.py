@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+"""genimg_fast: PyTorch image generators that train and sample faster, with the same numbers and the same checkpoints."""
+
+from genimg_fast._backend import use_backend
+from genimg_fast._extension import build_info, show_config
+
+__version__ = "0.1.0"
+
+__all__ = ["build_info", "show_config", "use_backend"]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""Which implementation serves a call, and the reason in words.
+
+Two exist for every op: the native kernels, and the pure-PyTorch reference that runs everywhere.  An op asks
+`use_native(...)`; the first reason found against the native kernels sends the call to the reference.  `explain` (see
+explain.py) listens to these answers.  The setting is process-wide, like the flags of `torch.backends`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from genimg_fast import _extension
+
+BACKENDS = ("auto", "native", "reference")
+
+_NATIVE_DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float16, torch.bfloat16),
+}
+
+
+class Decision(NamedTuple):
+    op: str
+    native: bool
+    reason: str
+    """Why not native; empty if native."""
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source} is {name!r}; allowed are {', '.join(map(repr, BACKENDS))}")
+    return name
+
+
+_backend = os.environ.get("GENIMG_FAST_BACKEND", "auto")
+_decisions: list[Decision] | None = None  # filled while explain() listens
+
+
+def current_backend() -> str:
+    """The backend in force: "auto", "native" or "reference"."""
+    # Checked here and not at import, so that a mistyped environment variable does not break `import genimg_fast`.
+    return _checked(_backend, "GENIMG_FAST_BACKEND")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs the block on "auto" (native where it can run and pays), "native" (raise where it cannot) or "reference".
+
+    The environment variable GENIMG_FAST_BACKEND sets the default for a process.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    global _backend
+    before = _backend
+    _backend = _checked(name, "backend")
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+@contextmanager
+def record_decisions() -> Iterator[list[Decision]]:
+    """Collects the decisions taken in the block, in order."""
+    global _decisions
+    before, _decisions = _decisions, []
+    try:
+        yield _decisions
+    finally:
+        _decisions = before
+
+
+def _inside_func_grad() -> bool:
+    """Inside torch.func.grad, vjp, jvp or what is built on them.  vmap alone is fine: each op has a rule for it."""
+    if torch.compiler.is_compiling():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() != torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+def why_not_native(*tensors: torch.Tensor | None) -> str | None:
+    """The first reason why no native kernel can take these tensors, or None if one can."""
+    present = [t for t in tensors if t is not None]
+    device = present[0].device
+    library = _extension.status(device.type)
+    if not library.loaded:
+        return library.detail
+    for t in present:
+        if t.layout != torch.strided:
+            return f"a tensor has layout {t.layout}; the kernels take strided tensors"
+        if t.dtype not in _NATIVE_DTYPES[device.type]:
+            allowed = ", ".join(str(d).removeprefix("torch.") for d in _NATIVE_DTYPES[device.type])
+            return f"dtype {str(t.dtype).removeprefix('torch.')} on {device.type}; the kernels take {allowed}"
+    if _inside_func_grad():
+        return "inside torch.func.grad or jvp, which torch.library operators do not support"
+    return None
+
+
+def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None, slower: str | None = None) -> bool:
+    """Whether the native kernels of `op` serve these tensors.
+
+    Args:
+        op: the op's name.
+        tensors: its tensor arguments; None for the ones not given.
+        unless: what the op itself knows against its native kernels for this call.
+        slower: why PyTorch is faster for this call: heeded by "auto", not by "native".
+
+    Raises:
+        RuntimeError: under backend "native", if the kernels cannot serve the call.
+    """
+    backend = current_backend()
+    if backend == "reference":
+        reason = "the backend is set to 'reference'"
+    else:
+        reason = why_not_native(*tensors) or unless or (slower if backend == "auto" else None) or ""
+        if reason and backend == "native":
+            raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
+    if _decisions is not None:
+        _decisions.append(Decision(op, not reason, reason))
+    return not reason

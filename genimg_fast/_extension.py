@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Loads the native libraries, once, at import.  Never raises: what could not be loaded is told by `status()`.
+
+`_cpu` holds the operator schemas and the CPU kernels.  `_cuda` adds CUDA kernels to the same operators and is loaded only
+by a torch that was built with CUDA, since on another one its symbols do not resolve.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+_PACKAGE = Path(__file__).resolve().parent
+_ISA_NAMES = ("portable", "avx2", "avx512")
+
+
+class LibraryStatus(NamedTuple):
+    loaded: bool
+    detail: str
+    """The file that was loaded, or why none was."""
+
+
+def _load(name: str) -> LibraryStatus:
+    path = _PACKAGE / f"{name}.so"
+    if not path.exists():
+        return LibraryStatus(False, f"{path.name} was not built (no compiler at install time, or GENIMG_FAST_BUILD=0)")
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        return LibraryStatus(False, f"{path.name} did not load: {str(error).splitlines()[0]}")
+    return LibraryStatus(True, str(path))
+
+
+def _load_cuda(cpu: LibraryStatus) -> LibraryStatus:
+    if torch.version.cuda is None:
+        return LibraryStatus(False, "this torch was built without CUDA")
+    if not cpu.loaded:
+        return LibraryStatus(False, "it needs the operator schemas of _cpu.so, which is not loaded")
+    return _load("_cuda")
+
+
+_CPU = _load("_cpu")
+_CUDA = _load_cuda(_CPU)
+
+
+def status(device_type: str) -> LibraryStatus:
+    """Whether the kernels for `device_type` ("cpu" or "cuda") are there, and from which file or why not."""
+    if device_type == "cpu":
+        return _CPU
+    if device_type == "cuda":
+        return _CUDA
+    return LibraryStatus(False, f"there are no kernels for device type '{device_type}' (only cpu and cuda)")
+
+
+def cpu_isa() -> str | None:
+    """The instruction set that the CPU kernels run on: "portable", "avx2", "avx512", or None without the library."""
+    return _ISA_NAMES[torch.ops.genimg_fast.cpu_isa()] if _CPU.loaded else None
+
+
+def available_cpu_isas() -> tuple[str, ...]:
+    """The instruction sets that this CPU can run, narrowest first; empty without the library."""
+    return _ISA_NAMES[: torch.ops.genimg_fast.best_cpu_isa() + 1] if _CPU.loaded else ()
+
+
+def set_cpu_isa(name: str) -> None:
+    """Runs the CPU kernels on the instruction set `name` from now on.
+
+    Raises:
+        ValueError: if this CPU lacks it, or there is no such name.
+    """
+    if name not in available_cpu_isas():
+        raise ValueError(f"instruction set {name!r} is not available; this machine has {', '.join(available_cpu_isas())}")
+    torch.ops.genimg_fast.set_cpu_isa(_ISA_NAMES.index(name))
+
+
+def build_info() -> dict[str, object]:
+    """What is installed, as a dictionary: versions, libraries, instruction set, GPUs."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "torch": torch.__version__,
+        "torch.version.cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "cpu_library": _CPU.detail,
+        "cpu_isa": cpu_isa(),
+        "cpu_isas": available_cpu_isas(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda_library": _CUDA.detail,
+        "gpus": gpus,
+        "GENIMG_FAST_BACKEND": os.environ.get("GENIMG_FAST_BACKEND", "auto"),
+    }
+
+
+def show_config() -> str:
+    """`build_info()` as lines of text, to print or to paste into a bug report."""
+    return "\n".join(f"{key:20} {value}" for key, value in build_info().items())

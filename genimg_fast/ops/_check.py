@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""The argument checks of all ops, on all backends: one line that names the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
+
+
+def tensor(op: str, **tensors: torch.Tensor | None) -> None:
+    """Each is a floating-point tensor (or None), and all are on the device of the first."""
+    first_name, first = next(iter(tensors.items()))
+    for name, value in tensors.items():
+        if value is None and name != first_name:
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
+        if first is not None and value.device != first.device:
+            raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {first.device}; move one of them")
+
+
+def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
+    (first_name, first), *rest = [(n, t) for n, t in tensors.items() if t is not None]
+    for name, value in rest:
+        if value.dtype != first.dtype:
+            raise TypeError(f"{op}: {name} is {value.dtype} but {first_name} is {first.dtype}; they must be the same")
+
+
+def same_shape(op: str, **tensors: torch.Tensor) -> None:
+    (first_name, first), *rest = tensors.items()
+    for name, value in rest:
+        if value.shape != first.shape:
+            raise ValueError(
+                f"{op}: {name} has shape {tuple(value.shape)} but {first_name} has {tuple(first.shape)}; they must be equal"
+            )
+
+
+def shape(op: str, name: str, value: torch.Tensor | None, expected: Sequence[int], why: str) -> None:
+    if value is not None and tuple(value.shape) != tuple(expected):
+        raise ValueError(f"{op}: {name} must have shape {tuple(expected)} ({why}), got {tuple(value.shape)}")
+
+
+def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def reduction_name(code: int) -> str:
+    return next(name for name, number in REDUCTIONS.items() if number == code)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Gives a native op what the stable ABI cannot: its fake kernel, its autograd formula and its vmap rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from genimg_fast import _extension
+
+
+def register(
+    name: str,
+    fake: Callable[..., Any],
+    *,
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> None:
+    """Registers `fake` and, where given, autograd for `torch.ops.genimg_fast.<name>`; vmap runs the op example by example.
+
+    Does nothing where the native library is not loaded.
+    """
+    if not _extension.status("cpu").loaded:
+        return
+    qualified = f"genimg_fast::{name}"
+    torch.library.register_fake(qualified, fake)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context)
+    op = getattr(torch.ops.genimg_fast, name).default
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def example(index: int) -> Any:
+            return op(*(a if d is None else a.select(d, index) for a, d in zip(args, in_dims, strict=True)))
+
+        outputs = [example(index) for index in range(info.batch_size)]
+        stacked = pytree.tree_map(lambda *parts: torch.stack(parts), *outputs)
+        return stacked, pytree.tree_map(lambda _: 0, stacked)
+
+    torch.library.register_vmap(qualified, vmap)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Builds the native libraries: `_cpu` wherever there is a C++ compiler, `_cuda` wherever there is nvcc.
+
+Neither is a Python module.  Both are plain shared libraries that register operators with torch's dispatcher through
+LibTorch's stable ABI, so one binary serves every Python >= 3.10 and every torch >= 2.11.
+
+Environment:
+    GENIMG_FAST_BUILD=0      build no native library (the package then runs on its PyTorch reference)
+    GENIMG_FAST_CUDA=0|1     skip, or insist on, the CUDA library (default: build it when nvcc is found)
+    TORCH_CUDA_ARCH_LIST     the usual list; default "8.0;8.6;8.9;9.0a;10.0+PTX"
+    CXX                      the C++ compiler (default: c++ or g++)
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11: the oldest torch the binaries load into
+CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0a;10.0+PTX"
+
+
+def say(message: str) -> None:
+    print(f"genimg_fast: {message}", file=sys.stderr)
+
+
+def find_cxx() -> str | None:
+    return next((path for name in (os.environ.get("CXX"), "c++", "g++") if name and (path := shutil.which(name))), None)
+
+
+def find_cuda_home() -> Path | None:
+    """The CUDA toolkit.  It decides what is built, not a GPU: build machines rarely have one."""
+    nvcc = shutil.which("nvcc")
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parent.parent]
+    for home in (Path(c) for c in [*candidates, "/usr/local/cuda"] if c):
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
+            return home
+    return None
+
+
+def native_extensions() -> tuple[list, dict]:
+    if os.environ.get("GENIMG_FAST_BUILD") == "0":
+        say("GENIMG_FAST_BUILD=0: no native library; everything runs on the PyTorch reference.")
+        return [], {}
+    if find_cxx() is None:
+        say("no C++ compiler found: no native library; everything runs on the PyTorch reference.")
+        return [], {}
+    try:
+        from torch.utils import cpp_extension
+        from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+    except ImportError:
+        sys.exit(
+            "genimg_fast builds its kernels against the torch you already have, and this build cannot see one. Install\n"
+            "torch >= 2.11 first and then run `pip install --no-build-isolation .`: without that flag pip builds in an\n"
+            "empty environment that hides your torch."
+        )
+    from setuptools import Extension
+
+    def library(name: str, sources: list[Path], flags: dict, **kwargs) -> Extension:
+        extension = Extension(
+            f"genimg_fast.{name}",
+            [str(source.relative_to(ROOT)) for source in sorted(sources)],
+            include_dirs=[str(ROOT / "csrc"), *include_paths()],
+            library_dirs=library_paths() + kwargs.pop("library_dirs", []),
+            define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), *kwargs.pop("macros", [])],
+            extra_compile_args=flags,
+            language="c++",
+            py_limited_api=True,
+            **kwargs,
+        )
+        return extension
+
+    # -fvisibility-inlines-hidden and -fvisibility=hidden: nothing is exported, registration runs at load.
+    # -g0: debug information would make the wheel ten times larger.
+    cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+    csrc = ROOT / "csrc"
+    registration = set(csrc.glob("ops/*.cpp"))
+    cuda_registration = set(csrc.glob("ops/*_cuda.cpp"))
+    extensions = [
+        library(
+            "_cpu",
+            [*(registration - cuda_registration), *csrc.glob("cpu/*.cpp")],
+            {"cxx": cxx_flags},
+            libraries=["torch", "torch_cpu"],
+        )
+    ]
+
+    cuda_home, wanted = find_cuda_home(), os.environ.get("GENIMG_FAST_CUDA")
+    if wanted == "1" and cuda_home is None:
+        sys.exit("genimg_fast: GENIMG_FAST_CUDA=1 but no CUDA toolkit was found on PATH, in CUDA_HOME or CUDA_PATH.")
+    if cuda_home and wanted != "0":
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+        cpp_extension.CUDA_HOME = str(cuda_home)  # which a CPU-only torch leaves unset
+        extensions.append(
+            library(
+                "_cuda",
+                [*cuda_registration, *csrc.glob("cuda/*.cu")],
+                {"cxx": cxx_flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden"]},
+                # torch's CUDA symbols are resolved at load time, by the torch that loads the library: so this builds
+                # against a CPU-only torch too.
+                libraries=["cudart_static", "rt", "dl", "pthread"],
+                library_dirs=[str(cuda_home / "lib64")],
+                macros=[("USE_CUDA", None)],  # the stable headers declare their CUDA functions under it
+            )
+        )
+        extensions[-1].include_dirs.append(str(cuda_home / "include"))
+    else:
+        say("no CUDA library: " + ("GENIMG_FAST_CUDA=0." if wanted == "0" else "no CUDA toolkit was found."))
+    return extensions, {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)}
+
+
+ext_modules, cmdclass = native_extensions()
+options = {"bdist_wheel": {"py_limited_api": "cp310"}} if ext_modules else {}
+setup(ext_modules=ext_modules, cmdclass=cmdclass, options=options)
