@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define GENIMG_FAST_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define GENIMG_FAST_HOST_DEVICE inline
+#endif
+
+namespace genimg_fast {
+
+// The numbers are those of ACTIVATIONS in genimg_fast/ops/_check.py.
+enum class Activation : int64_t { none = 0, relu = 1, leaky_relu = 2, tanh = 3, sigmoid = 4 };
+
+// Written so that NaN travels, as in torch: every comparison with NaN is false.
+GENIMG_FAST_HOST_DEVICE float activate(Activation activation, float slope, float x) {
+  switch (activation) {
+    case Activation::relu:
+      return x < 0 ? 0.0f : x;
+    case Activation::leaky_relu:
+      return x > 0 ? x : x * slope;
+    case Activation::tanh:
+      return tanhf(x);
+    case Activation::sigmoid:
+      return 1.0f / (1.0f + expf(-x));
+    default:
+      return x;
+  }
+}
+
+// The derivative at x, from x and not from the output: the backward pass recomputes x and keeps nothing else.
+GENIMG_FAST_HOST_DEVICE float activate_grad(Activation activation, float slope, float x) {
+  switch (activation) {
+    case Activation::relu:
+      return x > 0 ? 1.0f : 0.0f;
+    case Activation::leaky_relu:
+      return x > 0 ? 1.0f : slope;
+    case Activation::tanh: {
+      const float y = tanhf(x);
+      return 1.0f - y * y;
+    }
+    case Activation::sigmoid: {
+      const float y = 1.0f / (1.0f + expf(-x));
+      return y * (1.0f - y);
+    }
+    default:
+      return 1.0f;
+  }
+}
+
+}  // namespace genimg_fast

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// common/activation.h on vectors; for files compiled through foreach_isa.h, hence no include guard.  The activation is a
+// template argument, so that an epilogue has no branch: with_activation() turns the run-time value into it, once a call.
+#include "common/activation.h"
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+template <Activation A>
+struct ActivationTag {
+  static constexpr Activation value = A;
+};
+
+template <typename Body>
+GF_INLINE void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::none:
+      return body(ActivationTag<Activation::none>{});
+    case Activation::relu:
+      return body(ActivationTag<Activation::relu>{});
+    case Activation::leaky_relu:
+      return body(ActivationTag<Activation::leaky_relu>{});
+    case Activation::tanh:
+      return body(ActivationTag<Activation::tanh>{});
+    case Activation::sigmoid:
+      return body(ActivationTag<Activation::sigmoid>{});
+  }
+}
+
+template <Activation A, typename T>
+GF_INLINE Vec<T> activate(Vec<T> x, T slope) {
+  if constexpr (A == Activation::relu) return x < 0 ? Vec<T>{} : x;
+  if constexpr (A == Activation::leaky_relu) return x > 0 ? x : x * slope;
+  if constexpr (A == Activation::tanh) return tanh(x);
+  if constexpr (A == Activation::sigmoid) return sigmoid<T>(x);
+  return x;
+}
+
+template <Activation A, typename T>
+GF_INLINE Vec<T> activate_grad(Vec<T> x, T slope) {
+  const Vec<T> one = broadcast(T(1));
+  if constexpr (A == Activation::relu) return x > 0 ? one : Vec<T>{};
+  if constexpr (A == Activation::leaky_relu) return x > 0 ? one : broadcast(slope);
+  if constexpr (A == Activation::tanh) {
+    const Vec<T> y = tanh(x);
+    return one - y * y;
+  }
+  if constexpr (A == Activation::sigmoid) {
+    const Vec<T> y = sigmoid<T>(x);
+    return y * (one - y);
+  }
+  return one;
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
