@@ -73,13 +73,17 @@ def set_cpu_isa(name: str) -> None:
         ValueError: if this CPU lacks it, or there is no such name.
     """
     if name not in available_cpu_isas():
-        raise ValueError(f"instruction set {name!r} is not available; this machine has {', '.join(available_cpu_isas())}")
+        raise ValueError(
+            f"instruction set {name!r} is not available; this machine has {', '.join(available_cpu_isas())}"
+        )
     torch.ops.genimg_fast.set_cpu_isa(_ISA_NAMES.index(name))
 
 
 def build_info() -> dict[str, object]:
     """What is installed, as a dictionary: versions, libraries, instruction set, GPUs."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "torch": torch.__version__,
         "torch.version.cuda": torch.version.cuda,

@@ -17,7 +17,20 @@ ERROR_FACTOR_WINOGRAD = 6.0
 ULPS = {torch.float64: 16, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 # Sizes around 1, the vector widths (4, 8, 16), the unrolled block (512) and the chunk of a reduction (4096).
-ELEMENTWISE_SHAPES = [(), (0,), (1,), (3, 1), (7, 5), (2, 15), (1, 16), (17,), (3, 0, 2), (31, 33), (4, 1025), (2, 3, 32, 32)]
+ELEMENTWISE_SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (3, 1),
+    (7, 5),
+    (2, 15),
+    (1, 16),
+    (17,),
+    (3, 0, 2),
+    (31, 33),
+    (4, 1025),
+    (2, 3, 32, 32),
+]
 
 
 def layouts(shape: tuple[int, ...]) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
@@ -58,7 +71,8 @@ def assert_accurate(
     actual, exact, torch_result = actual[finite], exact[finite], torch_result[finite]
     largest = exact.abs().max().item() if exact.numel() else 0.0
     bound = max(
-        factor * max_error(torch_result, exact), ULPS[actual.dtype] * torch.finfo(actual.dtype).eps * max(largest, 1e-30)
+        factor * max_error(torch_result, exact),
+        ULPS[actual.dtype] * torch.finfo(actual.dtype).eps * max(largest, 1e-30),
     )
     error = max_error(actual, exact)
     assert error <= bound, (

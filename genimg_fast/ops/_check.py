@@ -22,7 +22,9 @@ def tensor(op: str, **tensors: torch.Tensor | None) -> None:
         if not value.is_floating_point():
             raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
         if first is not None and value.device != first.device:
-            raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {first.device}; move one of them")
+            raise ValueError(
+                f"{op}: {name} is on {value.device} but {first_name} is on {first.device}; move one of them"
+            )
 
 
 def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:

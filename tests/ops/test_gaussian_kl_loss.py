@@ -57,7 +57,9 @@ def test_sum_does_not_depend_on_the_number_of_threads(isa):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_contract_with_pytorch(isa, reduction):
     _contract.check(
-        lambda mu, logvar: gaussian_kl_loss(mu, logvar, reduction), _cases.randn((5, 3), seed=1), _cases.randn((5, 3), seed=2)
+        lambda mu, logvar: gaussian_kl_loss(mu, logvar, reduction),
+        _cases.randn((5, 3), seed=1),
+        _cases.randn((5, 3), seed=2),
     )
 
 
@@ -74,7 +76,11 @@ def test_opcheck():
         ((torch.zeros(2), torch.zeros(2).double()), TypeError, "logvar is torch.float64 but mu is torch.float32"),
         ((torch.zeros(2).long(), torch.zeros(2)), TypeError, "mu must be floating point, got torch.int64"),
         ((3.0, torch.zeros(2)), TypeError, "mu must be a Tensor, got float"),
-        ((torch.zeros(2), torch.zeros(2), "avg"), ValueError, "reduction must be one of 'none', 'mean', 'sum', 'batchmean'"),
+        (
+            (torch.zeros(2), torch.zeros(2), "avg"),
+            ValueError,
+            "reduction must be one of 'none', 'mean', 'sum', 'batchmean'",
+        ),
         ((torch.zeros(2), torch.zeros(2, device="meta")), ValueError, "logvar is on meta but mu is on cpu"),
     ],
 )

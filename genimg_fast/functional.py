@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""The public functions: drop-in for compositions of `torch.nn.functional`, each equal to the expression it names."""
+
+from __future__ import annotations
+
+import torch
+
+from genimg_fast import ops
+
+__all__ = ["conv2d_bn_act", "conv_transpose2d_bn_act"]
+
+
+def conv2d_bn_act(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    bn_weight: torch.Tensor | None = None,
+    bn_bias: torch.Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+) -> torch.Tensor:
+    """Convolution, batch normalisation and activation in one call.
+
+    Equal to ``activation(F.batch_norm(F.conv2d(input, weight, bias, ...), running_mean, running_var, bn_weight, bn_bias,
+    training, momentum, eps))``, without the batch normalisation when not training and no running statistics are given.
+
+    Args:
+        input: (N, Cin, H, W), or (Cin, H, W) without batch normalisation.
+        weight: (Cout, Cin / groups, kH, kW), of input's dtype.
+        bias: (Cout,), the convolution's.
+        running_mean, running_var: (Cout,). With ``training`` they are updated in place, as ``F.batch_norm`` does.
+        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation.
+        training: normalise with the statistics of this batch.
+        momentum: weight of the new value in the running statistics.
+        activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
+        negative_slope: of "leaky_relu".
+
+    Returns:
+        (N, Cout, H', W') with H' = (H + 2 * padding - dilation * (kH - 1) - 1) // stride + 1, in input's memory format.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.conv2d_bn_act(
+        input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
+        stride=stride, padding=padding, groups=groups, dilation=dilation, activation=activation,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+
+
+def conv_transpose2d_bn_act(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    bn_weight: torch.Tensor | None = None,
+    bn_bias: torch.Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+) -> torch.Tensor:
+    """Transposed convolution, batch normalisation and activation in one call: a block of a convolutional generator.
+
+    Equal to ``activation(F.batch_norm(F.conv_transpose2d(input, weight, bias, ...), running_mean, running_var, bn_weight,
+    bn_bias, training, momentum, eps))``, without the batch normalisation when not training and no running statistics are
+    given. The block is that of DCGAN (Radford, Metz and Chintala 2016).
+
+    Args:
+        input: (N, Cin, H, W), or (Cin, H, W) without batch normalisation.
+        weight: (Cin, Cout / groups, kH, kW), of input's dtype.
+        bias: (Cout,), the convolution's.
+        running_mean, running_var: (Cout,). With ``training`` they are updated in place, as ``F.batch_norm`` does.
+        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation.
+        training: normalise with the statistics of this batch.
+        momentum: weight of the new value in the running statistics.
+        activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
+        negative_slope: of "leaky_relu".
+
+    Returns:
+        (N, Cout, H', W') with H' = (H - 1) * stride - 2 * padding + dilation * (kH - 1) + output_padding + 1, in input's
+        memory format.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.conv_transpose2d_bn_act(
+        input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
+        stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation,
+        activation=activation, negative_slope=negative_slope,
+    )  # fmt: skip
