@@ -22,7 +22,7 @@
 #include <string>
 
 // Declares `T* name`, the block's dynamic shared memory.
-#define GENIMG_FAST_SHARED(T, name)                              \
+#define GENIMG_FAST_SHARED(T, name)                             \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* name = reinterpret_cast<T*>(name##_bytes)
 
@@ -36,8 +36,11 @@ inline void check_cuda(cudaError_t error) {
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
   if (shared_bytes > 48 * 1024)  // beyond 48 KiB a kernel must ask
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  // clang-format off
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  // clang-format on
   check_cuda(cudaGetLastError());
 }
 
@@ -92,7 +95,8 @@ void dispatch(DType dtype, const Body& body) {
 
 constexpr int kThreads = 256;  // a block of the elementwise and reduction kernels
 
-// Blocks for `items` units of work, one a thread: enough to fill any GPU, few enough for a cheap second reduction stage.
+// Blocks for `items` units of work, one a thread: enough to fill any GPU, few enough for a cheap second reduction
+// stage.
 inline int block_count(int64_t items) {
   const int64_t blocks = (items + kThreads - 1) / kThreads;
   return static_cast<int>(blocks < 1 ? 1 : blocks > 2048 ? 2048 : blocks);

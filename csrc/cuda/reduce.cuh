@@ -37,7 +37,8 @@ __global__ void sum_partials_kernel(const float* partial, int count, double scal
 
 template <typename T>
 void sum_partials(const float* partial, int count, double scale, T* out, Stream stream) {
-  launch(sum_partials_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, partial, count, scale, out);
+  launch(sum_partials_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, partial, count, scale,
+         out);
 }
 
 }  // namespace genimg_fast::cuda

@@ -31,7 +31,8 @@ void check(bool ok, const Parts&... parts) {
   throw std::runtime_error(message.str());
 }
 
-// No holes and no overlaps: the elements fill one block of memory, in any order of dimensions (NCHW, channels_last, ...).
+// No holes and no overlaps: the elements fill one block of memory, in any order of dimensions (NCHW, channels_last,
+// ...).
 inline bool is_dense(const Tensor& t) {
   std::vector<std::pair<int64_t, int64_t>> dims;  // (stride, size)
   for (int64_t d = 0; d < t.dim(); ++d) {
@@ -75,6 +76,10 @@ inline Tensor new_scalar(const Tensor& like) { return torch::stable::new_empty(l
 template <typename T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
+}
+template <typename T>
+const T* data(const OptionalTensor& t) {
+  return t ? data<T>(*t) : nullptr;
 }
 template <typename T>
 T* mutable_data(const Tensor& t) {

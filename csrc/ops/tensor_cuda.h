@@ -22,7 +22,8 @@ inline cuda::DType cuda_dtype(const Tensor& t) {
 // Makes a tensor's GPU the current one for the scope, and names its current stream.
 struct CudaScope {
   explicit CudaScope(const Tensor& t) : guard(t.get_device_index()) {
-    check(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0, "genimg_fast: no current CUDA stream");
+    check(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
+          "genimg_fast: no current CUDA stream");
   }
   torch::stable::accelerator::DeviceGuard guard;
   cuda::Stream stream = nullptr;
@@ -31,6 +32,11 @@ struct CudaScope {
 // Scratch from torch's allocator, so that it is safe across streams and inside CUDA graphs.
 inline Tensor float_scratch(const Tensor& like, int64_t numel) {
   return torch::stable::new_empty(like, {numel}, ScalarType::Float);
+}
+
+// Per-channel parameters of a half-precision model: the kernels read float32.
+inline OptionalTensor as_float(const OptionalTensor& t) {
+  return t && t->scalar_type() != ScalarType::Float ? torch::stable::to(*t, ScalarType::Float) : t;
 }
 
 }  // namespace genimg_fast

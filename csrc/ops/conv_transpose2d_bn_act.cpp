@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// Schema and CPU registration of conv_transpose2d_bn_act.
+#include "ops/conv_transpose2d_bn_act.h"
+
+#include <cmath>
+
+#include "cpu/conv_transpose2d_bn_act_kernel.h"
+
+namespace genimg_fast {
+namespace {
+
+using Pair = std::vector<int64_t>;
+
+template <typename T>
+void fold(const ChannelAffine<T>& affine, int64_t channels, std::vector<T>& scale, std::vector<T>& shift) {
+  scale.resize(channels);
+  shift.resize(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    double channel_scale, channel_shift;
+    affine.at(c, &channel_scale, &channel_shift);
+    scale[c] = static_cast<T>(channel_scale);
+    shift[c] = static_cast<T>(channel_shift);
+  }
+}
+
+Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTensor running_mean,
+                 OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps, Pair stride,
+                 Pair padding, Pair output_padding, int64_t activation, double negative_slope) {
+  const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
+  check_channels(conv.out_channels, input.scalar_type(), bias, running_mean, running_var, bn_weight, bn_bias);
+  Tensor out = new_channels_last(input, conv);
+  const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
+  dispatch_float_double(input, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<T> scale, shift;
+    fold<T>({data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
+            conv.out_channels, scale, shift);
+    const cpu::Epilogue<T> epilogue{scale.data(), shift.data(), static_cast<Activation>(activation),
+                                    static_cast<T>(negative_slope)};
+    cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), epilogue, mutable_data<T>(out), nullptr, nullptr);
+  });
+  return is_channels_last(input) ? out : torch::stable::contiguous(out);
+}
+
+}  // namespace
+}  // namespace genimg_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
+  library.def(
+      "conv_transpose2d_bn_act(Tensor input, Tensor weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, "
+      "Tensor? bn_weight, Tensor? bn_bias, float eps, int[] stride, int[] padding, int[] output_padding, int "
+      "activation, "
+      "float negative_slope) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
+  library.impl("conv_transpose2d_bn_act", TORCH_BOX(&genimg_fast::inference));
+}
