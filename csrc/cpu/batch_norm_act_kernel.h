@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+#include "common/activation.h"
+#include "common/channel_layout.h"
+
+namespace genimg_fast::cpu {
+
+// What the normalisation does to a channel: y = activation((x - mean) / sqrt(var + eps) * weight + bias).
+// Null weight: 1.  Null bias: 0.
+template <typename T>
+struct BatchNorm {
+  const T* mean;    // [channels]
+  const T* var;     // [channels], biased
+  const T* weight;  // [channels] or null
+  const T* bias;    // [channels] or null
+  double eps;
+  Activation activation;
+  T negative_slope;
+};
+
+// The mean and the biased variance of each channel, the same for every number of threads.  NaN where there is no
+// element.
+template <typename T>
+void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean, T* var);
+
+template <typename T>
+void batch_norm_act(const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm, T* output);
+
+// training: mean and var came from this input, so gradient flows through them too.
+template <typename T>
+void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm,
+                             bool training, T* grad_input, T* grad_weight, T* grad_bias);
+
+}  // namespace genimg_fast::cpu

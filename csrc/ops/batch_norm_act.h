@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// What the CPU and CUDA registrations of batch_norm_act share.
+#pragma once
+#include "common/activation.h"
+#include "common/channel_layout.h"
+#include "ops/tensor.h"
+
+namespace genimg_fast {
+
+// Makes `input` dense, keeping the order of its dimensions as empty_like does, and says how its channels lie.
+inline ChannelLayout make_channel_layout(Tensor& input) {
+  check(input.dim() >= 2, "batch_norm_act: input must have at least 2 dimensions, got ", input.dim());
+  if (!is_dense(input)) input = torch::stable::clone(input);
+  const int64_t numel = input.numel(), channels = input.size(1);
+  if (numel == 0) return {0, channels, 1};
+  // In a dense tensor everything that lies inside a channel's stride fills it.  The stride of a single channel means
+  // nothing.
+  const int64_t inner = channels > 1 ? input.stride(1) : numel;
+  return {numel / (channels * inner), channels, inner};
+}
+
+// `grad` laid out in memory as `input`, which is dense.
+inline void make_like(Tensor& grad, const Tensor& input) {
+  check(same_sizes(grad, input), "batch_norm_act_backward: grad and input differ in shape");
+  check(grad.scalar_type() == input.scalar_type(), "batch_norm_act_backward: grad and input differ in dtype");
+  check(grad.is_cuda() == input.is_cuda(), "batch_norm_act_backward: grad and input are on different devices");
+  if (is_dense(grad) && same_order(grad, input)) return;
+  Tensor copy = torch::stable::empty_like(input);
+  grad = torch::stable::copy_(copy, grad);
+}
+
+// A per-channel tensor as the kernels read it: contiguous, of `dtype`, on input's device.
+inline Tensor channel_tensor(const Tensor& t, const Tensor& input, ScalarType dtype) {
+  check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
+        input.size(1), ",)");
+  check(t.is_cuda() == input.is_cuda(), "batch_norm_act: a per-channel tensor and input are on different devices");
+  return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+}
+inline OptionalTensor channel_tensor(const OptionalTensor& t, const Tensor& input, ScalarType dtype) {
+  return t ? OptionalTensor(channel_tensor(*t, input, dtype)) : std::nullopt;
+}
+
+inline Activation activation_of(int64_t code) {
+  check(code >= 0 && code <= static_cast<int64_t>(Activation::sigmoid), "genimg_fast: unknown activation code ", code);
+  return static_cast<Activation>(code);
+}
+
+}  // namespace genimg_fast
