@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "cpu/batch_norm_act_kernel.h"
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 
 namespace genimg_fast {
@@ -42,6 +43,32 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTenso
   return is_channels_last(input) ? out : torch::stable::contiguous(out);
 }
 
+// raw is the convolution's output, all that the backward pass needs of this block; mean and var are of raw.
+std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
+                                                    OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
+                                                    Pair stride, Pair padding, Pair output_padding, int64_t activation,
+                                                    double negative_slope) {
+  const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
+  check_channels(conv.out_channels, input.scalar_type(), bias, bn_weight, bn_bias);
+  Tensor raw = new_channels_last(input, conv), out = new_channels_last(input, conv);
+  Tensor mean = torch::stable::new_empty(input, {conv.out_channels});
+  Tensor var = torch::stable::new_empty(input, {conv.out_channels});
+  const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
+  dispatch_float_double(input, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<T> scale, shift;
+    fold<T>({data<T>(bias), nullptr, nullptr, nullptr, nullptr, eps}, conv.out_channels, scale, shift);
+    cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), {scale.data(), shift.data(), Activation::none, T(0)},
+                             mutable_data<T>(raw), mutable_data<T>(mean), mutable_data<T>(var));
+    const ChannelLayout layout{conv.batch * conv.y.output * conv.x.output, conv.out_channels, 1};
+    cpu::batch_norm_act<T>(data<T>(raw), layout,
+                           {data<T>(mean), data<T>(var), data<T>(bn_weight), data<T>(bn_bias), eps,
+                            static_cast<Activation>(activation), static_cast<T>(negative_slope)},
+                           mutable_data<T>(out));
+  });
+  return {is_channels_last(input) ? out : torch::stable::contiguous(out), raw, mean, var};
+}
+
 }  // namespace
 }  // namespace genimg_fast
 
@@ -51,8 +78,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "Tensor? bn_weight, Tensor? bn_bias, float eps, int[] stride, int[] padding, int[] output_padding, int "
       "activation, "
       "float negative_slope) -> Tensor");
+  library.def(
+      "conv_transpose2d_bn_act_training(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, "
+      "float eps, int[] stride, int[] padding, int[] output_padding, int activation, float negative_slope) "
+      "-> (Tensor output, Tensor raw, Tensor mean, Tensor var)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
   library.impl("conv_transpose2d_bn_act", TORCH_BOX(&genimg_fast::inference));
+  library.impl("conv_transpose2d_bn_act_training", TORCH_BOX(&genimg_fast::training));
 }

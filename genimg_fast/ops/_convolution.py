@@ -23,48 +23,29 @@ def check_arguments(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    bn_weight: torch.Tensor | None,
-    bn_bias: torch.Tensor | None,
-    *,
+    norm: dict[str, torch.Tensor | None],
     training: bool,
-    in_channels: int,
-    out_channels: int,
+    groups: int,
     activation: str,
+    *,
+    transposed: bool,
 ) -> None:
-    """The checks that do not depend on the direction of the convolution."""
-    _check.tensor(
-        op,
-        input=input,
-        weight=weight,
-        bias=bias,
-        running_mean=running_mean,
-        running_var=running_var,
-        bn_weight=bn_weight,
-        bn_bias=bn_bias,
-    )
+    """All checks but those of the geometry.  `norm`: running_mean, running_var, bn_weight and bn_bias by name."""
+    _check.tensor(op, input=input, weight=weight, bias=bias, **norm)
     _check.same_dtype(op, input=input, weight=weight, bias=bias)
     if weight.dim() != 4:
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
     if input.dim() not in (3, 4):
         raise ValueError(f"{op}: input must be (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
+    in_channels, out_channels = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
     if input.shape[-3] != in_channels:
         raise ValueError(
             f"{op}: input has {input.shape[-3]} channels but weight of shape {tuple(weight.shape)} takes {in_channels}"
         )
-    if (running_mean is None) != (running_var is None):
-        raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
-    for name, value in {
-        "bias": bias,
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "bn_weight": bn_weight,
-        "bn_bias": bn_bias,
-    }.items():
+    for name, value in {"bias": bias, **norm}.items():
         _check.shape(op, name, value, (out_channels,), "one value an output channel")
-    if input.dim() == 3 and (training or running_mean is not None):
-        raise ValueError(
-            f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
-        )
+    if (norm["running_mean"] is None) != (norm["running_var"] is None):
+        raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
+    if input.dim() == 3 and (training or norm["running_mean"] is not None):
+        raise ValueError(f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}")
     _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))

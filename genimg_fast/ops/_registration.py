@@ -33,7 +33,7 @@ def register(
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         def example(index: int) -> Any:
-            return op(*(a if d is None else a.select(d, index) for a, d in zip(args, in_dims, strict=True)))
+            return op(*(a.select(d, index) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
 
         outputs = [example(index) for index in range(info.batch_size)]
         stacked = pytree.tree_map(lambda *parts: torch.stack(parts), *outputs)

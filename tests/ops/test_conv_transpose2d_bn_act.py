@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genimg_fast import _backend
+from genimg_fast.ops._check import ACTIVATIONS
+from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
+from genimg_fast.reference.conv_transpose2d_bn_act import conv_transpose2d_bn_act as reference
+from tests import _cases
+from tests.ops import _contract
+
+# N, Cin, Cout, H, W, kernel, stride, padding, output_padding.  The models' own kernels on sizes around the tile (12 rows
+# of 32 channels), one pixel, one channel, and strides beyond the kernel.
+GEOMETRIES = [
+    (2, 7, 5, 4, 5, 4, 2, 1, 0),
+    (5, 16, 33, 1, 1, 4, 1, 0, 0),
+    (3, 8, 31, 7, 7, 4, 2, 1, 0),
+    (13, 3, 32, 3, 1, 2, 2, 0, 0),
+    (2, 1, 40, 5, 3, 3, 2, 1, 1),
+    (1, 5, 3, 7, 7, 5, 2, 2, 1),
+    (2, 4, 64, 6, 6, 3, 1, 1, 0),
+    (2, 4, 9, 3, 3, 1, 3, 0, 2),
+    (1, 6, 1, 1, 9, 3, 2, 1, 0),
+    (0, 3, 4, 4, 4, 4, 2, 1, 0),
+]
+
+
+def make_inputs(geometry, dtype=torch.float32):
+    n, c_in, c_out, h, w, k, *_ = geometry
+    shapes = [(n, c_in, h, w), (c_in, c_out, k, k), (c_out,), (c_out,), (c_out,), (c_out,), (c_out,)]
+    input, weight, bias, mean, var, bn_weight, bn_bias = (_cases.randn(s, dtype, i) for i, s in enumerate(shapes))
+    return input, weight, bias, mean, var.abs() + 0.5, bn_weight, bn_bias
+
+
+def options(geometry, **more):
+    *_, stride, padding, output_padding = geometry
+    return {"stride": stride, "padding": padding, "output_padding": output_padding, "negative_slope": 0.2, **more}
+
+
+def run(function, tensors, **kwargs):
+    """Output, running statistics afterwards and all gradients, under an upstream gradient that varies."""
+    input, weight, bias, mean, var, bn_weight, bn_bias = (None if t is None else t.clone() for t in tensors)
+    leaves = [t.requires_grad_() for t in (input, weight, bias, bn_weight, bn_bias) if t is not None]
+    out = function(input, weight, bias, mean, var, bn_weight, bn_bias, **kwargs)
+    (out * _cases.randn(tuple(out.shape), out.dtype, 99)).sum().backward()
+    return [out.detach(), mean, var, *(t.grad for t in leaves)]
+
+
+def assert_parity(tensors, **kwargs):
+    if kwargs.get("training"):
+        tensors = [*tensors[:2], None, *tensors[3:]]  # normalisation removes a bias: its gradient is 0, all noise
+    exact = run(reference, [None if t is None else t.double() for t in tensors], **kwargs)
+    torch_result = run(reference, tensors, **kwargs)
+    with _backend.use_backend("native"):
+        actual = run(conv_transpose2d_bn_act, tensors, **kwargs)
+    for i, (a, e, t) in enumerate(zip(actual, exact, torch_result, strict=True)):
+        if e is not None:
+            _cases.assert_accurate(a, e, t, what=f"result {i}")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_inference_matches_float64(isa, geometry, layout):
+    tensors = make_inputs(geometry)
+    kwargs = options(geometry, activation="leaky_relu")
+    exact = reference(*(t.double() for t in tensors), **kwargs)
+    torch_result = reference(*tensors, **kwargs)
+    input = dict(_cases.layouts(tuple(tensors[0].shape)))[layout](tensors[0])
+    with _backend.use_backend("native"), torch.no_grad():
+        actual = conv_transpose2d_bn_act(input, *tensors[1:], **kwargs)
+    _cases.assert_accurate(actual, exact, torch_result)
+    # A tensor of one pixel or one channel is in both memory orders and counts as contiguous.
+    channels_last = layout == "channels_last" and not input.is_contiguous()
+    assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if g[0]])
+def test_gradients_match_float64(isa, geometry, training):
+    assert_parity(make_inputs(geometry), **options(geometry, training=training, activation="leaky_relu"))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", ["training", "fixed", "none"])
+def test_activations(isa, activation, norm):
+    geometry = GEOMETRIES[2]
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+    tensors = [input, weight, bias] + ([None] * 4 if norm == "none" else [mean, var, bn_weight, bn_bias])
+    assert_parity(tensors, **options(geometry, training=norm == "training", activation=activation))
+
+
+def test_optional_arguments():
+    geometry = GEOMETRIES[2]
+    input, weight, *_ = make_inputs(geometry)
+    assert_parity([input, weight, None, None, None, None, None], **options(geometry, training=True, activation="relu"))
+    assert_parity([input, weight, None, None, None, None, None], **options(geometry, activation="tanh"))
+
+
+def test_gradient_of_a_bias_that_normalisation_removes_is_nearly_zero():
+    geometry = GEOMETRIES[2]
+    bias_grad = run(conv_transpose2d_bn_act, make_inputs(geometry), **options(geometry, training=True))[5]
+    torch.testing.assert_close(bias_grad, torch.zeros_like(bias_grad), atol=1e-4, rtol=0)
+
+
+def test_float64(isa):
+    for geometry in GEOMETRIES[:4]:
+        assert_parity(make_inputs(geometry, torch.float64), **options(geometry, training=True, activation="tanh"))
+
+
+def test_statistics_survive_a_mean_far_from_zero(isa):
+    geometry = (64, 8, 16, 8, 8, 4, 2, 1, 0)
+    input, weight, _, *_ = make_inputs(geometry)
+    bias = torch.full((16,), 1000.0)
+    exact = reference(input.double(), weight.double(), bias.double(), training=True, **options(geometry))
+    torch_result = reference(input, weight, bias, training=True, **options(geometry))
+    with _backend.use_backend("native"):
+        actual = conv_transpose2d_bn_act(input, weight, bias, training=True, **options(geometry))
+    _cases.assert_accurate(actual, exact, torch_result)
+
+
+def test_nan_and_inf_travel(isa):
+    geometry = GEOMETRIES[2]
+    tensors = make_inputs(geometry)
+    tensors[0][0, 0, 2, 3], tensors[0][1, 1, 0, 0] = float("nan"), float("inf")
+    with _backend.use_backend("native"), torch.no_grad():
+        actual = conv_transpose2d_bn_act(*tensors, **options(geometry, activation="relu"))
+    torch.testing.assert_close(actual, reference(*tensors, **options(geometry, activation="relu")), equal_nan=True)
+
+
+def test_result_does_not_depend_on_the_number_of_threads(isa):
+    geometry = GEOMETRIES[2]
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with _backend.use_backend("native"):
+            results.append(run(conv_transpose2d_bn_act, make_inputs(geometry), **options(geometry, training=True))[:3])
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["training", "fixed", "none"])
+def test_contract_with_pytorch(norm):
+    geometry = (3, 2, 9, 3, 2, 4, 2, 1, 0)
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+
+    def function(input, weight, bias, bn_weight, bn_bias):
+        statistics = (mean.to(input), var.to(input)) if norm == "fixed" else (None, None)
+        return conv_transpose2d_bn_act(
+            input, weight, bias, *statistics, bn_weight, bn_bias, training=norm == "training",
+            **options(geometry, activation="tanh"),
+        )  # fmt: skip
+
+    def without_norm(input, weight, bias):
+        return conv_transpose2d_bn_act(input, weight, bias, **options(geometry, activation="tanh"))
+
+    if norm == "none":
+        _contract.check(without_norm, input, weight, bias)
+    else:
+        _contract.check(function, input, weight, bias, bn_weight, bn_bias)
+
+
+def test_opcheck():
+    geometry = (2, 3, 9, 3, 3, 4, 2, 1, 0)
+    input, weight, bias, mean, var, bn_weight, bn_bias = (t.requires_grad_() for t in make_inputs(geometry))
+    shape = ([2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0)
+    ops = torch.ops.genimg_fast
+    torch.library.opcheck(
+        ops.conv_transpose2d_bn_act.default, (input, weight, bias, None, None, None, None, 1e-5, *shape)
+    )
+    torch.library.opcheck(
+        ops.conv_transpose2d_bn_act_training.default, (input, weight, bias, bn_weight, bn_bias, 1e-5, *shape)
+    )
+    folded = (t.detach() for t in (input, weight, bias, mean, var, bn_weight, bn_bias))
+    torch.library.opcheck(ops.conv_transpose2d_bn_act.default, (*folded, 1e-5, *shape))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [({"groups": 3}, "groups=3"), ({"dilation": 2}, "dilation"), ({"negative_slope": -0.5}, "negative_slope")],
+)
+def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
+    input, weight = _cases.randn((2, 6, 4, 4)), _cases.randn((6, 4, 4, 4), seed=1)
+    kwargs = {"stride": 2, "padding": 1, "training": True, "activation": "leaky_relu", **more}
+    with _backend.record_decisions() as decisions:
+        actual = conv_transpose2d_bn_act(input, weight, **kwargs)
+    torch.testing.assert_close(actual, reference(input, weight, **kwargs))
+    assert reason in decisions[0].reason
+    assert decisions[1].op == "batch_norm_act"
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match=reason):
+        conv_transpose2d_bn_act(input, weight, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"input": torch.zeros(2, 5, 4, 4)}, ValueError, r"input has 5 channels but weight of shape \(6, 4, 4, 4\) takes 6"),
+        ({"input": torch.zeros(6)}, ValueError, r"input must be \(N, C, H, W\) or \(C, H, W\), got shape \(6,\)"),
+        ({"weight": torch.zeros(6, 4, 4)}, ValueError, r"weight must have 4 dimensions, got shape \(6, 4, 4\)"),
+        ({"weight": torch.zeros(6, 4, 4, 4).double()}, TypeError, "weight is torch.float64 but input is torch.float32"),
+        ({"bias": torch.zeros(5)}, ValueError, r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)"),
+        ({"running_mean": torch.zeros(4)}, ValueError, "running_mean and running_var must be given together"),
+        ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
+        ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
+        ({"output_padding": 2}, ValueError, r"output_padding \(2, 2\) must be smaller than stride \(2, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("backend", _backend.BACKENDS)
+def test_bad_input_gets_one_clear_line(backend, change, error, message):
+    arguments = {"input": torch.zeros(2, 6, 4, 4), "weight": torch.zeros(6, 4, 4, 4), "stride": 2, "padding": 1, **change}
+    with _backend.use_backend(backend), pytest.raises(error, match=message):
+        conv_transpose2d_bn_act(**arguments)
