@@ -127,6 +127,11 @@ void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout&
                              bool training, T* grad_input, T* grad_weight, T* grad_bias) {
   const int64_t channels = layout.channels;
   const double count = static_cast<double>(layout.per_channel());
+  if (count == 0) {
+    std::fill_n(grad_weight, channels, T(0));
+    std::fill_n(grad_bias, channels, T(0));
+    return;
+  }
   const AffineStorage<T> storage(norm, channels);
   // sum(dy) and sum(dy * (x - mean)), dy being the gradient before activation
   const std::vector<double> sums = channel_sums(layout, [&](const ChannelSlice& slice, double* out) {

@@ -55,3 +55,7 @@ def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:
 
 def reduction_name(code: int) -> str:
     return next(name for name, number in REDUCTIONS.items() if number == code)
+
+
+def activation_name(code: int) -> str:
+    return next(name for name, number in ACTIVATIONS.items() if number == code)
