@@ -7,7 +7,49 @@ import torch
 
 from genimg_fast import ops
 
-__all__ = ["conv2d_bn_act", "conv_transpose2d_bn_act"]
+__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act"]
+
+
+def batch_norm_act(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+) -> torch.Tensor:
+    """Batch normalisation (Ioffe and Szegedy 2015) and activation in the fewest passes over memory.
+
+    Equal to ``activation(F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps))``. Only
+    ``input`` is kept for backward, which recomputes the normalised value and the activation's mask.
+
+    Args:
+        input: (N, C), (N, C, L), (N, C, H, W) or any (N, C, ...).
+        running_mean, running_var: (C,). With ``training`` they may be None, else they are updated in place.
+        weight, bias: (C,), the affine part. These and the running statistics have input's dtype, or are float32 with
+            a half-precision input.
+        training: normalise with the statistics of this batch.
+        momentum: weight of the new value in the running statistics.
+        eps: added to the variance.
+        activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
+        negative_slope: of "leaky_relu".
+
+    Returns:
+        The shape, dtype and memory format of input. Under autocast, too, the dtype is input's.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line; ValueError if
+            ``training`` meets a single value per channel.
+    """
+    return ops.batch_norm_act(
+        input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
+        activation=activation, negative_slope=negative_slope,
+    )  # fmt: skip
 
 
 def conv2d_bn_act(

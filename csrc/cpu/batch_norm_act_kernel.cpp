@@ -22,7 +22,7 @@ struct ChannelSlice {
 
 // The affine map of each channel before activation: (x - mean) * scale + bias.
 template <typename T>
-struct ChannelAffine {
+struct CenteredAffine {
   const T *mean, *scale, *bias;  // [channels] each
 };
 
@@ -72,11 +72,11 @@ void parallel_for_runs(const ChannelLayout& layout, const Body& body) {
   parallel_for(0, layout.numel() / length, std::max<int64_t>(1, kChunk / length), body);
 }
 
-// Owns what ChannelAffine points to.
+// Owns what CenteredAffine points to.
 template <typename T>
 struct AffineStorage {
   std::vector<T> scale, bias;
-  ChannelAffine<T> affine;
+  CenteredAffine<T> affine;
 
   AffineStorage(const BatchNorm<T>& norm, int64_t channels) : scale(channels), bias(channels) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -127,6 +127,11 @@ void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout&
                              bool training, T* grad_input, T* grad_weight, T* grad_bias) {
   const int64_t channels = layout.channels;
   const double count = static_cast<double>(layout.per_channel());
+  if (count == 0) {
+    std::fill_n(grad_weight, channels, T(0));
+    std::fill_n(grad_bias, channels, T(0));
+    return;
+  }
   const AffineStorage<T> storage(norm, channels);
   // sum(dy) and sum(dy * (x - mean)), dy being the gradient before activation
   const std::vector<double> sums = channel_sums(layout, [&](const ChannelSlice& slice, double* out) {
@@ -290,7 +295,7 @@ void shifted_moments(const T* input, const ChannelLayout& layout, const double* 
 }
 
 template <typename T>
-void normalize_act(const T* input, const ChannelLayout& layout, const ChannelAffine<T>& affine, Activation activation,
+void normalize_act(const T* input, const ChannelLayout& layout, const CenteredAffine<T>& affine, Activation activation,
                    T slope, T* output, int64_t first, int64_t last) {
   with_activation(activation, [&](auto tag) {
     for_each_in_runs<T>(layout, first, last, [&](int64_t i, auto count, auto channel) {
@@ -303,7 +308,7 @@ void normalize_act(const T* input, const ChannelLayout& layout, const ChannelAff
 
 // The gradient before activation, from the gradient after it.
 template <Activation A, typename T, typename Count, typename Channel>
-GF_INLINE Vec<T> activation_input_grad(Vec<T> grad, Vec<T> centered, const ChannelAffine<T>& affine, T slope,
+GF_INLINE Vec<T> activation_input_grad(Vec<T> grad, Vec<T> centered, const CenteredAffine<T>& affine, T slope,
                                        Count count, Channel channel) {
   if constexpr (A == Activation::none) return grad;
   const Vec<T> normalized = centered * channel(affine.scale, count) + channel(affine.bias, count);
@@ -311,7 +316,7 @@ GF_INLINE Vec<T> activation_input_grad(Vec<T> grad, Vec<T> centered, const Chann
 }
 
 template <typename T>
-void gradient_sums(const T* grad, const T* input, const ChannelLayout& layout, const ChannelAffine<T>& affine,
+void gradient_sums(const T* grad, const T* input, const ChannelLayout& layout, const CenteredAffine<T>& affine,
                    Activation activation, T slope, const ChannelSlice& slice, double* sums) {
   with_activation(activation, [&](auto tag) {
     reduce_channels<T>(layout, slice, sums, [&](int64_t i, auto count, auto channel, Vec<T>& sum, Vec<T>& products) {
@@ -325,7 +330,7 @@ void gradient_sums(const T* grad, const T* input, const ChannelLayout& layout, c
 }
 
 template <typename T>
-void gradient_input(const T* grad, const T* input, const ChannelLayout& layout, const ChannelAffine<T>& affine,
+void gradient_input(const T* grad, const T* input, const ChannelLayout& layout, const CenteredAffine<T>& affine,
                     const ChannelCorrection<T>* correction, Activation activation, T slope, T* grad_input,
                     int64_t first, int64_t last) {
   with_activation(activation, [&](auto tag) {

@@ -7,27 +7,12 @@
 namespace genimg_fast {
 namespace {
 
-// The per-channel tensors, and the kernel's view of them.
 template <typename T>
-struct NormArguments {
-  Tensor mean, var;
-  OptionalTensor weight, bias;
-  cpu::BatchNorm<T> norm;
-
-  NormArguments(const Tensor& input, const Tensor& mean_, const Tensor& var_, const OptionalTensor& weight_,
-                const OptionalTensor& bias_, double eps, int64_t activation, double negative_slope)
-      : mean(channel_tensor(mean_, input, input.scalar_type())),
-        var(channel_tensor(var_, input, input.scalar_type())),
-        weight(channel_tensor(weight_, input, input.scalar_type())),
-        bias(channel_tensor(bias_, input, input.scalar_type())),
-        norm{data<T>(mean),
-             data<T>(var),
-             weight ? data<T>(*weight) : nullptr,
-             bias ? data<T>(*bias) : nullptr,
-             eps,
-             activation_of(activation),
-             static_cast<T>(negative_slope)} {}
-};
+cpu::BatchNorm<T> batch_norm(const ChannelTensors& channels, double eps, int64_t activation, double negative_slope) {
+  return {
+      data<T>(channels.mean),    data<T>(channels.var),         data<T>(channels.weight), data<T>(channels.bias), eps,
+      activation_of(activation), static_cast<T>(negative_slope)};
+}
 
 Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, double eps,
                  int64_t activation, double negative_slope) {
@@ -35,8 +20,9 @@ Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, O
   Tensor output = torch::stable::empty_like(input);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
-    const NormArguments<T> arguments(input, mean, var, weight, bias, eps, activation, negative_slope);
-    cpu::batch_norm_act(data<T>(input), layout, arguments.norm, mutable_data<T>(output));
+    const ChannelTensors channels(input, input.scalar_type(), mean, var, weight, bias);
+    cpu::batch_norm_act(data<T>(input), layout, batch_norm<T>(channels, eps, activation, negative_slope),
+                        mutable_data<T>(output));
   });
   return output;
 }
@@ -50,8 +36,9 @@ std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight,
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     cpu::batch_norm_statistics(data<T>(input), layout, mutable_data<T>(mean), mutable_data<T>(var));
-    const NormArguments<T> arguments(input, mean, var, weight, bias, eps, activation, negative_slope);
-    cpu::batch_norm_act(data<T>(input), layout, arguments.norm, mutable_data<T>(output));
+    const ChannelTensors channels(input, input.scalar_type(), mean, var, weight, bias);
+    cpu::batch_norm_act(data<T>(input), layout, batch_norm<T>(channels, eps, activation, negative_slope),
+                        mutable_data<T>(output));
   });
   return {output, mean, var};
 }
@@ -66,8 +53,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
   Tensor grad_bias = torch::stable::new_empty(input, {layout.channels});
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
-    const NormArguments<T> arguments(input, mean, var, weight, bias, eps, activation, negative_slope);
-    cpu::batch_norm_act_backward(data<T>(grad), data<T>(input), layout, arguments.norm, training,
+    const ChannelTensors channels(input, input.scalar_type(), mean, var, weight, bias);
+    cpu::batch_norm_act_backward(data<T>(grad), data<T>(input), layout,
+                                 batch_norm<T>(channels, eps, activation, negative_slope), training,
                                  mutable_data<T>(grad_input), mutable_data<T>(grad_weight), mutable_data<T>(grad_bias));
   });
   return {grad_input, grad_weight, grad_bias};

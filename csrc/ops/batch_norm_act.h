@@ -29,16 +29,26 @@ inline void make_like(Tensor& grad, const Tensor& input) {
   grad = torch::stable::copy_(copy, grad);
 }
 
-// A per-channel tensor as the kernels read it: contiguous, of `dtype`, on input's device.
-inline Tensor channel_tensor(const Tensor& t, const Tensor& input, ScalarType dtype) {
-  check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
-        input.size(1), ",)");
-  check(t.is_cuda() == input.is_cuda(), "batch_norm_act: a per-channel tensor and input are on different devices");
-  return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
-}
-inline OptionalTensor channel_tensor(const OptionalTensor& t, const Tensor& input, ScalarType dtype) {
-  return t ? OptionalTensor(channel_tensor(*t, input, dtype)) : std::nullopt;
-}
+// The per-channel tensors as the kernels read them: contiguous, of `dtype`, on input's device.
+struct ChannelTensors {
+  Tensor mean, var;
+  OptionalTensor weight, bias;
+
+  ChannelTensors(const Tensor& input, ScalarType dtype, const Tensor& mean_, const Tensor& var_,
+                 const OptionalTensor& weight_, const OptionalTensor& bias_)
+      : mean(prepare(mean_, input, dtype)), var(prepare(var_, input, dtype)) {
+    if (weight_) weight = prepare(*weight_, input, dtype);
+    if (bias_) bias = prepare(*bias_, input, dtype);
+  }
+
+ private:
+  static Tensor prepare(const Tensor& t, const Tensor& input, ScalarType dtype) {
+    check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
+          input.size(1), ",)");
+    check(t.is_cuda() == input.is_cuda(), "batch_norm_act: a per-channel tensor and input are on different devices");
+    return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+  }
+};
 
 inline Activation activation_of(int64_t code) {
   check(code >= 0 && code <= static_cast<int64_t>(Activation::sigmoid), "genimg_fast: unknown activation code ", code);

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The ops: each chooses its backend and ties its native kernels to autograd.  `genimg_fast.functional` is the public face."""
 
+from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
 from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.ops.gaussian_kl_loss import gaussian_kl_loss
 
-__all__ = ["conv2d_bn_act", "conv_transpose2d_bn_act", "gaussian_kl_loss"]
+__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act", "gaussian_kl_loss"]

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT
+// Batch normalisation and activation on CUDA.
+//
+// Plan: memory bound.  Elements read and written per element of input:
+//   statistics 1, forward 2, backward 2 (the two sums) + 3 (the gradient of input).
+// A thread keeps to its channel or channels, so that their coefficients stay in registers:
+//
+//   planes (NCHW)                               rows (channels_last, [N, C]), here with width = 4
+//     a block: one channel                        a block: width * N channels
+//     thread t: packs t, t + 256, ... of it       thread t: column t % 4 of packs, rows t / 4, t / 4 + 64, ...
+//
+// In both a warp reads consecutive addresses.  `splits` blocks share a channel.  A reduction leaves one partial a
+// split, by Welford's update and Chan's merge in a fixed tree, and a second kernel merges the splits in order, in
+// double.
+#include "cuda/batch_norm_act_kernel.h"
+
+#include "cuda/elementwise.cuh"
+
+namespace genimg_fast::cuda {
+namespace {
+
+constexpr int kBlocks = 1024;  // aimed at: enough for any GPU
+
+struct ChannelTiling {
+  ChannelLayout layout;
+  int width;      // packs of a row that lie side by side in a block; 1 for planes
+  int64_t tiles;  // blocks that cover the channels once
+  int64_t splits;
+};
+
+inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack) {
+  ChannelTiling tiling{layout, 1, layout.channels, 1};
+  int64_t steps = (layout.per_channel() / pack + kThreads - 1) / kThreads;
+  if (layout.inner == 1) {
+    const int64_t packs = layout.channels / pack;
+    while (tiling.width < 32 && tiling.width < packs) tiling.width *= 2;
+    tiling.tiles = (packs + tiling.width - 1) / tiling.width;
+    const int64_t rows = kThreads / tiling.width;
+    steps = (layout.outer + rows - 1) / rows;
+  }
+  tiling.splits = kBlocks / tiling.tiles;
+  if (tiling.splits > steps) tiling.splits = steps;
+  if (tiling.splits < 1) tiling.splits = 1;
+  return tiling;
+}
+
+// A thread's part of the tensor.  Rows: `channel` is the first of N.
+template <int N, bool Rows>
+struct ChannelThread {
+  const ChannelTiling& tiling;
+  int64_t split, channel;
+
+  __device__ __forceinline__ explicit ChannelThread(const ChannelTiling& t) : tiling(t) {
+    split = blockIdx.x / t.tiles;
+    const int64_t tile = blockIdx.x % t.tiles;
+    channel = Rows ? (tile * t.width + threadIdx.x % t.width) * N : tile;
+  }
+
+  __device__ __forceinline__ bool has_work() const { return channel < tiling.layout.channels; }
+
+  // body(offset) for each pack of N elements.
+  template <typename Body>
+  __device__ __forceinline__ void for_each_pack(const Body& body) const {
+    const int64_t channels = tiling.layout.channels;
+    if (Rows) {
+      const int64_t rows = kThreads / tiling.width;
+      for (int64_t row = split * rows + threadIdx.x / tiling.width; row < tiling.layout.outer;
+           row += tiling.splits * rows)
+        body(row * channels + channel);
+      return;
+    }
+    // Plane and position in it advance together: a division a thread, not one a pack.
+    const int64_t packs = tiling.layout.inner / N;
+    const int64_t first = split * kThreads + threadIdx.x, step = tiling.splits * kThreads;
+    const int64_t plane_step = step / packs, position_step = step % packs;
+    int64_t plane = first / packs, position = first % packs;
+    while (plane < tiling.layout.outer) {
+      body((plane * channels + channel) * tiling.layout.inner + position * N);
+      plane += plane_step;
+      position += position_step;
+      if (position >= packs) {
+        position -= packs;
+        ++plane;
+      }
+    }
+  }
+};
+
+// What the reductions carry.  Real: float within a split, double across splits.
+template <typename Real>
+struct Moments {  // Chan, Golub and LeVeque 1983
+  Real count, mean, m2;
+
+  __device__ __forceinline__ void merge(Real other_count, Real other_mean, Real other_m2) {
+    if (other_count == 0) return;
+    const Real total = count + other_count, delta = other_mean - mean, share = other_count / total;
+    mean += delta * share;
+    m2 += other_m2 + delta * delta * count * share;
+    count = total;
+  }
+  template <typename Other>
+  __device__ __forceinline__ void merge(const Moments<Other>& other) {
+    merge(other.count, other.mean, other.m2);
+  }
+};
+
+template <typename Real>
+struct GradientSums {
+  Real dy, dy_centered;
+
+  template <typename Other>
+  __device__ __forceinline__ void merge(const GradientSums<Other>& other) {
+    dy += other.dy;
+    dy_centered += other.dy_centered;
+  }
+};
+
+// Merges states[lane][y * width + x] over y into y = 0, in a fixed tree.
+template <typename State>
+__device__ __forceinline__ void merge_over_block(State* states, int lanes, int width) {
+  for (int half = kThreads / 2; half >= width; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half)
+      for (int k = 0; k < lanes; ++k)
+        states[k * kThreads + threadIdx.x].merge(states[k * kThreads + threadIdx.x + half]);
+  }
+}
+
+// Leaves the block's states in partial[splits][channels].
+template <int N, bool Rows, typename State>
+__device__ __forceinline__ void store_partial(const ChannelThread<N, Rows>& thread, const State* state,
+                                              State* partial) {
+  constexpr int kLanes = Rows ? N : 1;
+  GENIMG_FAST_SHARED(State, states);  // [kLanes][kThreads]
+  for (int k = 0; k < kLanes; ++k) states[k * kThreads + threadIdx.x] = state[k];
+  const int width = thread.tiling.width;
+  merge_over_block(states, kLanes, width);
+  if (threadIdx.x < width && thread.has_work())
+    for (int k = 0; k < kLanes; ++k)
+      partial[thread.split * thread.tiling.layout.channels + thread.channel + k] = states[k * kThreads + threadIdx.x];
+}
+
+template <typename T, int N, bool Rows>
+__global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<float>* partial) {
+  const ChannelThread<N, Rows> thread(tiling);
+  Moments<float> state[Rows ? N : 1] = {};
+  if (thread.has_work())
+    thread.for_each_pack([&](int64_t i) {
+      const auto x = PackOf<N>{}.load(input + i);
+      if (Rows) {  // N channels, all with the same count
+        const float count = state[0].count + 1, reciprocal = 1.0f / count;
+        for (int k = 0; k < N; ++k) {
+          Moments<float>& s = state[Rows ? k : 0];
+          const float delta = to_float(x.lane[k]) - s.mean;
+          s.mean += delta * reciprocal;
+          s.m2 += delta * (to_float(x.lane[k]) - s.mean);
+          s.count = count;
+        }
+      } else {  // N elements of one channel: exact moments of the pack, then one merge
+        float sum = 0, m2 = 0;
+        for (int k = 0; k < N; ++k) sum += to_float(x.lane[k]);
+        const float mean = sum * (1.0f / N);
+        for (int k = 0; k < N; ++k) {
+          const float delta = to_float(x.lane[k]) - mean;
+          m2 += delta * delta;
+        }
+        state[0].merge(N, mean, m2);
+      }
+    });
+  store_partial(thread, state, partial);
+}
+
+constexpr int kFinishChannels = 8;  // channels of a block of a finishing kernel: 32 threads a channel
+
+// The state of a channel, merged over its splits; valid where threadIdx.x < kFinishChannels.
+template <template <typename> class State>
+__device__ __forceinline__ State<double> merge_partials(const State<float>* partial, int64_t splits, int64_t channels,
+                                                        int64_t channel) {
+  GENIMG_FAST_SHARED(State<double>, states);  // [kThreads]
+  State<double> state = {};
+  if (channel < channels)
+    for (int64_t s = threadIdx.x / kFinishChannels; s < splits; s += kThreads / kFinishChannels)
+      state.merge(partial[s * channels + channel]);
+  states[threadIdx.x] = state;
+  merge_over_block(states, 1, kFinishChannels);
+  return states[threadIdx.x];
+}
+
+__device__ __forceinline__ int64_t finish_channel() {
+  return static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x % kFinishChannels;
+}
+
+__global__ void finish_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels, float* mean,
+                                      float* var) {
+  const int64_t channel = finish_channel();
+  const Moments<double> moments = merge_partials<Moments>(partial, splits, channels, channel);
+  if (threadIdx.x >= kFinishChannels || channel >= channels) return;
+  mean[channel] = static_cast<float>(moments.mean);
+  var[channel] = static_cast<float>(moments.m2 / moments.count);
+}
+
+__device__ __forceinline__ float inverse_std(const BatchNorm& norm, int64_t channel) {
+  return 1.0f / sqrtf(norm.var[channel] + norm.eps);
+}
+
+// The affine map of a channel before activation: (x - mean) * scale + bias.
+struct CenteredAffine {
+  float mean, scale, bias;
+
+  __device__ __forceinline__ void load(const BatchNorm& norm, int64_t channel) {
+    mean = norm.mean[channel];
+    scale = inverse_std(norm, channel) * (norm.weight ? norm.weight[channel] : 1.0f);
+    bias = norm.bias ? norm.bias[channel] : 0.0f;
+  }
+  // The gradient before activation, from the gradient after it.
+  __device__ __forceinline__ float dy(const BatchNorm& norm, float grad, float x) const {
+    return grad * activate_grad(norm.activation, norm.negative_slope, (x - mean) * scale + bias);
+  }
+};
+
+template <typename T, int N, bool Rows>
+__global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, BatchNorm norm, T* output) {
+  const ChannelThread<N, Rows> thread(tiling);
+  if (!thread.has_work()) return;
+  CenteredAffine affine[Rows ? N : 1];
+  for (int k = 0; k < (Rows ? N : 1); ++k) affine[k].load(norm, thread.channel + k);
+  thread.for_each_pack([&](int64_t i) {
+    auto x = PackOf<N>{}.load(input + i);
+    for (int k = 0; k < N; ++k) {
+      const CenteredAffine& a = affine[Rows ? k : 0];
+      x.lane[k] = from_float<T>(
+          activate(norm.activation, norm.negative_slope, (to_float(x.lane[k]) - a.mean) * a.scale + a.bias));
+    }
+    PackOf<N>{}.store(output + i, x);
+  });
+}
+
+template <typename T, int N, bool Rows>
+__global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
+                                     GradientSums<float>* partial) {
+  constexpr int kLanes = Rows ? N : 1;
+  const ChannelThread<N, Rows> thread(tiling);
+  GradientSums<float> sums[kLanes] = {};
+  if (thread.has_work()) {
+    CenteredAffine affine[kLanes];
+    for (int k = 0; k < kLanes; ++k) affine[k].load(norm, thread.channel + k);
+    thread.for_each_pack([&](int64_t i) {
+      const auto g = PackOf<N>{}.load(grad + i), x = PackOf<N>{}.load(input + i);
+      for (int k = 0; k < N; ++k) {
+        const int lane = Rows ? k : 0;
+        const float dy = affine[lane].dy(norm, to_float(g.lane[k]), to_float(x.lane[k]));
+        sums[lane].dy += dy;
+        sums[lane].dy_centered += dy * (to_float(x.lane[k]) - affine[lane].mean);
+      }
+    });
+  }
+  store_partial(thread, sums, partial);
+}
+
+__global__ void finish_gradients_kernel(const GradientSums<float>* partial, int64_t splits, int64_t channels,
+                                        BatchNorm norm, float* grad_weight, float* grad_bias) {
+  const int64_t channel = finish_channel();
+  const GradientSums<double> sums = merge_partials<GradientSums>(partial, splits, channels, channel);
+  if (threadIdx.x >= kFinishChannels || channel >= channels) return;
+  // 0 * NaN would make the gradient of an empty batch, whose variance is NaN, NaN.
+  grad_weight[channel] =
+      sums.dy_centered == 0 ? 0.0f : static_cast<float>(sums.dy_centered * inverse_std(norm, channel));
+  grad_bias[channel] = static_cast<float>(sums.dy);
+}
+
+template <typename T, int N, bool Rows>
+__global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
+                                      const float* grad_weight, const float* grad_bias, bool training, T* grad_input) {
+  constexpr int kLanes = Rows ? N : 1;
+  const ChannelThread<N, Rows> thread(tiling);
+  if (!thread.has_work()) return;
+  const float reciprocal = 1.0f / static_cast<float>(tiling.layout.outer * tiling.layout.inner);
+  CenteredAffine affine[kLanes];
+  float mean_dy[kLanes], slope[kLanes];  // what flows through the statistics: mean_dy + (x - mean) * slope
+  for (int k = 0; k < kLanes; ++k) {
+    const int64_t channel = thread.channel + k;
+    affine[k].load(norm, channel);
+    mean_dy[k] = grad_bias[channel] * reciprocal;
+    slope[k] = grad_weight[channel] * inverse_std(norm, channel) * reciprocal;
+  }
+  thread.for_each_pack([&](int64_t i) {
+    auto g = PackOf<N>{}.load(grad + i);
+    const auto x = PackOf<N>{}.load(input + i);
+    for (int k = 0; k < N; ++k) {
+      const int lane = Rows ? k : 0;
+      float dy = affine[lane].dy(norm, to_float(g.lane[k]), to_float(x.lane[k]));
+      if (training) dy -= mean_dy[lane] + (to_float(x.lane[k]) - affine[lane].mean) * slope[lane];
+      g.lane[k] = from_float<T>(dy * affine[lane].scale);
+    }
+    PackOf<N>{}.store(grad_input + i, g);
+  });
+}
+
+template <int N, bool Rows>
+struct Access {
+  static constexpr int pack = N;
+  static constexpr bool rows = Rows;
+};
+
+// Calls body(Access{}) with the widest access that these addresses and this layout allow.
+template <typename T, typename Body>
+void with_access(const ChannelLayout& layout, bool aligned, const Body& body) {
+  const bool rows = layout.inner == 1;
+  const bool wide = aligned && (rows ? layout.channels : layout.inner) % kPack<T> == 0;
+  if (rows) return wide ? body(Access<kPack<T>, true>{}) : body(Access<1, true>{});
+  return wide ? body(Access<kPack<T>, false>{}) : body(Access<1, false>{});
+}
+
+inline dim3 grid_of(const ChannelTiling& tiling) { return dim3(static_cast<unsigned>(tiling.tiles * tiling.splits)); }
+
+inline dim3 finish_grid(int64_t channels) {
+  return dim3(static_cast<unsigned>((channels + kFinishChannels - 1) / kFinishChannels));
+}
+
+template <typename State>
+size_t state_bytes(int lanes) {
+  return sizeof(State) * kThreads * lanes;
+}
+
+}  // namespace
+
+int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout) {
+  int64_t states = 0;
+  dispatch(dtype, [&](auto zero) {
+    for (bool aligned : {false, true})
+      with_access<decltype(zero)>(layout, aligned, [&](auto access) {
+        const int64_t count = make_tiling(layout, access.pack).splits * layout.channels;
+        states = count > states ? count : states;
+      });
+  });
+  return states * static_cast<int64_t>(sizeof(Moments<float>) / sizeof(float));
+}
+
+void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
+                           float* var, Stream stream) {
+  if (layout.channels == 0) return;
+  auto* partial = reinterpret_cast<Moments<float>*>(scratch);
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_access<T>(layout, is_aligned(input), [&](auto access) {
+      constexpr int kWide = decltype(access)::pack;
+      constexpr bool kRows = decltype(access)::rows;
+      const ChannelTiling tiling = make_tiling(layout, kWide);
+      launch(moments_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads),
+             state_bytes<Moments<float>>(kRows ? kWide : 1), stream, static_cast<const T*>(input), tiling, partial);
+      launch(finish_moments_kernel, finish_grid(layout.channels), dim3(kThreads), state_bytes<Moments<double>>(1),
+             stream, static_cast<const Moments<float>*>(partial), tiling.splits, layout.channels, mean, var);
+    });
+  });
+}
+
+void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,
+                    Stream stream) {
+  if (layout.numel() == 0) return;
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_access<T>(layout, is_aligned(input) && is_aligned(output), [&](auto access) {
+      const ChannelTiling tiling = make_tiling(layout, access.pack);
+      launch(normalize_act_kernel<T, decltype(access)::pack, decltype(access)::rows>, grid_of(tiling), dim3(kThreads),
+             0, stream, static_cast<const T*>(input), tiling, norm, static_cast<T*>(output));
+    });
+  });
+}
+
+void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
+                             float* grad_bias, Stream stream) {
+  if (layout.channels == 0) return;
+  auto* partial = reinterpret_cast<GradientSums<float>*>(scratch);
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const bool aligned = is_aligned(grad) && is_aligned(input) && is_aligned(grad_input);
+    with_access<T>(layout, aligned, [&](auto access) {
+      constexpr int kWide = decltype(access)::pack;
+      constexpr bool kRows = decltype(access)::rows;
+      const ChannelTiling tiling = make_tiling(layout, kWide);
+      launch(gradient_sums_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads),
+             state_bytes<GradientSums<float>>(kRows ? kWide : 1), stream, static_cast<const T*>(grad),
+             static_cast<const T*>(input), tiling, norm, partial);
+      launch(finish_gradients_kernel, finish_grid(layout.channels), dim3(kThreads),
+             state_bytes<GradientSums<double>>(1), stream, static_cast<const GradientSums<float>*>(partial),
+             tiling.splits, layout.channels, norm, grad_weight, grad_bias);
+      if (layout.numel() == 0) return;
+      launch(gradient_input_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads), 0, stream,
+             static_cast<const T*>(grad), static_cast<const T*>(input), tiling, norm,
+             static_cast<const float*>(grad_weight), static_cast<const float*>(grad_bias), training,
+             static_cast<T*>(grad_input));
+    });
+  });
+}
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+#include "common/activation.h"
+#include "common/channel_layout.h"
+#include "cuda/dtype.h"
+
+namespace genimg_fast::cuda {
+
+// As the CPU's (cpu/batch_norm_act_kernel.h).  Per-channel values are float32 whatever the element type.
+struct BatchNorm {
+  const float* mean;    // [channels]
+  const float* var;     // [channels], biased
+  const float* weight;  // [channels] or null
+  const float* bias;    // [channels] or null
+  float eps;
+  Activation activation;
+  float negative_slope;
+};
+
+// Floats of scratch that the two reductions below need.
+int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout);
+
+void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
+                           float* var, Stream stream);
+
+void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,
+                    Stream stream);
+
+void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
+                             float* grad_bias, Stream stream);
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// CUDA registration of batch_norm_act.
+#include "cuda/batch_norm_act_kernel.h"
+#include "ops/batch_norm_act.h"
+#include "ops/tensor_cuda.h"
+
+namespace genimg_fast {
+namespace {
+
+cuda::BatchNorm batch_norm(const ChannelTensors& channels, double eps, int64_t activation, double negative_slope) {
+  return {data<float>(channels.mean),        data<float>(channels.var), data<float>(channels.weight),
+          data<float>(channels.bias),        static_cast<float>(eps),   activation_of(activation),
+          static_cast<float>(negative_slope)};
+}
+
+Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, double eps,
+                 int64_t activation, double negative_slope) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  Tensor output = torch::stable::empty_like(input);
+  cuda::batch_norm_act(cuda_dtype(input), input.const_data_ptr(), layout,
+                       batch_norm(channels, eps, activation, negative_slope), output.mutable_data_ptr(), scope.stream);
+  return output;
+}
+
+std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight, OptionalTensor bias, double eps,
+                                            int64_t activation, double negative_slope) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  const cuda::DType dtype = cuda_dtype(input);
+  Tensor mean = float_scratch(input, layout.channels), var = float_scratch(input, layout.channels);
+  Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
+  cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
+                              mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  Tensor output = torch::stable::empty_like(input);
+  cuda::batch_norm_act(dtype, input.const_data_ptr(), layout, batch_norm(channels, eps, activation, negative_slope),
+                       output.mutable_data_ptr(), scope.stream);
+  return {output, mean, var};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,
+                                            OptionalTensor bias, double eps, int64_t activation, double negative_slope,
+                                            bool training) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  make_like(grad, input);
+  const cuda::DType dtype = cuda_dtype(input);
+  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  Tensor grad_input = torch::stable::empty_like(input);
+  Tensor grad_weight = float_scratch(input, layout.channels), grad_bias = float_scratch(input, layout.channels);
+  Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
+  cuda::batch_norm_act_backward(dtype, grad.const_data_ptr(), input.const_data_ptr(), layout,
+                                batch_norm(channels, eps, activation, negative_slope), training,
+                                mutable_data<float>(scratch), grad_input.mutable_data_ptr(),
+                                mutable_data<float>(grad_weight), mutable_data<float>(grad_bias), scope.stream);
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace
+}  // namespace genimg_fast
+
+STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
+  library.impl("batch_norm_act_inference", TORCH_BOX(&genimg_fast::inference));
+  library.impl("batch_norm_act_training", TORCH_BOX(&genimg_fast::training));
+  library.impl("batch_norm_act_backward", TORCH_BOX(&genimg_fast::backward));
+}

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""activation(batch_norm(input)): chooses the backend, updates the running statistics and ties the native ops to autograd."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from genimg_fast import _backend
+from genimg_fast.ops import _check
+from genimg_fast.ops._registration import register
+from genimg_fast.reference import batch_norm_act as reference
+
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def batch_norm_act(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+) -> torch.Tensor:
+    # No autocast rule: like F.batch_norm, it runs in input's dtype.
+    op = "batch_norm_act"
+    _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
+    if not _backend.use_native(op, input, running_mean, running_var, weight, bias):
+        return reference.batch_norm_act(
+            input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
+            activation=activation, negative_slope=negative_slope,
+        )  # fmt: skip
+    code = _check.ACTIVATIONS[activation]
+    if not training:
+        return torch.ops.genimg_fast.batch_norm_act_inference(
+            input, running_mean, running_var, weight, bias, eps, code, negative_slope
+        )
+    output, mean, var = torch.ops.genimg_fast.batch_norm_act_training(input, weight, bias, eps, code, negative_slope)
+    if running_mean is not None and running_var is not None:
+        update_running_statistics(running_mean, running_var, mean, var, _values_per_channel(input), momentum)
+    return output
+
+
+def update_running_statistics(
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    count: int,
+    momentum: float,
+) -> None:
+    """What F.batch_norm does to its running statistics, given the batch's mean and biased variance over `count` values."""
+    if count == 0:
+        return
+    with torch.no_grad():
+        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+        running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+
+
+def _values_per_channel(input: torch.Tensor) -> int:
+    return input.shape[0] * math.prod(input.shape[2:])
+
+
+def _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation):
+    per_channel = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    _check.tensor(op, input=input, **per_channel)
+    if input.dim() < 2:
+        raise ValueError(f"{op}: input must be (N, C, ...), got shape {tuple(input.shape)}")
+    for name, value in per_channel.items():
+        _check.shape(op, name, value, (input.shape[1],), "one value a channel")
+        if value is not None and value.dtype != input.dtype:
+            if input.dtype not in _HALF_TYPES:
+                raise TypeError(f"{op}: {name} is {value.dtype} but input is {input.dtype}; they must be the same")
+            if value.dtype != torch.float32:
+                raise TypeError(f"{op}: {name} is {value.dtype}; with a {input.dtype} input it must be that or float32")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
+    if not training and running_mean is None:
+        raise ValueError(f"{op}: running_mean and running_var must be given when not training")
+    if training and _values_per_channel(input) == 1:
+        raise ValueError(
+            f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
+        )
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {eps}")
+    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
+
+
+def _new_channels(input):
+    dtype = torch.float32 if input.dtype in _HALF_TYPES else input.dtype
+    return input.new_empty(input.shape[1], dtype=dtype)
+
+
+def _fake_inference(input, mean, var, weight, bias, eps, activation, negative_slope):
+    return torch.empty_like(input)
+
+
+def _fake_training(input, weight, bias, eps, activation, negative_slope):
+    return torch.empty_like(input), _new_channels(input), _new_channels(input)
+
+
+def _fake_backward(grad, input, mean, var, weight, bias, eps, activation, negative_slope, training):
+    return torch.empty_like(input), _new_channels(input), _new_channels(input)
+
+
+def _gradients(ctx, grad, training):
+    """The gradients of input, weight and bias; None for a weight or bias that was not given."""
+    input, mean, var, weight, bias = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
+        name = _check.activation_name(ctx.activation)
+        grads = reference.batch_norm_act_backward(
+            grad, input, mean, var, weight, bias, ctx.eps, name, ctx.negative_slope, training
+        )
+    else:
+        grads = torch.ops.genimg_fast.batch_norm_act_backward(
+            grad, input, mean, var, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope, training
+        )
+    return grads[0], *(None if t is None else g.to(t.dtype) for t, g in zip((weight, bias), grads[1:], strict=True))
+
+
+def _setup_inference(ctx, inputs, output):
+    input, mean, var, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope = inputs
+    ctx.save_for_backward(input, mean, var, weight, bias)
+
+
+def _backward_inference(ctx, grad):
+    grad_input, grad_weight, grad_bias = _gradients(ctx, grad, training=False)
+    return grad_input, None, None, grad_weight, grad_bias, None, None, None
+
+
+def _setup_training(ctx, inputs, output):
+    input, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope = inputs
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)  # they only feed the running statistics
+    ctx.save_for_backward(input, mean, var, weight, bias)
+
+
+def _backward_training(ctx, grad, _grad_mean, _grad_var):
+    return *_gradients(ctx, grad, training=True), None, None, None
+
+
+register("batch_norm_act_inference", _fake_inference, backward=_backward_inference, setup_context=_setup_inference)
+register("batch_norm_act_training", _fake_training, backward=_backward_training, setup_context=_setup_training)
+register("batch_norm_act_backward", _fake_backward)
