@@ -144,7 +144,7 @@ def test_result_does_not_depend_on_the_number_of_threads(isa):
 
 @pytest.mark.parametrize("norm", ["training", "fixed", "none"])
 def test_contract_with_pytorch(norm):
-    geometry = (3, 2, 9, 3, 2, 4, 2, 1, 0)
+    geometry = (2, 2, 3, 2, 2, 3, 2, 1, 1)
     input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
 
     def function(input, weight, bias, bn_weight, bn_bias):
