@@ -76,15 +76,16 @@ def read_idx_images(path: Path) -> np.ndarray:
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
-    if len(header) < _HEADER_BYTES or header[:2] != b"\0\0" or header[2] not in _TYPES:
-        raise DataError(
-            f"{quoted(path)}: not an IDX file of images, which starts with 00 00 08 03; got {header[:4].hex(' ')}"
-        )
+    if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in _TYPES:
+        start = header[:4].hex(" ") or "nothing"
+        raise DataError(f"{quoted(path)}: not an IDX file of images: it must start with 00 00 08 03, got {start}")
     if header[2] != 0x08:
         raise DataError(f"{quoted(path)}: elements are {_TYPES[header[2]]}; only uint8 is allowed")
     if header[3] != 3:
         hint = " (a labels file?)" if header[3] == 1 else ""
         raise DataError(f"{quoted(path)}: {header[3]} dimensions{hint}; images have 3 (count, height, width)")
+    if len(header) < _HEADER_BYTES:
+        raise DataError(f"{quoted(path)}: ends within its header of {_HEADER_BYTES} bytes")
     count, height, width = struct.unpack(">3I", header[4:])
     if not count or not height or not width:
         raise DataError(f"{quoted(path)}: header says {count} x {height} x {width}; each must be at least 1")
