@@ -64,9 +64,10 @@ def test_16_bit_png_is_scaled(tmp_path):
     assert (read_image(path, 8, 1)[0].numpy() == (ramp / 257).round()).all()
 
 
-def test_a_large_jpeg_keeps_its_picture(tmp_path):
-    picture = Image.fromarray(_samples.pixels(4, 4, 3)).resize((512, 512), Image.Resampling.BICUBIC)
-    path = _samples.write(tmp_path / "a.jpg", _samples.encoded(picture, "JPEG", quality=95))
+@pytest.mark.parametrize("size", [20, 64, 512])
+def test_a_jpeg_decoded_at_reduced_size_keeps_its_detail(tmp_path, size):
+    picture = Image.fromarray(_samples.pixels(8, 8, 3)).resize((size, size), Image.Resampling.BICUBIC)
+    path = _samples.write(tmp_path / "a.jpg", _samples.encoded(picture, "JPEG", quality=95, subsampling=0))
     expected = np.array(picture.resize((16, 16), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     torch.testing.assert_close(read_image(path, 16, 3).int(), torch.from_numpy(expected).int(), atol=8, rtol=0)
 

@@ -79,9 +79,9 @@ def test_more_than_memory_may_hold_is_refused_unread(tmp_path):
 def test_broken_compression(tmp_path):
     path = _samples.write(tmp_path / "train-images-idx3-ubyte.gz", _samples.idx((3, 28, 28)))
     whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF
-    for data in (whole[:-20], whole[:5], bytes(flipped), b"not gzip at all"):
+    wrong_checksum = whole[:-8] + bytes(4) + whole[-4:]
+    wrong_block = whole[:10] + b"\x07" + whole[11:]  # deflate block type 3 does not exist
+    for data in (whole[:-20], whole[:5], wrong_checksum, wrong_block, b"not gzip at all"):
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"^'.*train-images-idx3-ubyte.gz': .+$"):
             read_idx_images(path)
