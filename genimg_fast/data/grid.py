@@ -43,7 +43,7 @@ def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) 
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
-    pixels = images.detach().float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().byte()
+    pixels = images.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().byte()
     step_y, step_x = height + padding, width + padding
     grid = np.zeros((rows * step_y + padding, columns * step_x + padding, channels), dtype=np.uint8)
     for index, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
