@@ -64,7 +64,8 @@ class ImageFolder(Dataset[torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor:
         count = len(self._files)
         first = range(count)[index]
-        for position in (*range(first, count), *range(first)):
+        for step in range(count):
+            position = (first + step) % count
             if self._bad[position]:
                 continue
             try:
