@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Batches of images as one picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Lays images out row by row, with black lines between and around them.
+
+    Args:
+        images: floating point (N, C, H, W) in [0, 1], C is 1 or 3, on any device. Values outside are clamped, and NaN
+            is black.
+        columns: images in a row; by default the rows and columns are about as many.
+        padding: width of the lines in pixels.
+
+    Returns:
+        A uint8 array (height, width, 3), or (height, width) for C = 1, as `PIL.Image.fromarray` takes it.
+
+    Raises:
+        TypeError: images is not a floating point tensor.
+        ValueError: the shape is another or empty, columns is below 1, or padding is negative.
+    """
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise TypeError(f"to_grid: images must be a floating point Tensor, got {got}")
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            f"to_grid: images must be (N, C, H, W) with C 1 or 3, and not empty, got {tuple(images.shape)}"
+        )
+    if columns is not None and columns < 1:
+        raise ValueError(f"to_grid: columns must be at least 1, got {columns}")
+    if padding < 0:
+        raise ValueError(f"to_grid: padding must not be negative, got {padding}")
+
+    count, channels, height, width = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    pixels = images.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().byte()
+    step_y, step_x = height + padding, width + padding
+    grid = np.zeros((rows * step_y + padding, columns * step_x + padding, channels), dtype=np.uint8)
+    for index, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        top, left = index // columns * step_y + padding, index % columns * step_x + padding
+        grid[top : top + height, left : left + width] = image
+    return grid[:, :, 0] if channels == 1 else grid
+
+
+def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int | None = None, padding: int = 2) -> None:
+    """Writes `to_grid(images, columns, padding)` as a PNG. A kill at any moment leaves the old file or the new one.
+
+    Missing folders are made. Raises what `to_grid` raises, ValueError if the path does not end in .png, and OSError.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"save_grid: path must end in .png, got {str(path)!r}")
+    grid = Image.fromarray(to_grid(images, columns, padding))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            grid.save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
