@@ -103,7 +103,7 @@ class VAE(ImageModel):
     ):
         super().__init__(image_shape, latent_shape, config)
         if reconstruction not in ("bce_with_logits", "mse"):
-            raise ValueError(f"reconstruction must be 'bce_with_logits' or 'mse', got {reconstruction!r}")
+            raise ValueError(f"{self.name}: reconstruction must be 'bce_with_logits' or 'mse', got {reconstruction!r}")
         self.reconstruction = reconstruction
 
     def encode(self, x: torch.Tensor) -> DiagonalGaussian:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -50,7 +52,7 @@ class BlockGenerator(nn.Module):
             nn.Linear(latent, top * 4 * 4, bias=False), nn.Unflatten(1, (top, 4, 4)), nn.BatchNorm2d(top), nn.ReLU()
         )
         self.blocks = FusedSequential(
-            *(ConvTranspose2dBNAct(cin, cout, 4, 2, 1) for cin, cout in zip(widths, widths[1:], strict=False)),
+            *(ConvTranspose2dBNAct(cin, cout, 4, 2, 1) for cin, cout in pairwise(widths)),
             ConvTranspose2dBNAct(widths[-1], channels, 4, 2, 1, batch_norm=False, activation="tanh"),
         )
 

@@ -4,6 +4,8 @@ batch normalisation of Radford, Metz and Chintala (ICLR 2016)."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from genimg_fast.models.base import VAE, check_image_size, check_positive, stage_widths
@@ -60,6 +62,6 @@ class ConvVAE(VAE):
             nn.Unflatten(1, (top, 4, 4)),
             nn.BatchNorm2d(top),
             nn.ReLU(),
-            *(ConvTranspose2dBNAct(cin, cout, 4, 2, 1) for cin, cout in zip(up, up[1:], strict=False)),
+            *(ConvTranspose2dBNAct(cin, cout, 4, 2, 1) for cin, cout in pairwise(up)),
             ConvTranspose2dBNAct(width, channels, 4, 2, 1, batch_norm=False, activation="none"),
         )

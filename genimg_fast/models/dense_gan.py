@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -34,6 +36,8 @@ class DenseGAN(GAN):
             "dropout": dropout,
         }
         check_positive(self.name, image_size=image_size, channels=channels, hidden=hidden, latent=latent)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"{self.name}: dropout must be at least 0 and less than 1, got {dropout!r}")
         super().__init__((channels, image_size, image_size), (latent,), config)
         self.generator = DenseGenerator(latent, hidden, self.image_shape)
         self.discriminator = DropoutDiscriminator(self.image_shape, dropout)
@@ -46,7 +50,7 @@ class DenseGenerator(nn.Module):
         super().__init__()
         widths = [latent, hidden, 2 * hidden, 4 * hidden]
         layers: list[nn.Module] = []
-        for cin, cout in zip(widths, widths[1:], strict=False):
+        for cin, cout in pairwise(widths):
             layers += [nn.Linear(cin, cout, bias=False), nn.BatchNorm1d(cout), nn.LeakyReLU(0.2)]
         channels, height, width = image_shape
         self.main = FusedSequential(

@@ -6,4 +6,13 @@ from genimg_fast.nn.fuse import FuseReport, fuse, unfuse
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.sequential import FusedSequential
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "Conv2dBNAct", "ConvTranspose2dBNAct", "FuseReport", "FusedSequential", "fuse", "unfuse"]
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "Conv2dBNAct",
+    "ConvTranspose2dBNAct",
+    "FuseReport",
+    "FusedSequential",
+    "fuse",
+    "unfuse",
+]

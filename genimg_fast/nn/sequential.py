@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -69,6 +69,8 @@ class FusedSequential(nn.Sequential):
 
         It is drawn up anew in each pass, at a microsecond or so a child: children, hooks and dtypes may change at any time.
         """
+        if _has_any_global_hook():
+            return [Step((name,), None, "hooks are registered for all modules") for name in self._modules]
         children = list(self._modules.items())
         steps: list[Step] = []
         start = 0
@@ -84,15 +86,14 @@ class FusedSequential(nn.Sequential):
         return super().__getitem__(idx)
 
 
-def _next_step(children: list[tuple[str, nn.Module | None]], start: int) -> Step:
+def _next_step(children: list[tuple[str, nn.Module]], start: int) -> Step:
     name, head = children[start]
     before = children[start - 1][1] if start else None
     if reason := _why_not_first(head) or _why_not_after(before, head):
         return Step((name,), None, reason)
-    kind = _CONVOLUTIONS.get(type(head), "batch_norm_act")
     names = [name]
     following = children[start + 1 : start + 3]
-    if kind != "batch_norm_act" and following:
+    if type(head) in _CONVOLUTIONS and following:
         name, child = following[0]
         if type(child) is nn.BatchNorm2d and not _must_be_called(child) and not _why_not_after(head, child):
             names.append(name)
@@ -101,22 +102,23 @@ def _next_step(children: list[tuple[str, nn.Module | None]], start: int) -> Step
         name, child = following[0]
         if type(child) in _ACTIVATIONS and not _must_be_called(child):
             names.append(name)
-    return Step(tuple(names), kind, "")
+    return Step(tuple(names), _CONVOLUTIONS.get(type(head), "batch_norm_act"), "")
 
 
-def _why_not_first(module: nn.Module | None) -> str:
+def _why_not_first(module: Any) -> str:
     """Why no fused call can start at this child; empty if one can."""
-    if type(module) in _CONVOLUTIONS:
+    kind = type(module)
+    if kind in _CONVOLUTIONS:
         if module.padding_mode != "zeros":
             return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused"
         if isinstance(module.padding, str):
             return f"padding is {module.padding!r}; only padding in numbers is fused"
-    elif type(module) in _ACTIVATIONS:
+    elif kind in _ACTIVATIONS:
         return _must_be_called(module) or "no convolution or batch normalisation that fuses stands before it"
-    elif type(module) not in _BATCH_NORMS:
-        if isinstance(module, FusedSequential):
-            return "it fuses its own layers"
-        return f"{type(module).__name__} is not a layer that fuses"
+    elif isinstance(module, FusedSequential):
+        return "it fuses its own layers"
+    elif kind not in _BATCH_NORMS:
+        return f"{kind.__name__} is not a layer that fuses"
     return _must_be_called(module)
 
 
@@ -124,8 +126,6 @@ def _must_be_called(module: nn.Module) -> str:
     """Why the module's own call must run, though its class fuses; empty if it need not."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks"
-    if _has_any_global_hook():
-        return "hooks are registered for all modules"
     if "forward" in module.__dict__:
         return "its forward() was replaced"
     if module._compiled_call_impl is not None:
@@ -133,8 +133,8 @@ def _must_be_called(module: nn.Module) -> str:
     return ""
 
 
-def _why_not_after(before: nn.Module | None, module: nn.Module | None) -> str:
-    """Why a batch normalisation cannot be computed in the dtype that the convolution before it gives; empty if it can."""
+def _why_not_after(before: Any, module: Any) -> str:
+    """Why a batch normalisation cannot take the dtype that the convolution before it gives; empty if it can."""
     if type(before) not in _CONVOLUTIONS or type(module) is not nn.BatchNorm2d:
         return ""
     own = module.running_mean if module.weight is None else module.weight
@@ -147,14 +147,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _activation(children: list) -> dict:
+def _activation(children: list[Any]) -> dict[str, Any]:
     last = children[-1]
     name = _ACTIVATIONS.get(type(last), "none")
     return {"activation": name, "negative_slope": last.negative_slope} if name == "leaky_relu" else {"activation": name}
 
 
-def _statistics(bn: nn.BatchNorm1d | nn.BatchNorm2d, input: torch.Tensor) -> tuple[tuple, dict]:
-    """(running_mean, running_var, weight, bias) and the keywords for one call, as `bn(input)` would use them."""
+def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
+    """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
     bn._check_input_dim(input)
     momentum = bn.momentum
     tracks = bn.training and bn.track_running_stats
@@ -162,23 +162,24 @@ def _statistics(bn: nn.BatchNorm1d | nn.BatchNorm2d, input: torch.Tensor) -> tup
         bn.num_batches_tracked.add_(1)
         if momentum is None:  # the cumulative average
             momentum = 1.0 / float(bn.num_batches_tracked)
-    running = (bn.running_mean, bn.running_var) if tracks or not bn.training else (None, None)
-    keywords = {
+    uses_running = tracks or not bn.training
+    return {
+        "running_mean": bn.running_mean if uses_running else None,
+        "running_var": bn.running_var if uses_running else None,
         "training": bn.training or (bn.running_mean is None and bn.running_var is None),
         "momentum": 0.0 if momentum is None else momentum,
         "eps": bn.eps,
     }
-    return (*running, bn.weight, bn.bias), keywords
 
 
-def _batch_norm_act(children: list, input: torch.Tensor) -> torch.Tensor:
-    tensors, keywords = _statistics(children[0], input)
-    return functional.batch_norm_act(input, *tensors, **keywords, **_activation(children))
+def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:
+    bn = children[0]
+    return functional.batch_norm_act(input, weight=bn.weight, bias=bn.bias, **_norm(bn, input), **_activation(children))
 
 
-def _convolution_bn_act(kind: str, children: list, input: torch.Tensor) -> torch.Tensor:
+def _convolution_bn_act(kind: str, children: list[Any], input: torch.Tensor) -> torch.Tensor:
     conv = children[0]
-    keywords = {
+    arguments = {
         "stride": conv.stride,
         "padding": conv.padding,
         "groups": conv.groups,
@@ -186,10 +187,9 @@ def _convolution_bn_act(kind: str, children: list, input: torch.Tensor) -> torch
         **_activation(children),
     }
     if kind == "conv_transpose2d_bn_act":
-        keywords["output_padding"] = conv.output_padding
-    tensors: tuple = ()
+        arguments["output_padding"] = conv.output_padding
     if len(children) > 1 and type(children[1]) is nn.BatchNorm2d:
-        # a convolution keeps the number of dimensions, so its input shows whether the batch normalisation accepts it
-        tensors, statistics = _statistics(children[1], input)
-        keywords.update(statistics)
-    return getattr(functional, kind)(input, conv.weight, conv.bias, *tensors, **keywords)
+        bn = children[1]
+        # a convolution keeps the number of dimensions, so its input already shows whether bn accepts its output
+        arguments.update(_norm(bn, input), bn_weight=bn.weight, bn_bias=bn.bias)
+    return getattr(functional, kind)(input, conv.weight, conv.bias, **arguments)

@@ -134,7 +134,10 @@ def test_model_may_be_the_sequential():
 
 
 def test_losses_of_any_reduction():
-    for plain, fused in ((nn.BCELoss(reduction="sum"), BCELoss), (nn.BCEWithLogitsLoss(reduction="none"), BCEWithLogitsLoss)):
+    for plain, fused in (
+        (nn.BCELoss(reduction="sum"), BCELoss),
+        (nn.BCEWithLogitsLoss(reduction="none"), BCEWithLogitsLoss),
+    ):
         x, y = torch.rand(3, 4), torch.rand(3, 4)
         expected = plain(x, y)
         genimg_fast.fuse(plain)
@@ -154,7 +157,9 @@ def test_filter_fn_leaves_modules_out():
     assert type(model.decoder) is nn.Sequential
     assert type(model.encoder[0]) is FusedSequential
     assert ("decoder", (), "Sequential", None, "filter_fn left it out") in report.not_fused
-    assert asked == [(name, model.get_submodule(name)) for name in ("encoder", "encoder.0", "decoder", "head", "criterion")]
+    assert asked == [
+        (name, model.get_submodule(name)) for name in ("encoder", "encoder.0", "decoder", "head", "criterion")
+    ]
 
 
 def test_other_classes_are_left_alone_with_a_reason():

@@ -152,7 +152,8 @@ def with_backward_pre_hook(module):
 
 
 def with_own_forward(module):
-    module.forward = lambda input, forward=type(module).forward: 2 * forward(module, input)
+    forward = type(module).forward
+    module.forward = lambda input: 2 * forward(module, input)
     return module
 
 
@@ -199,7 +200,7 @@ def test_hooks_for_all_modules_see_every_layer():
     handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(type(module)))
     try:
         model(torch.randn(IMAGES))
-        assert [step.reason for step in model.plan()][0] == "hooks are registered for all modules"
+        assert model.plan()[0].reason == "hooks are registered for all modules"
     finally:
         handle.remove()
     assert seen == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, FusedSequential]
@@ -222,7 +223,7 @@ def test_hook_counts_from_when_it_is_registered_until_it_is_removed():
 def test_layer_compiled_on_its_own_is_called():
     model = FusedSequential(nn.Conv2d(4, 4, 3), nn.ReLU())
     model[0].compile(backend="eager")
-    assert [step.reason for step in model.plan()][0] == "it is compiled on its own"
+    assert model.plan()[0].reason == "it is compiled on its own"
 
 
 def test_float32_batch_norm_after_bfloat16_convolution_is_left_to_torch():
@@ -277,7 +278,9 @@ def test_compiles_in_one_graph(mode):
     for _ in range(2):
         out, plain_out = compiled(x), plain(x)
         torch.testing.assert_close(out, plain_out)
-        grads = (torch.autograd.grad(y.square().sum(), list(m.parameters())) for y, m in ((out, model), (plain_out, plain)))
+        grads = (
+            torch.autograd.grad(y.square().sum(), list(m.parameters())) for y, m in ((out, model), (plain_out, plain))
+        )
         torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
     assert_same_state(model, plain)
 
@@ -297,7 +300,9 @@ def block() -> list[nn.Module]:
     return [nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
 
 
-@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copy_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
 def test_copies_are_whole_and_apart(copy_of):
     model = FusedSequential(*block())
     twin = copy_of(model)
