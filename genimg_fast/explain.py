@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""What a model runs on, op by op, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from genimg_fast import _backend
+from genimg_fast._table import format_table
+from genimg_fast.nn.sequential import FusedSequential
+
+
+@dataclass(frozen=True, repr=False)
+class ExplainReport:
+    """The op calls of one forward pass, and the layers that make none.  Prints as tables."""
+
+    calls: tuple[_backend.Decision, ...]
+    plain_layers: tuple[tuple[str, str, str], ...]
+    """(path, class, reason) of each layer of a `FusedSequential` that is called as it is."""
+
+    def __str__(self) -> str:
+        if not self.calls:
+            tables = ["No genimg_fast op was called; genimg_fast.fuse(model) makes a model call them."]
+        else:
+            cells = [(call.op, "native" if call.native else "reference", call.reason) for call in self.calls]
+            tables = [format_table(("op", "runs on", "why not native"), cells)]
+        if self.plain_layers:
+            tables.append(format_table(("layer", "runs as", "why not fused"), self.plain_layers))
+        return "\n\n".join(tables)
+
+    __repr__ = __str__
+
+
+def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
+    """Runs the model once and tells what each op call ran on, and why if not on the native kernels.
+
+    The run leaves no trace: it is without gradients, on copies of the buffers (running statistics stay as they are) and
+    with the random generators restored.  The model stays in its mode, training or eval, since that decides what runs.
+
+    Args:
+        model: any module.
+        example: its input; a tuple is several arguments.
+
+    Returns:
+        A report that prints as tables.
+    """
+    arguments = example if isinstance(example, tuple) else (example,)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(), _backend.record_decisions() as decisions:
+        torch.func.functional_call(model, buffers, arguments)
+    plain_layers = [
+        (f"{path}.{step.names[0]}".lstrip("."), type(module._modules[step.names[0]]).__name__, step.reason)
+        for path, module in model.named_modules()
+        if isinstance(module, FusedSequential)
+        for step in module.plan()
+        if step.kind is None and not isinstance(module._modules[step.names[0]], FusedSequential)
+    ]
+    return ExplainReport(tuple(decisions), tuple(plain_layers))

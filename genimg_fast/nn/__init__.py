@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+"""Modules that take the place of their `torch.nn` counterparts and run fused."""
+
+from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
+from genimg_fast.nn.fuse import FuseReport, fuse, unfuse
+from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
+from genimg_fast.nn.sequential import FusedSequential
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "Conv2dBNAct",
+    "ConvTranspose2dBNAct",
+    "FuseReport",
+    "FusedSequential",
+    "fuse",
+    "unfuse",
+]

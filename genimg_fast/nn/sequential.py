@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""A `torch.nn.Sequential` that runs its convolutions, batch normalisations and activations as fused calls."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from genimg_fast import functional
+
+# Exact classes: a subclass may do anything in its forward().
+_CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_ACTIVATIONS: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+}
+FUSABLE_HEADS = (*_CONVOLUTIONS, *_BATCH_NORMS)
+"""The layers that a fused call can start with."""
+
+
+class Step(NamedTuple):
+    """Consecutive children of a `FusedSequential` that run together."""
+
+    names: tuple[str, ...]
+    kind: str | None
+    """The function of `genimg_fast.functional` that runs them; None where the one child is called as it is."""
+    reason: str
+    """Why the child is called as it is; empty if fused."""
+
+
+class FusedSequential(nn.Sequential):
+    """`torch.nn.Sequential` whose layers run fused, each group as one call of `genimg_fast.functional`.
+
+    Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d``
+    (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation.  All other children are called
+    as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
+    subclass.  `plan` says which, and why.
+
+    Children, parameters, buffers and ``state_dict`` are those of ``nn.Sequential(*args)``, and the output and gradients equal
+    its own, running statistics and ``num_batches_tracked`` included.  The mode of each batch normalisation is its own
+    ``training`` flag, so frozen ones stay frozen.
+
+    Shape: that of ``nn.Sequential(*args)``.
+
+    Raises:
+        TypeError, ValueError: input of the wrong dtype or shape, as the functions and ``torch.nn`` layers do.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        for names, kind, _ in self.plan():
+            children = [self._modules[name] for name in names]
+            if kind is None:
+                input = children[0](input)  # type: ignore[misc]
+            elif kind == "batch_norm_act":
+                input = _batch_norm_act(children, input)
+            else:
+                input = _convolution_bn_act(kind, children, input)
+        return input
+
+    def plan(self) -> list[Step]:
+        """The steps of a forward pass, in order.
+
+        It is drawn up anew in each pass, at a microsecond or so a child: children, hooks and dtypes may change at any time.
+        """
+        if _has_any_global_hook():
+            return [Step((name,), None, "hooks are registered for all modules") for name in self._modules]
+        children = list(self._modules.items())
+        steps: list[Step] = []
+        start = 0
+        while start < len(children):
+            step = _next_step(children, start)
+            steps.append(step)
+            start += len(step.names)
+        return steps
+
+    def __getitem__(self, idx):
+        if isinstance(idx, slice):  # nn.Sequential calls self.__class__(children): not the constructor of each subclass
+            return FusedSequential(OrderedDict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
+
+
+def _next_step(children: list[tuple[str, nn.Module]], start: int) -> Step:
+    name, head = children[start]
+    before = children[start - 1][1] if start else None
+    if reason := _why_not_first(head) or _why_not_after(before, head):
+        return Step((name,), None, reason)
+    names = [name]
+    following = children[start + 1 : start + 3]
+    if type(head) in _CONVOLUTIONS and following:
+        name, child = following[0]
+        if type(child) is nn.BatchNorm2d and not _must_be_called(child) and not _why_not_after(head, child):
+            names.append(name)
+            del following[0]
+    if following:
+        name, child = following[0]
+        if type(child) in _ACTIVATIONS and not _must_be_called(child):
+            names.append(name)
+    return Step(tuple(names), _CONVOLUTIONS.get(type(head), "batch_norm_act"), "")
+
+
+def _why_not_first(module: Any) -> str:
+    """Why no fused call can start at this child; empty if one can."""
+    kind = type(module)
+    if kind in _CONVOLUTIONS:
+        if module.padding_mode != "zeros":
+            return f"padding_mode is {module.padding_mode!r}; only 'zeros' is fused"
+        if isinstance(module.padding, str):
+            return f"padding is {module.padding!r}; only padding in numbers is fused"
+    elif kind in _ACTIVATIONS:
+        return _must_be_called(module) or "no convolution or batch normalisation that fuses stands before it"
+    elif isinstance(module, FusedSequential):
+        return "it fuses its own layers"
+    elif kind not in _BATCH_NORMS:
+        return f"{kind.__name__} is not a layer that fuses"
+    return _must_be_called(module)
+
+
+def _must_be_called(module: nn.Module) -> str:
+    """Why the module's own call must run, though its class fuses; empty if it need not."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks"
+    if "forward" in module.__dict__:
+        return "its forward() was replaced"
+    if module._compiled_call_impl is not None:
+        return "it is compiled on its own"
+    return ""
+
+
+def _why_not_after(before: Any, module: Any) -> str:
+    """Why a batch normalisation cannot take the dtype that the convolution before it gives; empty if it can."""
+    if type(before) not in _CONVOLUTIONS or type(module) is not nn.BatchNorm2d:
+        return ""
+    own = module.running_mean if module.weight is None else module.weight
+    if own is None or own.dtype == before.weight.dtype:
+        return ""
+    return f"it is {_name(own.dtype)} after a convolution in {_name(before.weight.dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _activation(children: list[Any]) -> dict[str, Any]:
+    last = children[-1]
+    name = _ACTIVATIONS.get(type(last), "none")
+    return {"activation": name, "negative_slope": last.negative_slope} if name == "leaky_relu" else {"activation": name}
+
+
+def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
+    """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
+    bn._check_input_dim(input)
+    momentum = bn.momentum
+    tracks = bn.training and bn.track_running_stats
+    if tracks and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if momentum is None:  # the cumulative average
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    uses_running = tracks or not bn.training
+    return {
+        "running_mean": bn.running_mean if uses_running else None,
+        "running_var": bn.running_var if uses_running else None,
+        "training": bn.training or (bn.running_mean is None and bn.running_var is None),
+        "momentum": 0.0 if momentum is None else momentum,
+        "eps": bn.eps,
+    }
+
+
+def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:
+    bn = children[0]
+    return functional.batch_norm_act(input, weight=bn.weight, bias=bn.bias, **_norm(bn, input), **_activation(children))
+
+
+def _convolution_bn_act(kind: str, children: list[Any], input: torch.Tensor) -> torch.Tensor:
+    conv = children[0]
+    arguments = {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "groups": conv.groups,
+        "dilation": conv.dilation,
+        **_activation(children),
+    }
+    if kind == "conv_transpose2d_bn_act":
+        arguments["output_padding"] = conv.output_padding
+    if len(children) > 1 and type(children[1]) is nn.BatchNorm2d:
+        bn = children[1]
+        # a convolution keeps the number of dimensions, so its input already shows whether bn accepts its output
+        arguments.update(_norm(bn, input), bn_weight=bn.weight, bn_bias=bn.bias)
+    return getattr(functional, kind)(input, conv.weight, conv.bias, **arguments)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import genimg_fast
+from genimg_fast.nn import BCELoss, BCEWithLogitsLoss, Conv2dBNAct, ConvTranspose2dBNAct, FusedSequential
+from tests import _cases
+
+
+class Autoencoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.2)), nn.Dropout(0.0)
+        )
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.BatchNorm2d(3), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+        self.criterion = nn.BCEWithLogitsLoss()
+
+    def forward(self, x):
+        return self.criterion(self.head(self.decoder(self.encoder(x))), x.new_ones(len(x), 1))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x):
+        return x + self.relu(self.bn1(self.conv1(x)))
+
+
+class Subclass(nn.Sequential):
+    pass
+
+
+def train(model: nn.Module, steps: int = 3, optimizer: torch.optim.Optimizer | None = None) -> list[float]:
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = model(_cases.randn((4, 3, 8, 8), seed=step))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_swaps_classes_and_nothing_else():
+    model = Autoencoder()
+    tensors = {name: id(t) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    modules = {name: id(m) for name, m in model.named_modules()}
+    keys = list(model.state_dict())
+    genimg_fast.fuse(model)
+    assert type(model.encoder[0]) is type(model.decoder) is FusedSequential
+    assert type(model.encoder) is type(model.head) is nn.Sequential  # nothing in them fuses
+    assert type(model.criterion) is BCEWithLogitsLoss
+    assert {name: id(t) for name, t in [*model.named_parameters(), *model.named_buffers()]} == tensors
+    assert {name: id(m) for name, m in model.named_modules()} == modules
+    assert list(model.state_dict()) == keys
+
+
+def test_trains_as_before_with_an_optimizer_built_before():
+    model = Autoencoder()
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    genimg_fast.fuse(model)
+    torch.testing.assert_close(train(model, optimizer=optimizer), train(plain), rtol=1e-4, atol=1e-5)
+    plain.load_state_dict(model.state_dict(), strict=True)
+
+
+def test_unfuse_restores_every_class():
+    model = Autoencoder()
+    classes = [type(m) for m in model.modules()]
+    genimg_fast.fuse(model)
+    assert genimg_fast.unfuse(model) is model
+    assert [type(m) for m in model.modules()] == classes
+
+
+def test_unfuse_turns_the_blocks_of_this_package_plain():
+    model = FusedSequential(ConvTranspose2dBNAct(3, 3, 1), Conv2dBNAct(3, 3, 1), nn.Flatten())
+    genimg_fast.unfuse(model)
+    assert [type(m) for m in (model, model[0], model[1])] == [nn.Sequential] * 3
+
+
+def test_hooks_go_on_firing():
+    model = Autoencoder()
+    seen = []
+    model.decoder.register_forward_hook(lambda *_: seen.append("decoder"))
+    model.decoder[1].register_forward_hook(lambda *_: seen.append("bn"))
+    report = genimg_fast.fuse(model)
+    train(model, steps=1)
+    assert seen == ["bn", "decoder"]
+    assert ("decoder", ("1",), "BatchNorm2d", None, "it has hooks") in report.not_fused
+
+
+def test_report_names_what_fused_and_why_the_rest_did_not():
+    report = genimg_fast.fuse(Autoencoder())
+    assert [(row.module, row.layers, row.kind) for row in report.fused] == [
+        ("encoder.0", ("0", "1", "2"), "conv2d_bn_act"),
+        ("decoder", ("0", "1", "2"), "conv_transpose2d_bn_act"),
+        ("criterion", (), "bce_with_logits_loss"),
+    ]
+    assert [(row.module, row.layers, row.reason) for row in report.not_fused] == [
+        ("encoder", ("1",), "Dropout is not a layer that fuses"),
+        ("head", ("0",), "Flatten is not a layer that fuses"),
+        ("head", ("1",), "Linear is not a layer that fuses"),
+    ]
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["module", "layers", "what", "fused", "as", "why", "not"]
+    assert any("ConvTranspose2d + BatchNorm2d + ReLU" in line and "conv_transpose2d_bn_act" in line for line in lines)
+    assert lines[-1] == "3 fused, 3 left as they are"
+
+
+def test_fusing_twice_reports_the_same():
+    model = Autoencoder()
+    first = genimg_fast.fuse(model)
+    classes = [type(m) for m in model.modules()]
+    second = genimg_fast.fuse(model)
+    assert [row.kind for row in second.rows] == [row.kind for row in first.rows]
+    assert [type(m) for m in model.modules()] == classes
+
+
+def test_model_may_be_the_sequential():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    report = genimg_fast.fuse(model)
+    assert type(model) is FusedSequential
+    assert "(model)" in str(report)
+
+
+def test_losses_of_any_reduction():
+    for plain, fused in (
+        (nn.BCELoss(reduction="sum"), BCELoss),
+        (nn.BCEWithLogitsLoss(reduction="none"), BCEWithLogitsLoss),
+    ):
+        x, y = torch.rand(3, 4), torch.rand(3, 4)
+        expected = plain(x, y)
+        genimg_fast.fuse(plain)
+        assert type(plain) is fused
+        torch.testing.assert_close(plain(x, y), expected)
+
+
+def test_filter_fn_leaves_modules_out():
+    model = Autoencoder()
+    asked = []
+
+    def not_the_decoder(name, module):
+        asked.append((name, module))
+        return name != "decoder"
+
+    report = genimg_fast.fuse(model, filter_fn=not_the_decoder)
+    assert type(model.decoder) is nn.Sequential
+    assert type(model.encoder[0]) is FusedSequential
+    assert ("decoder", (), "Sequential", None, "filter_fn left it out") in report.not_fused
+    assert asked == [
+        (name, model.get_submodule(name)) for name in ("encoder", "encoder.0", "decoder", "head", "criterion")
+    ]
+
+
+def test_other_classes_are_left_alone_with_a_reason():
+    model = nn.ModuleDict({"attributes": Residual(), "subclass": Subclass(nn.Conv2d(3, 3, 1), nn.ReLU())})
+    model["replaced"] = nn.Sequential(nn.Conv2d(3, 3, 1))
+    model["replaced"].forward = lambda x: x
+    classes = [type(m) for m in model.modules()]
+    report = genimg_fast.fuse(model)
+    assert [type(m) for m in model.modules()] == classes
+    assert not report.fused
+    reasons = {row.module: (row.layers, row.reason) for row in report.not_fused}
+    assert reasons == {
+        "attributes": (
+            ("conv1", "bn1"),
+            "conv, norm and activation are called in a forward(): only nn.Sequential is fused yet",
+        ),
+        "subclass": (("0",), "a subclass of nn.Sequential, which may do more than it: only nn.Sequential is fused yet"),
+        "replaced": ((), "its forward() was replaced"),
+    }
+
+
+def test_nothing_to_report():
+    assert str(genimg_fast.fuse(nn.Linear(1, 1))) == "0 fused, 0 left as they are"
+
+
+@pytest.mark.parametrize("function", [genimg_fast.fuse, genimg_fast.unfuse])
+def test_bad_input_gets_one_clear_line(function):
+    with pytest.raises(TypeError, match=f"{function.__name__}: model must be a torch.nn.Module, got dict"):
+        function({})

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from genimg_fast import functional
+from genimg_fast.nn import FusedSequential
+from tests import _cases
+
+
+def plain_twin(model: nn.Sequential) -> nn.Sequential:
+    """The same layers, copied, in an ordinary `nn.Sequential`."""
+    plain = nn.Sequential(copy.deepcopy(OrderedDict(model.named_children())))
+    plain.training = model.training
+    return plain
+
+
+def assert_same_training(fused: nn.Sequential, plain: nn.Sequential, input: torch.Tensor) -> None:
+    """Two steps of SGD give the same outputs, gradients, parameters and running statistics; then the same evaluation."""
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (fused, plain) if list(m.parameters())]
+    modes = [m.training for m in fused.modules()]
+    for _ in range(2):
+        results = []
+        for model in (fused, plain):
+            x = input.clone().requires_grad_()
+            out = model(x)
+            (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+            results.append([out.detach(), x.grad, *(p.grad for p in model.parameters())])
+        torch.testing.assert_close(results[0], results[1])
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert modes == [m.training for m in fused.modules()]
+    assert_same_state(fused, plain)
+    torch.testing.assert_close(fused.eval()(input), plain.eval()(input))
+
+
+def assert_same_state(fused: nn.Module, plain: nn.Module) -> None:
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(dict(fused.state_dict()), dict(plain.state_dict()))
+
+
+def frozen(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    bn.running_mean.normal_()
+    bn.running_var.uniform_(0.5, 2.0)
+    return bn.eval().requires_grad_(False)
+
+
+CONV, DECONV, NORM = "conv2d_bn_act", "conv_transpose2d_bn_act", "batch_norm_act"
+IMAGES = (3, 4, 5, 6)
+FUSED_CASES = {
+    "generator block": (lambda: [nn.ConvTranspose2d(4, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()], IMAGES, [DECONV]),
+    "encoder block": (lambda: [nn.Conv2d(4, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.LeakyReLU(0.2)], IMAGES, [CONV]),
+    "default slope": (lambda: [nn.Conv2d(4, 6, 3), nn.LeakyReLU()], IMAGES, [CONV]),
+    "last layer": (lambda: [nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.Tanh()], IMAGES, [DECONV]),
+    "conv alone": (lambda: [nn.Conv2d(4, 3, 3)], IMAGES, [CONV]),
+    "conv, bn": (lambda: [nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)], IMAGES, [CONV]),
+    "unbatched": (lambda: [nn.ConvTranspose2d(4, 3, 3), nn.Sigmoid()], IMAGES[1:], [DECONV]),
+    "bn, act": (lambda: [nn.BatchNorm2d(4, eps=0.1, momentum=0.3), nn.Sigmoid()], IMAGES, [NORM]),
+    "bn alone": (lambda: [nn.BatchNorm2d(4)], IMAGES, [NORM]),
+    "bn1d": (lambda: [nn.BatchNorm1d(5), nn.ReLU()], (7, 5), [NORM]),
+    "bn1d of sequences": (lambda: [nn.BatchNorm1d(5), nn.ReLU()], (7, 5, 3), [NORM]),
+    "conv arguments": (lambda: [nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), 2), nn.BatchNorm2d(6)], IMAGES, [CONV]),
+    "deconv arguments": (
+        lambda: [nn.ConvTranspose2d(4, 6, 3, (2, 3), 1, (1, 2), 2, True, (2, 1)), nn.BatchNorm2d(6)],
+        IMAGES,
+        [DECONV],
+    ),
+    "bn arguments": (lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, eps=0.1, momentum=0.3), nn.ReLU()], IMAGES, [CONV]),
+    "not affine": (lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU()], IMAGES, [CONV]),
+    "no running statistics": (
+        lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.ReLU()],
+        IMAGES,
+        [CONV],
+    ),
+    "cumulative average": (lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, momentum=None)], IMAGES, [CONV]),
+    "cumulative average, bn alone": (lambda: [nn.BatchNorm2d(4, momentum=None)], IMAGES, [NORM]),
+    "frozen bn": (lambda: [nn.Conv2d(4, 6, 3), frozen(nn.BatchNorm2d(6)), nn.ReLU()], IMAGES, [CONV]),
+    "two blocks": (
+        lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(True), nn.ConvTranspose2d(6, 3, 3), nn.Tanh()],
+        IMAGES,
+        [CONV, DECONV],
+    ),
+    "other layers between": (
+        lambda: [nn.Flatten(), nn.Linear(120, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Unflatten(1, (4, 2, 2)), nn.Conv2d(4, 3, 1)],
+        IMAGES,
+        [None, None, NORM, None, CONV],
+    ),
+    "nested": (lambda: [FusedSequential(nn.Conv2d(4, 6, 3), nn.ReLU()), nn.BatchNorm2d(6), nn.ReLU()], IMAGES, [None, NORM]),
+    "activation first": (lambda: [nn.ReLU(), nn.Conv2d(4, 6, 3)], IMAGES, [None, CONV]),
+    "activation after activation": (lambda: [nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Tanh()], IMAGES, [CONV, None]),
+    "empty": (lambda: [], IMAGES, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FUSED_CASES)
+def test_trains_and_evaluates_as_nn_sequential(case):
+    layers, shape, kinds = FUSED_CASES[case]
+    model = FusedSequential(*layers()).double()
+    assert [step.kind for step in model.plan()] == kinds
+    assert [name for step in model.plan() for name in step.names] == [name for name, _ in model.named_children()]
+    assert all(bool(step.reason) == (step.kind is None) for step in model.plan())
+    assert_same_training(model, plain_twin(model), _cases.randn(shape, torch.float64, 1))
+
+
+def test_each_step_is_one_call(monkeypatch):
+    model = FusedSequential(
+        *(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()),
+        *(nn.ConvTranspose2d(2, 2, 1), nn.Tanh()),
+        *(nn.BatchNorm2d(2), nn.LeakyReLU()),
+    )
+    calls = []
+    for name in (CONV, DECONV, NORM):
+        original = getattr(functional, name)
+        monkeypatch.setattr(functional, name, lambda *a, n=name, f=original, **k: calls.append(n) or f(*a, **k))
+    model(torch.randn(2, 2, 3, 3))
+    assert calls == [CONV, DECONV, NORM]
+
+
+class CountingConv(nn.Conv2d):
+    def forward(self, input):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(input)
+
+
+def with_forward_hook(module):
+    module.register_forward_hook(lambda module, args, output: output * 2)
+    return module
+
+
+def with_pre_hook(module):
+    module.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    return module
+
+
+def with_backward_hook(module):
+    module.register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * 2,))
+    return module
+
+
+def with_backward_pre_hook(module):
+    module.register_full_backward_pre_hook(lambda module, grad_output: (grad_output[0] * 2,))
+    return module
+
+
+def with_own_forward(module):
+    forward = type(module).forward
+    module.forward = lambda input: 2 * forward(module, input)
+    return module
+
+
+def conv(*args, **kwargs):
+    return nn.Conv2d(4, 4, 3, *args, **kwargs)
+
+
+UNFUSED_CASES = {
+    "forward hook": (lambda: [with_forward_hook(conv()), nn.ReLU()], 0, "it has hooks"),
+    "forward hook on bn": (lambda: [conv(), with_forward_hook(nn.BatchNorm2d(4)), nn.ReLU()], 1, "it has hooks"),
+    "forward hook on activation": (lambda: [conv(), with_forward_hook(nn.ReLU())], 1, "it has hooks"),
+    "pre hook": (lambda: [conv(), with_pre_hook(nn.BatchNorm2d(4))], 1, "it has hooks"),
+    "backward hook": (lambda: [with_backward_hook(conv()), nn.ReLU()], 0, "it has hooks"),
+    "backward pre hook": (lambda: [with_backward_pre_hook(conv()), nn.ReLU()], 0, "it has hooks"),
+    "own forward": (lambda: [conv(), with_own_forward(nn.ReLU())], 1, r"its forward\(\) was replaced"),
+    "subclass": (lambda: [CountingConv(4, 4, 3), nn.ReLU()], 0, "CountingConv is not a layer that fuses"),
+    "spectral norm": (lambda: [parametrizations.spectral_norm(conv()), nn.ReLU()], 0, "ParametrizedConv2d is not"),
+    "weight norm": (lambda: [parametrizations.weight_norm(conv()), nn.ReLU()], 0, "ParametrizedConv2d is not"),
+    "padding mode": (lambda: [conv(padding=1, padding_mode="reflect"), nn.ReLU()], 0, "padding_mode is 'reflect'"),
+    "padding in words": (lambda: [conv(padding="same"), nn.ReLU()], 0, "padding is 'same'"),
+    "other activation": (lambda: [conv(), nn.GELU()], 1, "GELU is not a layer that fuses"),
+    "other norm": (lambda: [conv(), nn.GroupNorm(2, 4), nn.ReLU()], 1, "GroupNorm is not a layer that fuses"),
+    "activation after an unfused layer": (lambda: [nn.GroupNorm(2, 4), nn.ReLU()], 1, "no convolution or batch norm"),
+}
+
+
+@pytest.mark.parametrize("case", UNFUSED_CASES)
+def test_layer_that_must_be_called_is_called(case):
+    layers, index, reason = UNFUSED_CASES[case]
+    torch.manual_seed(0)
+    model = FusedSequential(*layers()).double()
+    torch.manual_seed(0)
+    plain = nn.Sequential(*layers()).double()  # built again, since hooks that close over a module do not survive a copy
+    step = next(step for step in model.plan() if str(index) in step.names)
+    assert step.kind is None
+    assert step.names == (str(index),)
+    assert re.search(reason, step.reason)
+    assert_same_training(model, plain, _cases.randn(IMAGES, torch.float64, 1))
+
+
+def test_hooks_for_all_modules_see_every_layer():
+    model = FusedSequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(type(module)))
+    try:
+        model(torch.randn(IMAGES))
+        assert model.plan()[0].reason == "hooks are registered for all modules"
+    finally:
+        handle.remove()
+    assert seen == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, FusedSequential]
+    assert len(model.plan()) == 1
+
+
+def test_hook_counts_from_when_it_is_registered_until_it_is_removed():
+    model = FusedSequential(nn.Conv2d(4, 4, 3), nn.ReLU())
+    assert len(model.plan()) == 1
+    seen = []
+    handle = model[1].register_forward_hook(lambda *_: seen.append("hook"))
+    model(torch.randn(IMAGES))
+    assert seen == ["hook"]
+    handle.remove()
+    model(torch.randn(IMAGES))
+    assert seen == ["hook"]
+    assert len(model.plan()) == 1
+
+
+def test_layer_compiled_on_its_own_is_called():
+    model = FusedSequential(nn.Conv2d(4, 4, 3), nn.ReLU())
+    model[0].compile(backend="eager")
+    assert model.plan()[0].reason == "it is compiled on its own"
+
+
+def test_float32_batch_norm_after_bfloat16_convolution_is_left_to_torch():
+    model = FusedSequential(nn.Conv2d(4, 4, 3).bfloat16(), nn.BatchNorm2d(4), nn.ReLU())
+    assert [step.kind for step in model.plan()] == [CONV, None, None]
+    assert model.plan()[1].reason == "it is float32 after a convolution in bfloat16"
+    plain = plain_twin(model)
+    x = _cases.randn(IMAGES, torch.bfloat16)
+    torch.testing.assert_close(model(x), plain(x))
+    assert_same_state(model, plain)
+
+
+def test_lazy_layers_fuse_once_their_shapes_are_known():
+    model = FusedSequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+    assert model.plan()[0].reason == "LazyConv2d is not a layer that fuses"
+    x = _cases.randn(IMAGES)
+    model(x)
+    assert [step.kind for step in model.plan()] == [CONV]
+    plain = plain_twin(model)
+    torch.testing.assert_close(model(x), plain(x))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_autocast_as_nn_sequential(mode):
+    model = FusedSequential(
+        *(nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2)),
+        *(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Tanh()),
+    )
+    model.train(mode == "train")
+    plain = plain_twin(model)
+    x = _cases.randn((8, 4, 4, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        fused_out, plain_out = model(x), plain(x)
+    assert fused_out.dtype == plain_out.dtype
+    torch.testing.assert_close(fused_out, plain_out, atol=0.05, rtol=0.05)
+    for name, buffer in plain.named_buffers():
+        assert model.get_buffer(name).dtype == buffer.dtype
+        torch.testing.assert_close(model.get_buffer(name), buffer, atol=0.01, rtol=0.01)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_compiles_in_one_graph(mode):
+    torch._dynamo.reset()
+    model = FusedSequential(
+        *(nn.ConvTranspose2d(4, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.Conv2d(6, 3, 3), nn.Sigmoid(), nn.BatchNorm2d(3), nn.Dropout(0.0)),
+    ).train(mode == "train")
+    plain = plain_twin(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = _cases.randn(IMAGES)
+    for _ in range(2):
+        out, plain_out = compiled(x), plain(x)
+        torch.testing.assert_close(out, plain_out)
+        grads = (
+            torch.autograd.grad(y.square().sum(), list(m.parameters())) for y, m in ((out, model), (plain_out, plain))
+        )
+        torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+    assert_same_state(model, plain)
+
+
+def test_functional_call_uses_the_tensors_it_is_given():
+    model = FusedSequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    other = FusedSequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    before = copy.deepcopy(model.state_dict())
+    x = _cases.randn(IMAGES)
+    out = torch.func.functional_call(model, copy.deepcopy(other.state_dict()), (x,))
+    torch.testing.assert_close(out, other(x))
+    assert_same_state(model, plain_twin(model))
+    torch.testing.assert_close(dict(model.state_dict()), dict(before))
+
+
+def block() -> list[nn.Module]:
+    return [nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+
+
+@pytest.mark.parametrize(
+    "copy_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
+def test_copies_are_whole_and_apart(copy_of):
+    model = FusedSequential(*block())
+    twin = copy_of(model)
+    assert type(twin) is FusedSequential
+    assert_same_state(model, twin)
+    twin[0].weight.data.zero_()
+    assert model[0].weight.abs().sum() > 0
+
+
+def test_edits_as_nn_sequential():
+    model, plain = FusedSequential(*block()), nn.Sequential(*block())
+    for m in (model, plain):
+        m.append(nn.Conv2d(4, 3, 1))
+        m.insert(3, nn.Tanh())
+        m.extend([nn.Sigmoid()])
+        m[2] = nn.LeakyReLU()
+        del m[4]
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert [step.names for step in model.plan()] == [("0", "1", "2"), ("3",), ("4",)]
+    model += nn.Sequential(nn.Tanh())
+    assert type(model) is FusedSequential
+    assert len(model) == 6
+    assert model.pop(5) is not None
+    plain.load_state_dict(model.state_dict())
+    x = _cases.randn(IMAGES)
+    torch.testing.assert_close(model(x), plain(x))
+
+
+@pytest.mark.parametrize("part", [slice(0, 2), slice(1, None), slice(None, None, 2)])
+def test_slices_share_layers_and_fuse(part):
+    named = OrderedDict(zip(("conv", "norm", "act"), block(), strict=True))
+    model = FusedSequential(named)[part]
+    assert type(model) is FusedSequential
+    assert list(model.named_children()) == list(nn.Sequential(named)[part].named_children())
+
+
+def test_state_dict_is_that_of_nn_sequential():
+    model, plain = FusedSequential(*block()), nn.Sequential(*block())
+    plain.load_state_dict(model.state_dict(), strict=True)
+    model.load_state_dict(plain.state_dict(), strict=True)
+    assert_same_state(model, plain)
+
+
+@pytest.mark.parametrize(
+    ("layers", "input", "error", "message"),
+    [
+        (block, torch.zeros(4, 5, 6), ValueError, r"expected 4D input \(got 3D input\)"),
+        (block, torch.zeros(2, 3, 5, 6), ValueError, "input has 3 channels"),
+        (block, torch.zeros(1, 4, 3, 3), ValueError, "Expected more than 1 value per channel when training"),
+        (lambda: [nn.BatchNorm2d(4), nn.ReLU()], torch.zeros(2, 4, 5), ValueError, r"expected 4D input \(got 3D input\)"),
+        (lambda: [nn.BatchNorm1d(4)], torch.zeros(2, 4, 5, 6), ValueError, r"expected 2D or 3D input \(got 4D input\)"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_line(layers, input, error, message):
+    with pytest.raises(error, match=message):
+        FusedSequential(*layers())(input)
