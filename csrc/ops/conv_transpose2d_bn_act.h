@@ -34,8 +34,10 @@ void check_channels(int64_t channels, ScalarType dtype, const Optionals&... tens
         "of input's dtype (of float32 on CUDA)");
 }
 
-// Memory order N, H, W, C.  A tensor with one channel or one pixel is in both orders and counts as contiguous.
-inline bool is_channels_last(const Tensor& t) { return !t.is_contiguous() && t.size(1) > 1 && t.stride(1) == 1; }
+// Memory order N, H, W, C by its strides, which tell even where sizes of 1 leave both orders possible (as for torch).
+inline bool is_channels_last(const Tensor& t) {
+  return t.size(1) > 1 && t.stride(1) == 1 && t.stride(3) == t.size(1) && t.stride(2) == t.size(1) * t.size(3);
+}
 
 inline std::vector<int64_t> output_sizes(const Deconvolution& conv) {
   return {conv.batch, conv.out_channels, conv.y.output, conv.x.output};

@@ -54,15 +54,19 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        reordered = False  # between fused layers the image is in the kernels' memory order; nobody else sees it so
         for names, kind, _ in self.plan():
             children = [self._modules[name] for name in names]
             if kind is None:
+                input, reordered = input.contiguous() if reordered else input, False
                 input = children[0](input)  # type: ignore[misc]
             elif kind == "batch_norm_act":
                 input = _batch_norm_act(children, input)
             else:
+                if kind == "conv_transpose2d_bn_act" and _prefers_channels_last(input):
+                    input, reordered = _to_channels_last(input), True
                 input = _convolution_bn_act(kind, children, input)
-        return input
+        return input.contiguous() if reordered else input
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order.
@@ -170,6 +174,17 @@ def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
         "momentum": 0.0 if momentum is None else momentum,
         "eps": bn.eps,
     }
+
+
+def _prefers_channels_last(input: torch.Tensor) -> bool:
+    """The CPU kernels of the transposed convolution read channels_last; once is cheaper than in every layer."""
+    return input.device.type == "cpu" and input.dim() == 4 and input.is_contiguous()
+
+
+def _to_channels_last(input: torch.Tensor) -> torch.Tensor:
+    if input.shape[2:] == (1, 1):  # already in both orders for contiguous(), which would keep strides that say NCHW
+        return input.flatten(1)[:, None, None, :].permute(0, 3, 1, 2)
+    return input.contiguous(memory_format=torch.channels_last)
 
 
 def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:

@@ -122,8 +122,9 @@ def _output_shape(input, weight, stride, padding, output_padding):
 
 
 def _memory_format(input):
-    # As csrc/ops/conv_transpose2d_bn_act.h: a tensor that is in both orders counts as contiguous.
-    channels_last = not input.is_contiguous() and input.shape[1] > 1 and input.stride(1) == 1
+    # is_channels_last() of csrc/ops/conv_transpose2d_bn_act.h
+    _, c, _, w = input.shape
+    channels_last = c > 1 and input.stride()[1:] == (1, c * w, c)
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
