@@ -25,8 +25,13 @@ def elbo_loss(
     beta: float = 1.0,
     reduction: str = "batchmean",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    loss = {"bce_with_logits": bce_with_logits_loss, "bce": bce_loss, "mse": F.mse_loss}[reconstruction]
-    reconstruction_loss = reduce(loss(recon, target, reduction="none"), reduction)
+    if reconstruction == "bce_with_logits":
+        errors = bce_with_logits_loss(recon, target, reduction="none")
+    elif reconstruction == "bce":
+        errors = bce_loss(recon, target, reduction="none")
+    else:
+        errors = F.mse_loss(recon, target, reduction="none")
+    reconstruction_loss = reduce(errors, reduction)
     kl = gaussian_kl_loss(mu, logvar, reduction)
     return reconstruction_loss + beta * kl, reconstruction_loss, kl
 
