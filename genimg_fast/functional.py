@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from genimg_fast import ops
 
-__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act"]
+__all__ = [
+    "batch_norm_act",
+    "bce_loss",
+    "bce_with_logits_loss",
+    "conv2d_bn_act",
+    "conv_transpose2d_bn_act",
+    "elbo_loss",
+    "gan_loss",
+    "gaussian_kl_loss",
+    "gradient_penalty",
+]
 
 
 def batch_norm_act(
@@ -149,3 +161,170 @@ def conv_transpose2d_bn_act(
         stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation,
         activation=activation, negative_slope=negative_slope,
     )  # fmt: skip
+
+
+def bce_loss(
+    input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, *, reduction: str = "mean"
+) -> torch.Tensor:
+    """Binary cross-entropy of probabilities; the gradient is made in the forward pass.
+
+    Equal to ``F.binary_cross_entropy(input, target, weight, reduction=reduction)``, its logarithms clamped at -100
+    included, but legal under autocast, where it is computed in float32.
+
+    Args:
+        input: probabilities in [0, 1], any shape.
+        target: of input's shape and dtype, usually in [0, 1].
+        weight: factor of each element's loss, of a shape that broadcasts to input's.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        A scalar, or for "none" a tensor of input's shape.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        RuntimeError: on the CPU, an input outside [0, 1]. On CUDA, where finding out would stop the host, such an input
+            makes the loss NaN (and trips torch's device-side assertion where the reference backend serves the call).
+    """
+    return ops.bce_loss(input, target, weight, reduction=reduction)
+
+
+def bce_with_logits_loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    pos_weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Binary cross-entropy of logits; the gradient is made in the forward pass.
+
+    Equal to ``F.binary_cross_entropy_with_logits(input, target, weight, pos_weight=pos_weight, reduction=reduction)``.
+    Under autocast it is computed in float32.
+
+    Args:
+        input: logits, any shape.
+        target: of input's shape, usually in [0, 1].
+        weight: factor of each element's loss, of a shape that broadcasts to input's.
+        pos_weight: factor of the part of the loss that belongs to the target, of a shape that broadcasts to input's.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        A scalar, or for "none" a tensor of input's shape.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.bce_with_logits_loss(input, target, weight, pos_weight=pos_weight, reduction=reduction)
+
+
+def gaussian_kl_loss(mu: torch.Tensor, logvar: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """KL(N(mu, exp(logvar)) ‖ N(0, I)): how far a VAE's posterior is from its prior (Kingma and Welling 2014, appendix B).
+
+    Equal to ``-0.5 * (1 + logvar - mu**2 - logvar.exp())``, reduced. Under autocast it is computed in float32.
+
+    Args:
+        mu: the means, any shape.
+        logvar: the logarithms of the variances, of mu's shape and dtype.
+        reduction: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size of dimension 0.
+
+    Returns:
+        A scalar, or for "none" a tensor of mu's shape.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.gaussian_kl_loss(mu, logvar, reduction)
+
+
+def elbo_loss(
+    recon: torch.Tensor,
+    target: torch.Tensor,
+    mu: torch.Tensor,
+    logvar: torch.Tensor,
+    *,
+    reconstruction: str = "bce_with_logits",
+    beta: float = 1.0,
+    reduction: str = "batchmean",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss of a VAE, its negative evidence lower bound (Kingma and Welling 2014; beta: Higgins et al. 2017).
+
+    Equal to ``reconstruction = F.binary_cross_entropy_with_logits(recon, target, reduction="sum") / N``,
+    ``kl = gaussian_kl_loss(mu, logvar, "batchmean")`` and ``total = reconstruction + beta * kl``, with all gradients made
+    in the forward pass. Any of the three may be differentiated. Under autocast it is computed in float32.
+
+    Args:
+        recon: the decoder's output, (N, ...): logits for "bce_with_logits", probabilities for "bce".
+        target: the images, of recon's shape and dtype.
+        mu: the posterior's means, (N, ...).
+        logvar: the logarithms of its variances, of mu's shape and dtype.
+        reconstruction: "bce_with_logits", "bce" or "mse" (the squared error).
+        beta: weight of the divergence in the total.
+        reduction: "batchmean": both sums divided by N. "sum". "mean": each term the mean over its own elements.
+
+    Returns:
+        (total, reconstruction, kl), scalars.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        RuntimeError: for "bce", what `bce_loss` says of values outside [0, 1].
+    """
+    return ops.elbo_loss(recon, target, mu, logvar, reconstruction=reconstruction, beta=beta, reduction=reduction)
+
+
+def gan_loss(logits: torch.Tensor, real: bool, kind: str = "bce", *, generator: bool = False) -> torch.Tensor:
+    """The loss of one player of a GAN on one batch.
+
+    The discriminator minimises ``gan_loss(D(x), True) + gan_loss(D(G(z).detach()), False)``, and the generator
+    ``gan_loss(D(G(z)), True, generator=True)``. Equal, as a mean over the logits, to
+
+    ===============  ==============================  ==============================  ==================  ===================
+    kind             discriminator, real             discriminator, fake             generator           source
+    ===============  ==============================  ==============================  ==================  ===================
+    "bce"            -log sigmoid(logit)             -log(1 - sigmoid(logit))        as real             Goodfellow 2014,
+                                                                                                         non-saturating
+    "hinge"          relu(1 - logit)                 relu(1 + logit)                 -logit              Lim and Ye 2017
+    "wasserstein"    -logit                          logit                           as real             Arjovsky 2017
+    "lsgan"          (logit - 1)^2                   logit^2                         as real             Mao 2017
+    ===============  ==============================  ==============================  ==================  ===================
+
+    Args:
+        logits: the discriminator's output, any shape, before any sigmoid. Under autocast they are taken to float32.
+        real: what the logits ought to say of the images.
+        kind: "bce", "hinge", "wasserstein" or "lsgan".
+        generator: the generator's loss rather than the discriminator's. Only "hinge" tells them apart.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: logits that are not a floating-point tensor.
+        ValueError: another kind, or ``generator=True`` with ``real=False``.
+    """
+    return ops.gan_loss(logits, real, kind, generator=generator)
+
+
+def gradient_penalty(
+    discriminator: Callable[[torch.Tensor], torch.Tensor],
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The penalty of WGAN-GP (Gulrajani et al. 2017): ``((||grad D(x)||_2 - 1)^2).mean()`` at random mixtures x.
+
+    Each x lies on the line between a real and a fake image, at a place drawn uniformly. The paper adds it to the
+    discriminator's loss with a weight of 10, and leaves batch normalisation out of the discriminator, since the penalty
+    is on the gradient of each image by itself. Differentiable with respect to the discriminator's parameters.
+
+    Args:
+        discriminator: maps (N, ...) images to scores, one or more an image.
+        real, fake: (N, ...), of the same shape and dtype. No gradient flows into them.
+        generator: of the random numbers; on real's device.
+
+    Returns:
+        A scalar, in float32 or wider.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.gradient_penalty(discriminator, real, fake, generator=generator)

@@ -7,9 +7,6 @@
 
 #include "cpu/gaussian_kl_loss_kernel.h"
 
-#include <algorithm>
-#include <vector>
-
 namespace genimg_fast::cpu {
 
 template <typename T>
@@ -21,16 +18,9 @@ void gaussian_kl(const T* mu, const T* logvar, T* out, int64_t numel) {
 
 template <typename T>
 double gaussian_kl_sum(const T* mu, const T* logvar, int64_t numel) {
-  std::vector<double> partial(chunk_count(numel));
-  parallel_for(0, chunk_count(numel), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kChunk, last = std::min(first + kChunk, numel);
-      partial[chunk] = GENIMG_FAST_DISPATCH_ISA(gaussian_kl_partial<T>(mu, logvar, first, last));
-    }
+  return parallel_sum(numel, [&](int64_t begin, int64_t end) {
+    return GENIMG_FAST_DISPATCH_ISA(gaussian_kl_partial<T>(mu, logvar, begin, end));
   });
-  double total = 0;
-  for (double p : partial) total += p;
-  return total;
 }
 
 template <typename T>
@@ -42,9 +32,9 @@ void gaussian_kl_backward(const T* grad, bool grad_is_scalar, double scale, cons
   });
 }
 
-#define INSTANTIATE(T)                                                                                        \
-  template void gaussian_kl<T>(const T*, const T*, T*, int64_t);                                              \
-  template double gaussian_kl_sum<T>(const T*, const T*, int64_t);                                            \
+#define INSTANTIATE(T)                                             \
+  template void gaussian_kl<T>(const T*, const T*, T*, int64_t);   \
+  template double gaussian_kl_sum<T>(const T*, const T*, int64_t); \
   template void gaussian_kl_backward<T>(const T*, bool, double, const T*, const T*, T*, T*, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -3,6 +3,7 @@
 // pool in the shipped library (ops/library.cpp), serially in the NumPy binding of the tests.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 namespace genimg_fast::cpu {
 
@@ -22,5 +23,20 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
 // result does not depend on the number of threads.
 constexpr int64_t kChunk = 4096;
 inline int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
+
+// The sum of partial(begin, end) over the chunks of [0, numel).
+template <typename Partial>
+double parallel_sum(int64_t numel, const Partial& partial) {
+  std::vector<double> partials(chunk_count(numel));
+  parallel_for(0, chunk_count(numel), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kChunk, last = first + kChunk < numel ? first + kChunk : numel;
+      partials[chunk] = partial(first, last);
+    }
+  });
+  double total = 0;
+  for (double p : partials) total += p;
+  return total;
+}
 
 }  // namespace genimg_fast::cpu

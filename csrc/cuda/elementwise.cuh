@@ -5,7 +5,7 @@
 
 namespace genimg_fast::cuda {
 
-// N consecutive elements, loaded and stored by one instruction.  N > 1 needs 16-byte aligned base pointers.
+// N consecutive elements.  N > 1 needs 16-byte aligned base pointers.
 template <int N>
 struct PackOf {
   static constexpr int size = N;

@@ -70,9 +70,9 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
-// Up to 16 bytes of consecutive elements, moved by one instruction where the address allows it.
+// Consecutive elements, moved 16 bytes by an instruction.
 template <typename T, int N>
-struct alignas(sizeof(T) * N) Pack {
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
   T lane[N];
 };
 template <typename T>

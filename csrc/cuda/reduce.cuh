@@ -21,18 +21,26 @@ __device__ __forceinline__ float block_sum(float v, float* scratch) {
   return threadIdx.x < 32 ? warp_sum(v) : 0.0f;
 }
 
-// out[0] = scale * (partial[0] + ... + partial[count - 1]), one block.  Doubles: the last stage should not add error.
-template <typename T>
-__global__ void sum_partials_kernel(const float* partial, int count, double scale, T* out) {
-  GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads]
+// partial[0] + ... + partial[count - 1] by one block of kThreads threads; valid in thread 0.  Doubles: the last stage
+// should not add error.  lane_sum: [kThreads]
+__device__ __forceinline__ double block_sum_partials(const float* partial, int count, double* lane_sum) {
   double sum = 0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
+  __syncthreads();  // lane_sum may still be read from an earlier call
   lane_sum[threadIdx.x] = sum;
   for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) lane_sum[threadIdx.x] += lane_sum[threadIdx.x + half];
   }
-  if (threadIdx.x == 0) out[0] = from_float<T>(static_cast<float>(scale * lane_sum[0]));
+  return threadIdx.x == 0 ? lane_sum[0] : 0.0;
+}
+
+// out[0] = scale * (partial[0] + ... + partial[count - 1]), one block.
+template <typename T>
+__global__ void sum_partials_kernel(const float* partial, int count, double scale, T* out) {
+  GENIMG_FAST_SHARED(double, lane_sum);
+  const double sum = block_sum_partials(partial, count, lane_sum);
+  if (threadIdx.x == 0) out[0] = from_float<T>(static_cast<float>(scale * sum));
 }
 
 template <typename T>

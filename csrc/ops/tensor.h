@@ -11,6 +11,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -59,16 +60,40 @@ inline bool same_order(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// The same tensors, laid out so that element i of one belongs to element i of the others in memory order: as they are
-// if dense and alike, else contiguous copies.
+inline Tensor densely_copied(const Tensor& t, const Tensor& layout) {
+  Tensor copy = torch::stable::empty_like(layout);
+  return torch::stable::copy_(copy, t);
+}
+
+// Lays `t` out so that its element i in memory order belongs to element i of `dense`: as it is if it already lies so,
+// else as a copy.
+inline void lay_out_like(const Tensor& dense, Tensor& t) {
+  check(same_sizes(dense, t), "genimg_fast: elementwise operands differ in shape");
+  check(dense.scalar_type() == t.scalar_type(), "genimg_fast: elementwise operands differ in dtype");
+  check(dense.is_cuda() == t.is_cuda(), "genimg_fast: elementwise operands are on different devices");
+  if (!same_order(dense, t)) t = densely_copied(t, dense);
+}
+inline void lay_out_like(const Tensor& dense, OptionalTensor& t) {
+  if (t) lay_out_like(dense, *t);
+}
+
+// All the tensors in the memory order of the first, which empty_like() of the first has too: channels_last in,
+// channels_last out.
 template <typename... Tensors>
 void make_elementwise(Tensor& first, Tensors&... rest) {
-  (check(same_sizes(first, rest), "genimg_fast: elementwise operands differ in shape"), ...);
-  (check(first.scalar_type() == rest.scalar_type(), "genimg_fast: elementwise operands differ in dtype"), ...);
-  (check(first.is_cuda() == rest.is_cuda(), "genimg_fast: elementwise operands are on different devices"), ...);
-  if (is_dense(first) && (same_order(first, rest) && ...)) return;
-  first = torch::stable::contiguous(first);
-  ((rest = torch::stable::contiguous(rest)), ...);
+  if (!is_dense(first)) first = densely_copied(first, first);
+  (lay_out_like(first, rest), ...);
+}
+
+// As torch.empty_like(t, dtype=dtype).
+inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 6> stack{
+      from(t),           from(std::optional(dtype)), from(std::nullopt), from(std::nullopt), from(std::nullopt),
+      from(std::nullopt)};
+  check(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION) == 0,
+        "genimg_fast: no memory for ", t.numel(), " elements");
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 inline Tensor new_scalar(const Tensor& like) { return torch::stable::new_empty(like, {}); }

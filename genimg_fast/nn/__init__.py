@@ -3,7 +3,7 @@
 
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.fuse import FuseReport, fuse, unfuse
-from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
+from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss, ELBOLoss, GaussianKLLoss
 from genimg_fast.nn.sequential import FusedSequential
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Conv2dBNAct",
     "ConvTranspose2dBNAct",
+    "ELBOLoss",
     "FuseReport",
     "FusedSequential",
+    "GaussianKLLoss",
     "fuse",
     "unfuse",
 ]

@@ -24,7 +24,9 @@ def _with_casts(target_dtype: Callable[[str], torch.dtype]) -> Callable[[Functio
 
             def cast(value):
                 # float64 stays as it is, as under torch's own rules
-                eligible = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
+                eligible = (
+                    isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
+                )
                 return value.to(dtype) if eligible else value
 
             with torch.autocast(device_type, enabled=False):

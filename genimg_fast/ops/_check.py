@@ -9,6 +9,7 @@ import torch
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
+RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reconstruction.h
 
 
 def tensor(op: str, **tensors: torch.Tensor | None) -> None:
@@ -46,6 +47,18 @@ def same_shape(op: str, **tensors: torch.Tensor) -> None:
 def shape(op: str, name: str, value: torch.Tensor | None, expected: Sequence[int], why: str) -> None:
     if value is not None and tuple(value.shape) != tuple(expected):
         raise ValueError(f"{op}: {name} must have shape {tuple(expected)} ({why}), got {tuple(value.shape)}")
+
+
+def expands(op: str, like: torch.Tensor, like_name: str, **tensors: torch.Tensor | None) -> None:
+    """Each (or None) broadcasts to the shape of `like`."""
+    for name, value in tensors.items():
+        if value is None:
+            continue
+        sizes = zip(reversed(value.shape), reversed(like.shape), strict=False)
+        if value.dim() > like.dim() or any(size not in (1, expected) for size, expected in sizes):
+            raise ValueError(
+                f"{op}: {name} has shape {tuple(value.shape)}, which does not broadcast to {like_name}'s {tuple(like.shape)}"
+            )
 
 
 def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:

@@ -37,7 +37,9 @@ def check_arguments(
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
     if input.dim() not in (3, 4):
         raise ValueError(f"{op}: input must be (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
-    in_channels, out_channels = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    in_channels, out_channels = (
+        (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    )
     if input.shape[-3] != in_channels:
         raise ValueError(
             f"{op}: input has {input.shape[-3]} channels but weight of shape {tuple(weight.shape)} takes {in_channels}"
@@ -47,5 +49,7 @@ def check_arguments(
     if (norm["running_mean"] is None) != (norm["running_var"] is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     if input.dim() == 3 and (training or norm["running_mean"] is not None):
-        raise ValueError(f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}")
+        raise ValueError(
+            f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
+        )
     _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))

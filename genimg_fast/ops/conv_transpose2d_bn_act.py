@@ -47,7 +47,9 @@ def conv_transpose2d_bn_act(
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     output_padding, dilation = pair(op, "output_padding", output_padding, 0), pair(op, "dilation", dilation, 1)
     if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
-        raise ValueError(f"{op}: output_padding {output_padding} must be smaller than stride {stride} or dilation {dilation}")
+        raise ValueError(
+            f"{op}: output_padding {output_padding} must be smaller than stride {stride} or dilation {dilation}"
+        )
 
     has_norm = training or running_mean is not None
     native = _backend.use_native(
@@ -129,7 +131,18 @@ def _memory_format(input):
 
 
 def _fake(
-    input, weight, bias, running_mean, running_var, bn_weight, bn_bias, eps, stride, padding, output_padding, *activation
+    input,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    bn_weight,
+    bn_bias,
+    eps,
+    stride,
+    padding,
+    output_padding,
+    *activation,
 ):
     shape = _output_shape(input, weight, stride, padding, output_padding)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_memory_format(input))
@@ -144,7 +157,9 @@ def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, stride, padding
 
 
 def _setup_context(ctx, inputs, output):
-    (input, weight, bias, running_mean, _, _, _, _, ctx.stride, ctx.padding, ctx.output_padding, code, ctx.slope) = inputs
+    (input, weight, bias, running_mean, _, _, _, _, ctx.stride, ctx.padding, ctx.output_padding, code, ctx.slope) = (
+        inputs
+    )
     ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
     ctx.save_for_backward(input, weight, bias, output)
 
@@ -177,7 +192,9 @@ def _activate_backward_from_output(grad, output, activation, slope):
 
 
 def _setup_context_training(ctx, inputs, output):
-    input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.stride, ctx.padding, ctx.output_padding, code, ctx.slope = inputs
+    input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.stride, ctx.padding, ctx.output_padding, code, ctx.slope = (
+        inputs
+    )
     _, raw, mean, var = output
     ctx.activation = _check.activation_name(code)
     ctx.mark_non_differentiable(raw, mean, var)

@@ -50,5 +50,15 @@ def convolution_backward(
     """The gradients of conv_transpose2d for input, weight and bias where `wanted`; differentiable themselves."""
     mask = [wanted[0], wanted[1], bias is not None and wanted[2]]
     return torch.ops.aten.convolution_backward(
-        grad, input, weight, None if bias is None else bias.shape, stride, padding, (1, 1), True, output_padding, 1, mask
+        grad,
+        input,
+        weight,
+        None if bias is None else bias.shape,
+        stride,
+        padding,
+        (1, 1),
+        True,
+        output_padding,
+        1,
+        mask,
     )

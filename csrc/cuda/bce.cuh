@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+// Binary cross-entropy and its derivative: one term, for bce_loss, bce_with_logits_loss and elbo_loss, and the kernel
+// of the first two.
+//
+// Plan: memory bound.  Each thread takes 16 bytes of input and of target at a time in a grid-stride loop, and makes the
+// gradient of what it has in registers.  Bytes moved, in elements of the input: 2 for a sum; 1 more for each of: a loss
+// that is not reduced, a weight, a pos_weight; and 4 bytes for the gradient, which is float32 whatever the input is.
+#pragma once
+#include "common/bce.h"
+#include "cuda/elementwise.cuh"
+#include "cuda/reduce.cuh"
+
+namespace genimg_fast::cuda {
+
+struct BceTerm {
+  float loss, grad;
+};
+
+// Of a probability.  The logarithms stop at -100 and the derivative's divisor at 1e-12, as in torch.  Comparisons and
+// not fmaxf, which would drop a NaN: a probability outside [0, 1] makes the loss NaN.
+struct Bce {
+  __device__ __forceinline__ static float log_of_at_least(float log) { return log < -100.0f ? -100.0f : log; }
+
+  __device__ __forceinline__ static BceTerm term(float input, float target, float /*positive_weight*/) {
+    const float log_input = log_of_at_least(logf(input)), log_rest = log_of_at_least(log1pf(-input));
+    const float divisor = (1.0f - input) * input;
+    return {(target - 1.0f) * log_rest - target * log_input, (input - target) / (divisor < 1e-12f ? 1e-12f : divisor)};
+  }
+};
+
+// Of a logit.  positive_weight multiplies the part of the loss that the target pays.  One exp serves both the logarithm
+// and the sigmoid of the derivative.
+struct BceWithLogits {
+  __device__ __forceinline__ static BceTerm term(float input, float target, float positive_weight) {
+    const float e = expf(-fabsf(input));
+    const float sigmoid = (input < 0.0f ? e : 1.0f) / (1.0f + e);
+    const float log_sigmoid = (input > 0.0f ? 0.0f : input) - log1pf(e);
+    const float log_weight = 1.0f + (positive_weight - 1.0f) * target;
+    return {(1.0f - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive_weight * target};
+  }
+};
+
+// partial: [gridDim.x]
+template <typename Loss, typename T, int N>
+__global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
+  GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
+  const float grad_scale = static_cast<float>(operands.grad_scale);
+  float sum = 0;
+  for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
+    const T one = from_float<T>(1.0f);
+    const auto input = pack.load(operands.input + i), target = pack.load(operands.target + i);
+    const auto weight = operands.weight ? pack.load(operands.weight + i) : pack.fill(one);
+    const auto pos_weight = operands.pos_weight ? pack.load(operands.pos_weight + i) : pack.fill(one);
+    Pack<T, decltype(pack)::size> loss;
+    Pack<float, decltype(pack)::size> grad;
+    for (int k = 0; k < pack.size; ++k) {
+      const BceTerm term = Loss::term(to_float(input.lane[k]), to_float(target.lane[k]), to_float(pos_weight.lane[k]));
+      const float weighted = to_float(weight.lane[k]) * term.loss;
+      sum += weighted;
+      loss.lane[k] = from_float<T>(weighted);
+      grad.lane[k] = grad_scale * to_float(weight.lane[k]) * term.grad;
+    }
+    if (operands.loss) pack.store(operands.loss + i, loss);
+    if (operands.grad) pack.store(operands.grad + i, grad);
+  });
+  sum = block_sum(sum, scratch);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// Runs the kernel; sum: one element, or null where the loss is not reduced.
+template <typename Loss>
+void bce(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale, void* sum,
+         Stream stream) {
+  const bool wide = is_aligned(operands.input) && is_aligned(operands.target) && is_aligned(operands.weight) &&
+                    is_aligned(operands.pos_weight) && is_aligned(operands.loss) && is_aligned(operands.grad);
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const BceOperands<T, float> typed{static_cast<const T*>(operands.input),
+                                      static_cast<const T*>(operands.target),
+                                      static_cast<const T*>(operands.weight),
+                                      static_cast<const T*>(operands.pos_weight),
+                                      static_cast<T*>(operands.loss),
+                                      operands.grad,
+                                      operands.grad_scale,
+                                      operands.numel};
+    const auto kernel = wide ? bce_kernel<Loss, T, kPack<T>> : bce_kernel<Loss, T, 1>;
+    const int blocks = block_count(operands.numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), kThreads / 32 * sizeof(float), stream, typed, partial);
+    if (sum) sum_partials(partial, blocks, scale, static_cast<T*>(sum), stream);
+  });
+}
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// Binary cross-entropy of probabilities on CUDA; the plan is in bce.cuh.
+#include "cuda/bce_loss_kernel.h"
+
+#include "cuda/bce.cuh"
+
+namespace genimg_fast::cuda {
+
+int bce_partials(int64_t numel) { return block_count(numel); }
+
+void bce_loss(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale, void* sum,
+              Stream stream) {
+  bce<Bce>(dtype, operands, partial, scale, sum, stream);
+}
+
+}  // namespace genimg_fast::cuda

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// Binary cross-entropy of logits on CUDA; the plan is in bce.cuh.
+#include "cuda/bce_with_logits_loss_kernel.h"
+
+#include "cuda/bce.cuh"
+
+namespace genimg_fast::cuda {
+
+int bce_with_logits_partials(int64_t numel) { return block_count(numel); }
+
+void bce_with_logits_loss(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale,
+                          void* sum, Stream stream) {
+  bce<BceWithLogits>(dtype, operands, partial, scale, sum, stream);
+}
+
+}  // namespace genimg_fast::cuda

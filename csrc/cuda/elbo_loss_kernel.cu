@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// The negative evidence lower bound on CUDA: total = reconstruction + beta * kl.
+//
+// Plan: memory bound, and for small batches bound by launches, so both terms and all three gradients are made by one
+// kernel (grid-stride over the images, then over the latents) and a second of one block adds the partial sums.  Bytes
+// moved, in elements: images 2 reads, latents 2 reads, and 4 bytes for each element of a gradient.
+#include "cuda/elbo_loss_kernel.h"
+
+#include "cuda/bce.cuh"
+
+namespace genimg_fast::cuda {
+namespace {
+
+struct SquaredError {
+  __device__ __forceinline__ static BceTerm term(float recon, float target, float) {
+    const float difference = recon - target;
+    return {difference * difference, 2.0f * difference};
+  }
+};
+
+// partial: [2][gridDim.x], the reconstruction's and then the divergence's.
+template <typename Loss, typename T, int N>
+__global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
+  GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
+  const float recon_scale = static_cast<float>(operands.recon_scale), kl_scale = static_cast<float>(operands.kl_scale);
+  float reconstruction = 0, kl = 0;
+  for_each_pack<N>(operands.image_numel, [&](int64_t i, auto pack) {
+    const auto recon = pack.load(operands.recon + i), target = pack.load(operands.target + i);
+    Pack<float, decltype(pack)::size> grad;
+    for (int k = 0; k < pack.size; ++k) {
+      const BceTerm term = Loss::term(to_float(recon.lane[k]), to_float(target.lane[k]), 1.0f);
+      reconstruction += term.loss;
+      grad.lane[k] = recon_scale * term.grad;
+    }
+    if (operands.grad_recon) pack.store(operands.grad_recon + i, grad);
+  });
+  for_each_pack<N>(operands.latent_numel, [&](int64_t i, auto pack) {
+    const auto mu = pack.load(operands.mu + i), logvar = pack.load(operands.logvar + i);
+    Pack<float, decltype(pack)::size> grad_mu, grad_logvar;
+    for (int k = 0; k < pack.size; ++k) {
+      const float m = to_float(mu.lane[k]), v = to_float(logvar.lane[k]), variance = expf(v);
+      kl += 0.5f * (m * m + variance - 1.0f - v);
+      grad_mu.lane[k] = kl_scale * m;
+      grad_logvar.lane[k] = kl_scale * 0.5f * (variance - 1.0f);
+    }
+    if (operands.grad_mu) {
+      pack.store(operands.grad_mu + i, grad_mu);
+      pack.store(operands.grad_logvar + i, grad_logvar);
+    }
+  });
+  reconstruction = block_sum(reconstruction, scratch);
+  kl = block_sum(kl, scratch);
+  if (threadIdx.x == 0) {
+    partial[blockIdx.x] = reconstruction;
+    partial[gridDim.x + blockIdx.x] = kl;
+  }
+}
+
+template <typename T>
+__global__ void elbo_total_kernel(ElboOperands<T> operands, const float* partial, int count) {
+  GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads]
+  const double reconstruction = operands.recon_scale * block_sum_partials(partial, count, lane_sum);
+  const double kl = operands.kl_scale * block_sum_partials(partial + count, count, lane_sum);
+  if (threadIdx.x != 0) return;
+  *operands.total = from_float<T>(static_cast<float>(reconstruction + operands.beta * kl));
+  *operands.reconstruction = from_float<T>(static_cast<float>(reconstruction));
+  *operands.kl = from_float<T>(static_cast<float>(kl));
+}
+
+template <typename T, int N>
+auto select_kernel(Reconstruction reconstruction) {
+  switch (reconstruction) {
+    case Reconstruction::bce:
+      return elbo_kernel<Bce, T, N>;
+    case Reconstruction::mse:
+      return elbo_kernel<SquaredError, T, N>;
+    default:
+      return elbo_kernel<BceWithLogits, T, N>;
+  }
+}
+
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace
+
+int elbo_partials(int64_t image_numel, int64_t latent_numel) {
+  return 2 * block_count(larger(image_numel, latent_numel));
+}
+
+void elbo_loss(DType dtype, Reconstruction reconstruction, const ElboOperands<void>& operands, float* partial,
+               Stream stream) {
+  const bool wide = is_aligned(operands.recon) && is_aligned(operands.target) && is_aligned(operands.mu) &&
+                    is_aligned(operands.logvar) && is_aligned(operands.grad_recon) && is_aligned(operands.grad_mu) &&
+                    is_aligned(operands.grad_logvar);
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const ElboOperands<T> typed{static_cast<const T*>(operands.recon),
+                                static_cast<const T*>(operands.target),
+                                static_cast<const T*>(operands.mu),
+                                static_cast<const T*>(operands.logvar),
+                                static_cast<T*>(operands.total),
+                                static_cast<T*>(operands.reconstruction),
+                                static_cast<T*>(operands.kl),
+                                operands.grad_recon,
+                                operands.grad_mu,
+                                operands.grad_logvar,
+                                operands.recon_scale,
+                                operands.kl_scale,
+                                operands.beta,
+                                operands.image_numel,
+                                operands.latent_numel};
+    const auto kernel = wide ? select_kernel<T, kPack<T>>(reconstruction) : select_kernel<T, 1>(reconstruction);
+    const int blocks = block_count(larger(operands.image_numel, operands.latent_numel) / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), kThreads / 32 * sizeof(float), stream, typed, partial);
+    launch(elbo_total_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, typed,
+           static_cast<const float*>(partial), blocks);
+  });
+}
+
+}  // namespace genimg_fast::cuda

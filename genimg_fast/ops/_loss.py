@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What the losses share whose gradient is made in the forward pass, by the kernel that reads the operands anyway."""
+
+from __future__ import annotations
+
+import torch
+
+
+def wants_gradient(*inputs: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+
+
+def why_not_differentiable(**constants: torch.Tensor | None) -> str | None:
+    """The reason against the native kernels if one of `constants`, by which they do not differentiate, requires grad."""
+    for name, value in constants.items():
+        if value is not None and wants_gradient(value):
+            return f"{name} requires grad, and the kernels do not differentiate with respect to it"
+    return None
+
+
+def why_not_one_dtype(input: torch.Tensor, **others: torch.Tensor | None) -> str | None:
+    """The reason against the native kernels if torch would have to promote."""
+    for name, value in others.items():
+        if value is not None and value.dtype != input.dtype:
+            return f"{name} is {value.dtype} but input is {input.dtype}; the kernels do not promote"
+    return None
+
+
+def saved_gradient(like: torch.Tensor, wanted: bool) -> torch.Tensor:
+    """The fake of csrc/ops/saved_gradient.h."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.empty_like(like, dtype=dtype) if wanted else like.new_empty((0,), dtype=dtype)
+
+
+def keep(ctx, *, differentiable: tuple[int, ...], gradients: tuple[torch.Tensor, ...]) -> None:
+    """The part of a setup_context that concerns the gradients made in the forward pass.
+
+    Args:
+        differentiable: the positions of the inputs that they belong to.
+    """
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)  # else their own upstream gradients would be written as zeros
+    ctx.differentiable = differentiable
+
+
+def refuse_other_gradients(op: str, ctx) -> None:
+    """Raises where autograd asks for a gradient that the kernels do not have.
+
+    The public function has looked for that already; inside vmap it cannot see which tensors require grad.
+    """
+    if any(needed for i, needed in enumerate(ctx.needs_input_grad) if i not in ctx.differentiable):
+        raise NotImplementedError(f"{op}: only its first arguments are differentiable here; use backend 'reference'")
+
+
+def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """gradient * upstream, without a pass over memory where upstream is the 1 of `loss.backward()` on the CPU."""
+    if upstream is None:
+        return None
+    if _is_host_one(upstream) and _is_last_backward():
+        return gradient
+    return (gradient * upstream).to(dtype)
+
+
+def _is_host_one(upstream: torch.Tensor) -> bool:
+    # On CUDA the question would wait for the GPU; for a traced or vmapped tensor it has no answer.
+    if upstream.dim() != 0 or upstream.device.type != "cpu" or type(upstream) is not torch.Tensor:
+        return False
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None and upstream.item() == 1
+
+
+def _is_last_backward() -> bool:
+    """The graph is freed by this backward pass (no retain_graph): whoever gets a saved tensor may then keep it and write
+    into it, as the accumulation into `.grad` does."""
+    retained = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return not retained()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Binary cross-entropy of logits: chooses the backend and ties the native op to autograd."""
+
+from __future__ import annotations
+
+import torch
+
+from genimg_fast import _backend
+from genimg_fast.ops import _check, _loss
+from genimg_fast.ops._autocast import float32_under_autocast
+from genimg_fast.ops._registration import register
+from genimg_fast.reference import bce_with_logits_loss as reference
+
+
+@float32_under_autocast
+def bce_with_logits_loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    pos_weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    op = "bce_with_logits_loss"
+    _check.tensor(op, input=input, target=target, weight=weight, pos_weight=pos_weight)
+    _check.same_shape(op, input=input, target=target)
+    _check.expands(op, input, "input", weight=weight, pos_weight=pos_weight)
+    _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
+    constants = {"target": target, "weight": weight, "pos_weight": pos_weight}
+    unless = _loss.why_not_one_dtype(input, **constants) or _loss.why_not_differentiable(**constants)
+    if not _backend.use_native(op, input, target, weight, pos_weight, unless=unless):
+        return reference.bce_with_logits_loss(input, target, weight, pos_weight, reduction)
+    weight = weight if weight is None else weight.expand_as(input)
+    pos_weight = pos_weight if pos_weight is None else pos_weight.expand_as(input)
+    code = _check.REDUCTIONS[reduction]
+    loss, _ = torch.ops.genimg_fast.bce_with_logits_loss(
+        input, target, weight, pos_weight, code, _loss.wants_gradient(input)
+    )
+    return loss
+
+
+def _fake(input, target, weight, pos_weight, reduction, with_grad):
+    loss = torch.empty_like(input) if reduction == _check.REDUCTIONS["none"] else input.new_empty(())
+    return loss, _loss.saved_gradient(input, with_grad)
+
+
+def _setup_context(ctx, inputs, output):
+    input, target, weight, pos_weight, ctx.reduction, ctx.with_grad = inputs
+    _, gradient = output
+    _loss.keep(ctx, differentiable=(0,), gradients=(gradient,))
+    ctx.save_for_backward(input, target, weight, pos_weight, gradient)
+
+
+def _backward(ctx, grad, _):
+    _loss.refuse_other_gradients("bce_with_logits_loss", ctx)
+    input, target, weight, pos_weight, gradient = ctx.saved_tensors
+    if grad is None:
+        grad_input = None
+    elif torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
+        grad_input = reference.bce_with_logits_loss_backward(
+            grad, input, target, weight, pos_weight, _check.reduction_name(ctx.reduction)
+        )
+    else:
+        grad_input = _loss.times_upstream(gradient, grad, input.dtype)
+    return grad_input, None, None, None, None, None
+
+
+register("bce_with_logits_loss", _fake, backward=_backward, setup_context=_setup_context)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The gradient penalty of WGAN-GP, in plain PyTorch: its second derivatives come from the ops in the discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from genimg_fast.ops import _check
+
+
+def gradient_penalty(
+    discriminator: Callable[[torch.Tensor], torch.Tensor],
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    op = "gradient_penalty"
+    _check.tensor(op, real=real, fake=fake)
+    _check.same_dtype(op, real=real, fake=fake)
+    _check.same_shape(op, real=real, fake=fake)
+    if real.dim() < 2:
+        raise ValueError(f"{op}: real and fake must be batches (N, ...), got shape {tuple(real.shape)}")
+    one_each = (real.shape[0], *[1] * (real.dim() - 1))
+    share = torch.rand(one_each, dtype=real.dtype, device=real.device, generator=generator)
+    mixed = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():  # the penalty is a gradient: under no_grad too, where it is only looked at
+        score = discriminator(mixed)
+    (gradient,) = torch.autograd.grad(score.sum(), mixed, create_graph=create_graph)
+    norm = torch.linalg.vector_norm(
+        gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
+    )
+    return (norm - 1).square().mean()
