@@ -173,7 +173,7 @@ def bce_loss(
 
     Args:
         input: probabilities in [0, 1], any shape.
-        target: of input's shape and dtype, usually in [0, 1].
+        target: of input's shape and dtype, in [0, 1].
         weight: factor of each element's loss, of a shape that broadcasts to input's.
         reduction: "none", "mean" or "sum".
 
@@ -182,8 +182,8 @@ def bce_loss(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
-        RuntimeError: on the CPU, an input outside [0, 1]. On CUDA, where finding out would stop the host, such an input
-            makes the loss NaN (and trips torch's device-side assertion where the reference backend serves the call).
+        RuntimeError: on the CPU, an input or a target outside [0, 1]. On CUDA, where finding out would stop the host,
+            such a value makes the loss NaN (and trips torch's device-side assertion on the reference backend).
     """
     return ops.bce_loss(input, target, weight, reduction=reduction)
 

@@ -18,4 +18,9 @@ struct BceOperands {
   int64_t numel;
 };
 
+// Which of bce_loss's operands hold values outside [0, 1], NaN included.
+struct BceOutside {
+  bool input = false, target = false;
+};
+
 }  // namespace genimg_fast

@@ -34,9 +34,10 @@ double bce_with_logits_partial(const BceOperands<T>& operands, int64_t begin, in
   const T grad_scale = T(operands.grad_scale);
   return sum_over<T>(begin, end, [&](int64_t i, auto count) {
     const Vec<T> weight = operands.weight ? load(operands.weight + i, count) : broadcast(T(1));
-    const Vec<T> positive_weight = operands.pos_weight ? load(operands.pos_weight + i, count) : broadcast(T(1));
-    const BceTerm<T> term =
-        bce_with_logits_term<T>(load(operands.input + i, count), load(operands.target + i, count), positive_weight);
+    const Vec<T> input = load(operands.input + i, count), target = load(operands.target + i, count);
+    const BceTerm<T> term = operands.pos_weight
+                                ? bce_with_logits_term<T>(input, target, load(operands.pos_weight + i, count))
+                                : bce_with_logits_term<T>(input, target);
     const Vec<T> loss = weight * term.loss;
     if (operands.loss) store(operands.loss + i, loss, count);
     if (operands.grad) store(operands.grad + i, grad_scale * weight * term.grad, count);

@@ -33,16 +33,24 @@ GF_INLINE Vec<float> log1p(Vec<float> e, Vec<float> reciprocal) {
 }
 GF_INLINE Vec<double> log1p(Vec<double> e, Vec<double>) { return log1p(e); }
 
-// Of a logit.  positive_weight multiplies the part of the loss that the target pays.  One exp serves both the logarithm
-// and the sigmoid of the derivative.
+// Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.
+//     loss = -(positive * log(s) + (1 - target) * log(1 - s)), s = sigmoid(input)
 template <typename T>
-GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> positive_weight) {
+GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> positive, Vec<T> log_weight) {
   const Vec<T> e = exp(-abs<T>(input));
   const Vec<T> reciprocal = T(1) / (T(1) + e);
   const Vec<T> sigmoid = (input < 0 ? e : broadcast(T(1))) * reciprocal;
   const Vec<T> log_sigmoid = min<T>(input, Vec<T>{}) - log1p(e, reciprocal);
-  const Vec<T> log_weight = T(1) + (positive_weight - T(1)) * target;
-  return {(T(1) - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive_weight * target};
+  return {(T(1) - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive};
+}
+template <typename T>
+GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target) {
+  return bce_with_logits_term<T>(input, target, target, broadcast(T(1)));
+}
+// pos_weight multiplies the part of the loss that the target pays.
+template <typename T>
+GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> pos_weight) {
+  return bce_with_logits_term<T>(input, target, pos_weight * target, T(1) + (pos_weight - T(1)) * target);
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -19,24 +19,34 @@ struct BceTerm {
 // Of a probability.  The logarithms stop at -100 and the derivative's divisor at 1e-12, as in torch.  Comparisons and
 // not fmaxf, which would drop a NaN: a probability outside [0, 1] makes the loss NaN.
 struct Bce {
-  __device__ __forceinline__ static float log_of_at_least(float log) { return log < -100.0f ? -100.0f : log; }
+  static constexpr bool kHasPosWeight = false;
 
-  __device__ __forceinline__ static BceTerm term(float input, float target, float /*positive_weight*/) {
-    const float log_input = log_of_at_least(logf(input)), log_rest = log_of_at_least(log1pf(-input));
-    const float divisor = (1.0f - input) * input;
-    return {(target - 1.0f) * log_rest - target * log_input, (input - target) / (divisor < 1e-12f ? 1e-12f : divisor)};
+  __device__ __forceinline__ static float at_least(float lowest, float v) { return v < lowest ? lowest : v; }
+
+  __device__ __forceinline__ static BceTerm term(float input, float target) {
+    const float log_input = at_least(-100.0f, logf(input)), log_rest = at_least(-100.0f, log1pf(-input));
+    const float loss = (target - 1.0f) * log_rest - target * log_input;
+    return {target >= 0.0f && target <= 1.0f ? loss : NAN, (input - target) / at_least(1e-12f, (1.0f - input) * input)};
   }
 };
 
-// Of a logit.  positive_weight multiplies the part of the loss that the target pays.  One exp serves both the logarithm
-// and the sigmoid of the derivative.
+// Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.
+//     loss = -(positive * log(s) + (1 - target) * log(1 - s)), s = sigmoid(input)
 struct BceWithLogits {
-  __device__ __forceinline__ static BceTerm term(float input, float target, float positive_weight) {
+  static constexpr bool kHasPosWeight = true;
+
+  __device__ __forceinline__ static BceTerm term(float input, float target, float positive, float log_weight) {
     const float e = expf(-fabsf(input));
     const float sigmoid = (input < 0.0f ? e : 1.0f) / (1.0f + e);
     const float log_sigmoid = (input > 0.0f ? 0.0f : input) - log1pf(e);
-    const float log_weight = 1.0f + (positive_weight - 1.0f) * target;
-    return {(1.0f - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive_weight * target};
+    return {(1.0f - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive};
+  }
+  __device__ __forceinline__ static BceTerm term(float input, float target) {
+    return term(input, target, target, 1.0f);
+  }
+  // pos_weight multiplies the part of the loss that the target pays.
+  __device__ __forceinline__ static BceTerm term(float input, float target, float pos_weight) {
+    return term(input, target, pos_weight * target, 1.0f + (pos_weight - 1.0f) * target);
   }
 };
 
@@ -47,14 +57,18 @@ __global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
   const float grad_scale = static_cast<float>(operands.grad_scale);
   float sum = 0;
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
+    constexpr int kSize = decltype(pack)::size;
     const T one = from_float<T>(1.0f);
     const auto input = pack.load(operands.input + i), target = pack.load(operands.target + i);
     const auto weight = operands.weight ? pack.load(operands.weight + i) : pack.fill(one);
     const auto pos_weight = operands.pos_weight ? pack.load(operands.pos_weight + i) : pack.fill(one);
-    Pack<T, decltype(pack)::size> loss;
-    Pack<float, decltype(pack)::size> grad;
-    for (int k = 0; k < pack.size; ++k) {
-      const BceTerm term = Loss::term(to_float(input.lane[k]), to_float(target.lane[k]), to_float(pos_weight.lane[k]));
+    Pack<T, kSize> loss;
+    Pack<float, kSize> grad;
+    for (int k = 0; k < kSize; ++k) {
+      const float x = to_float(input.lane[k]), t = to_float(target.lane[k]);
+      BceTerm term = Loss::term(x, t);
+      if constexpr (Loss::kHasPosWeight)
+        if (operands.pos_weight) term = Loss::term(x, t, to_float(pos_weight.lane[k]));
       const float weighted = to_float(weight.lane[k]) * term.loss;
       sum += weighted;
       loss.lane[k] = from_float<T>(weighted);

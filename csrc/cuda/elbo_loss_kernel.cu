@@ -12,7 +12,7 @@ namespace genimg_fast::cuda {
 namespace {
 
 struct SquaredError {
-  __device__ __forceinline__ static BceTerm term(float recon, float target, float) {
+  __device__ __forceinline__ static BceTerm term(float recon, float target) {
     const float difference = recon - target;
     return {difference * difference, 2.0f * difference};
   }
@@ -28,7 +28,7 @@ __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
     const auto recon = pack.load(operands.recon + i), target = pack.load(operands.target + i);
     Pack<float, decltype(pack)::size> grad;
     for (int k = 0; k < pack.size; ++k) {
-      const BceTerm term = Loss::term(to_float(recon.lane[k]), to_float(target.lane[k]), 1.0f);
+      const BceTerm term = Loss::term(to_float(recon.lane[k]), to_float(target.lane[k]));
       reconstruction += term.loss;
       grad.lane[k] = recon_scale * term.grad;
     }

@@ -12,9 +12,10 @@ std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor w
   BceCall call(input, target, weight, std::nullopt, reduction, with_grad);
   dispatch_float_double(call.input, [&](auto zero) {
     using T = decltype(zero);
-    bool outside = false;
+    BceOutside outside;
     const double sum = cpu::bce_loss(call.operands<T>(), &outside);
-    check(!outside, "bce_loss: all elements of input should be between 0 and 1");
+    check(!outside.input, "bce_loss: all elements of input should be between 0 and 1");
+    check(!outside.target, "bce_loss: all elements of target should be between 0 and 1");
     if (call.is_reduced) *mutable_data<T>(call.loss) = static_cast<T>(sum * call.scale);
   });
   return {call.loss, call.grad};

@@ -19,9 +19,10 @@ double reconstruction_sum(const ElboCall& call) {
     return cpu::squared_error(recon, target, grad, call.recon_scale, numel);
   const BceOperands<T> operands{recon, target, nullptr, nullptr, nullptr, grad, call.recon_scale, numel};
   if (call.reconstruction == Reconstruction::bce_with_logits) return cpu::bce_with_logits_loss(operands);
-  bool outside = false;
+  BceOutside outside;
   const double sum = cpu::bce_loss(operands, &outside);
-  check(!outside, "elbo_loss: all elements of recon should be between 0 and 1");
+  check(!outside.input, "elbo_loss: all elements of recon should be between 0 and 1");
+  check(!outside.target, "elbo_loss: all elements of target should be between 0 and 1");
   return sum;
 }
 

@@ -62,12 +62,15 @@ def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype:
 
 
 def _is_host_one(upstream: torch.Tensor) -> bool:
-    # On CUDA the question would wait for the GPU; for a traced or vmapped tensor it has no answer.
+    # On CUDA the question would wait for the GPU; while tracing it has no answer.
     if upstream.dim() != 0 or upstream.device.type != "cpu" or type(upstream) is not torch.Tensor:
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return False
-    return torch._C._functorch.peek_interpreter_stack() is None and upstream.item() == 1
+    try:
+        return upstream.item() == 1
+    except RuntimeError:  # under vmap, where each example has its own
+        return False
 
 
 def _is_last_backward() -> bool:
