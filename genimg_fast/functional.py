@@ -7,7 +7,7 @@ import torch
 
 from genimg_fast import ops
 
-__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act"]
+__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act", "reparameterize"]
 
 
 def batch_norm_act(
@@ -149,3 +149,28 @@ def conv_transpose2d_bn_act(
         stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation,
         activation=activation, negative_slope=negative_slope,
     )  # fmt: skip
+
+
+def reparameterize(
+    mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """A sample of N(mu, exp(logvar)) through which gradient flows (Kingma and Welling 2014).
+
+    Equal to ``mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)``, with other noise of the same distribution: Philox4x32-10
+    and Box-Muller, float32 whatever the dtype, drawn in the kernel and drawn again in backward, so that it is never stored.
+
+    One call draws one 64-bit seed from torch's generator of mu's device; ``torch.manual_seed`` therefore reproduces it. The
+    same seed gives the same noise on every device, layout, dtype, backend and number of threads (floats to a few ulp). Under
+    ``torch.vmap`` the seed obeys ``randomness``: "different" draws one an example, "same" one for all, "error" raises.
+
+    Args:
+        mu, logvar: of any shape, both the same, in the same dtype. Under autocast they are taken in float32.
+        generator: draws the seed; default torch's own of mu's device.
+
+    Returns:
+        z, of mu's shape, dtype and memory format.
+
+    Raises:
+        TypeError, ValueError: arguments of different dtypes, shapes or devices, named in one line.
+    """
+    return ops.reparameterize(mu, logvar, generator=generator)

@@ -5,5 +5,6 @@ from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
 from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.ops.gaussian_kl_loss import gaussian_kl_loss
+from genimg_fast.ops.reparameterize import reparameterize
 
-__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act", "gaussian_kl_loss"]
+__all__ = ["batch_norm_act", "conv2d_bn_act", "conv_transpose2d_bn_act", "gaussian_kl_loss", "reparameterize"]
