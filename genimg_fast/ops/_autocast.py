@@ -12,33 +12,36 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _with_casts(target_dtype: Callable[[str], torch.dtype]) -> Callable[[Function], Function]:
-    def decorator(function: Function) -> Function:
-        @functools.wraps(function)
-        def wrapper(*args, **kwargs):
-            first = args[0] if args else next(iter(kwargs.values()), None)
-            device_type = first.device.type if isinstance(first, torch.Tensor) else ""
-            if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
-                return function(*args, **kwargs)
-            dtype = target_dtype(device_type)
-
-            def cast(value):
-                # float64 stays as it is, as under torch's own rules
-                eligible = (
-                    isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
-                )
-                return value.to(dtype) if eligible else value
-
-            with torch.autocast(device_type, enabled=False):
-                return function(*(cast(a) for a in args), **{name: cast(value) for name, value in kwargs.items()})
-
-        return wrapper  # type: ignore[return-value]
-
-    return decorator
+def _autocasts(value: Any) -> bool:
+    device_type = value.device.type if isinstance(value, torch.Tensor) else ""
+    return device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type)
 
 
-float32_under_autocast = _with_casts(lambda device_type: torch.float32)
-"""Losses and noise: computed in float32 whatever the autocast dtype, as torch does for its losses."""
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    # float64 stays as it is, as under torch's own rules
+    eligible = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.to(dtype) if eligible else value
 
-low_precision_under_autocast = _with_casts(torch.get_autocast_dtype)
-"""Convolutions: computed in the autocast dtype."""
+
+def float32_under_autocast(function: Function) -> Function:
+    """Losses and noise: computed in float32 whatever the autocast dtype, as torch does for its losses."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        if not _autocasts(first):
+            return function(*args, **kwargs)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(
+                *(_cast(a, torch.float32) for a in args), **{n: _cast(v, torch.float32) for n, v in kwargs.items()}
+            )
+
+    return wrapper  # type: ignore[return-value]
+
+
+def to_autocast_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """Convolutions: input, weight and bias in the autocast dtype.  Batch normalisation then follows its input, as in torch."""
+    if not _autocasts(tensors[0]):
+        return tensors
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)  # type: ignore[union-attr]
+    return tuple(_cast(t, dtype) for t in tensors)

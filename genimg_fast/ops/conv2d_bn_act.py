@@ -6,13 +6,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from genimg_fast.ops._autocast import low_precision_under_autocast
+from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import check_arguments, pair
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.reference.activation import activate
 
 
-@low_precision_under_autocast
 def conv2d_bn_act(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -33,6 +32,7 @@ def conv2d_bn_act(
     negative_slope: float = 0.01,
 ) -> torch.Tensor:
     op = "conv2d_bn_act"
+    input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=False)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)

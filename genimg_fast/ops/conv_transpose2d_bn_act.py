@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check
-from genimg_fast.ops._autocast import low_precision_under_autocast
+from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import check_arguments, pair
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
@@ -20,7 +20,6 @@ from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
 from genimg_fast.reference.conv_transpose2d_bn_act import convolution_backward
 
 
-@low_precision_under_autocast
 def conv_transpose2d_bn_act(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -42,6 +41,7 @@ def conv_transpose2d_bn_act(
     negative_slope: float = 0.01,
 ) -> torch.Tensor:
     op = "conv_transpose2d_bn_act"
+    input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=True)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)

@@ -196,11 +196,19 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"input": torch.zeros(2, 5, 4, 4)}, ValueError, r"input has 5 channels but weight of shape \(6, 4, 4, 4\) takes 6"),
+        (
+            {"input": torch.zeros(2, 5, 4, 4)},
+            ValueError,
+            r"input has 5 channels but weight of shape \(6, 4, 4, 4\) takes 6",
+        ),
         ({"input": torch.zeros(6)}, ValueError, r"input must be \(N, C, H, W\) or \(C, H, W\), got shape \(6,\)"),
         ({"weight": torch.zeros(6, 4, 4)}, ValueError, r"weight must have 4 dimensions, got shape \(6, 4, 4\)"),
         ({"weight": torch.zeros(6, 4, 4, 4).double()}, TypeError, "weight is torch.float64 but input is torch.float32"),
-        ({"bias": torch.zeros(5)}, ValueError, r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)"),
+        (
+            {"bias": torch.zeros(5)},
+            ValueError,
+            r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)",
+        ),
         ({"running_mean": torch.zeros(4)}, ValueError, "running_mean and running_var must be given together"),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
@@ -209,6 +217,12 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
 )
 @pytest.mark.parametrize("backend", _backend.BACKENDS)
 def test_bad_input_gets_one_clear_line(backend, change, error, message):
-    arguments = {"input": torch.zeros(2, 6, 4, 4), "weight": torch.zeros(6, 4, 4, 4), "stride": 2, "padding": 1, **change}
+    arguments = {
+        "input": torch.zeros(2, 6, 4, 4),
+        "weight": torch.zeros(6, 4, 4, 4),
+        "stride": 2,
+        "padding": 1,
+        **change,
+    }
     with _backend.use_backend(backend), pytest.raises(error, match=message):
         conv_transpose2d_bn_act(**arguments)
