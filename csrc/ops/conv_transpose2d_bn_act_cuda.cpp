@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // CUDA registration of conv_transpose2d_bn_act.
+#include "common/channel_layout.h"
+#include "cuda/batch_norm_act_kernel.h"
 #include "cuda/conv_transpose2d_bn_act_kernel.h"
 #include "ops/conv_transpose2d_bn_act.h"
 #include "ops/tensor_cuda.h"
@@ -29,9 +31,39 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTenso
   return out;
 }
 
+// As the CPU's, with a pass of its own for the statistics.
+std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
+                                                    OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
+                                                    Pair stride, Pair padding, Pair output_padding, int64_t activation,
+                                                    double negative_slope) {
+  const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
+  const CudaScope scope(input);
+  for (OptionalTensor* t : {&bias, &bn_weight, &bn_bias}) *t = as_float(*t);
+  check_channels(conv.out_channels, ScalarType::Float, bias, bn_weight, bn_bias);
+  const cuda::DType dtype = cuda_dtype(input);
+  const Tensor w = torch::stable::contiguous(weight);
+  Tensor raw = new_channels_last(input, conv), out = new_channels_last(input, conv);
+  cuda::conv_transpose2d(dtype, conv, input.const_data_ptr(), strides(input), w.const_data_ptr(),
+                         {data<float>(bias), nullptr, nullptr, nullptr, nullptr, eps}, Activation::none, 0.0f,
+                         raw.mutable_data_ptr(), strides(raw), scope.stream);
+
+  const ChannelLayout layout{conv.batch * conv.y.output * conv.x.output, conv.out_channels, 1};
+  Tensor mean = float_scratch(input, conv.out_channels), var = float_scratch(input, conv.out_channels);
+  Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
+  cuda::batch_norm_statistics(dtype, raw.const_data_ptr(), layout, mutable_data<float>(scratch),
+                              mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+  cuda::batch_norm_act(
+      dtype, raw.const_data_ptr(), layout,
+      {data<float>(mean), data<float>(var), data<float>(bn_weight), data<float>(bn_bias), static_cast<float>(eps),
+       static_cast<Activation>(activation), static_cast<float>(negative_slope)},
+      out.mutable_data_ptr(), scope.stream);
+  return {is_channels_last(input) ? out : torch::stable::contiguous(out), raw, mean, var};
+}
+
 }  // namespace
 }  // namespace genimg_fast
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
   library.impl("conv_transpose2d_bn_act", TORCH_BOX(&genimg_fast::inference));
+  library.impl("conv_transpose2d_bn_act_training", TORCH_BOX(&genimg_fast::training));
 }

@@ -29,7 +29,7 @@ def float32_under_autocast(function: Function) -> Function:
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         first = args[0] if args else next(iter(kwargs.values()), None)
-        if not _autocasts(first):
+        if first is None or not _autocasts(first):
             return function(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(

@@ -214,8 +214,8 @@ def _backward_training(ctx, grad, *_):
             grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, _check.ACTIVATIONS[ctx.activation], ctx.slope, True
         )
     grads = convolution_backward(grad_raw, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
-    grad_bn_weight = None if bn_weight is None else grad_bn_weight
-    return *grads, grad_bn_weight, None if bn_bias is None else grad_bn_bias, *[None] * 6
+    given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
+    return *grads, *given, *[None] * 6
 
 
 register("conv_transpose2d_bn_act", _fake, backward=_backward, setup_context=_setup_context)
