@@ -25,6 +25,9 @@ test: build          ## the tests that must pass before any push
 test-full: build     ## everything, the slow tests included
 	$(BIN)/python -m pytest
 
+cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: registers, shared memory, spills (needs nvcc, no GPU)
+	$(BIN)/python -m tests.cuda_on_cpu.cuda_compile
+
 bench: build         ## time every op and model with pytest-benchmark
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
@@ -32,12 +35,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' 'tests/*.cu' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' | xargs -r $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' 'tests/*.cu' | xargs -r $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info genimg_fast/*.so runs

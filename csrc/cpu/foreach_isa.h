@@ -11,7 +11,7 @@
 //
 // The bodies are compiled under `#pragma GCC target`, each in a namespace of its own, and may call no inline function of
 // the standard library: the linker keeps one copy of such a function, and an AVX-512 copy would crash an older CPU.
-// tests/test_instruction_sets.py disassembles the library to see that this holds.
+// tests/test_native_libraries.py disassembles the library to see that this holds.
 
 #ifndef GENIMG_FAST_FOREACH_ISA_H
 #define GENIMG_FAST_FOREACH_ISA_H

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+// The functions of cuda/ptx.cuh on the host; what they promise is written there.
+//
+// An asynchronous copy lands when its group is waited for, and its destination is NaN until then.  So a kernel that
+// does not wait, or that starts to overwrite a buffer which others still read, computes NaN.
+#pragma once
+#include <bit>
+
+#include "cuda_on_cpu.h"
+
+namespace genimg_fast::cuda {
+
+inline void require_aligned_16(const char* what, const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) throw std::runtime_error(std::string(what) + " is not 16-byte aligned");
+}
+
+inline void cp_async_16(void* shared, const void* global, bool valid = true) {
+  require_aligned_16("cp_async_16: shared address", shared);
+  require_aligned_16("cp_async_16: global address", global);
+  std::memset(shared, 0xff, 16);
+  cuda_on_cpu::running_block->current().open_group.push_back({shared, valid ? global : nullptr});
+}
+
+inline void cp_async_commit() {
+  auto& me = cuda_on_cpu::running_block->current();
+  me.committed_groups.push_back(std::move(me.open_group));
+  me.open_group.clear();
+}
+
+template <int kPending>
+void cp_async_wait() {
+  auto& groups = cuda_on_cpu::running_block->current().committed_groups;
+  for (; groups.size() > kPending; groups.erase(groups.begin()))
+    for (const cuda_on_cpu::AsyncCopy& copy : groups.front())
+      if (copy.global)
+        std::memcpy(copy.shared, copy.global, 16);
+      else
+        std::memset(copy.shared, 0, 16);
+}
+
+namespace on_cpu {
+
+using Lanes = cuda_on_cpu::Fiber* const (&)[cuda_on_cpu::kWarp];
+
+inline void require_whole_warp(Lanes lanes) {
+  if (!lanes[cuda_on_cpu::kWarp - 1]) throw std::runtime_error("a tensor-core instruction needs a warp of 32 threads");
+}
+
+inline void ldmatrix_x4(const char* name, uint32_t (&out)[4], const void* shared_row, bool transposed,
+                        std::source_location site) {
+  require_aligned_16("ldmatrix: row address", shared_row);
+  struct Operand {
+    const void* row;
+    bool transposed;
+  };
+  const Operand operand{shared_row, transposed};
+  cuda_on_cpu::running_block->warp_operation(name, 0xffffffffu, &operand, out, site, [](Lanes lanes) {
+    require_whole_warp(lanes);
+    for (int lane = 0; lane < 32; ++lane)
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        uint16_t pair[2];
+        for (int e = 0; e < 2; ++e) {
+          int row = lane / 4, column = 2 * (lane % 4) + e;
+          if (static_cast<const Operand*>(lanes[lane]->operand)->transposed) std::swap(row, column);
+          const Operand* source = static_cast<const Operand*>(lanes[8 * matrix + row]->operand);
+          std::memcpy(&pair[e], static_cast<const uint16_t*>(source->row) + column, 2);
+        }
+        std::memcpy(static_cast<uint32_t*>(lanes[lane]->result) + matrix, pair, 4);
+      }
+  });
+}
+
+// One mma of a warp.  a_at(r, k) and b_at(k, c) say in which lane, in which of its bytes, an element lies.
+struct MmaOperand {
+  uint32_t a[4], b[2];
+};
+struct Place {
+  int lane, byte;
+};
+
+template <int kDepth, typename T, typename AAt, typename BAt, typename ToFloat>
+void mma(const char* name, float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], std::source_location site,
+         AAt, BAt, ToFloat) {
+  const MmaOperand operand{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  cuda_on_cpu::running_block->warp_operation(name, 0xffffffffu, &operand, acc, site, [](Lanes lanes) {
+    require_whole_warp(lanes);
+    auto element = [&](Place place, size_t fragment) {
+      T value;
+      std::memcpy(&value, static_cast<const char*>(lanes[place.lane]->operand) + fragment + place.byte, sizeof(T));
+      return static_cast<double>(ToFloat{}(value));
+    };
+    for (int lane = 0; lane < 32; ++lane)
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        double sum = static_cast<float*>(lanes[lane]->result)[i];
+        for (int k = 0; k < kDepth; ++k)
+          sum += element(AAt{}(row, k), offsetof(MmaOperand, a)) * element(BAt{}(k, column), offsetof(MmaOperand, b));
+        static_cast<float*>(lanes[lane]->result)[i] = static_cast<float>(sum);
+      }
+  });
+}
+
+}  // namespace on_cpu
+
+inline void ldmatrix_x4(uint32_t (&out)[4], const void* shared_row,
+                        std::source_location site = std::source_location::current()) {
+  on_cpu::ldmatrix_x4("ldmatrix_x4", out, shared_row, false, site);
+}
+inline void ldmatrix_x4_trans(uint32_t (&out)[4], const void* shared_row,
+                              std::source_location site = std::source_location::current()) {
+  on_cpu::ldmatrix_x4("ldmatrix_x4_trans", out, shared_row, true, site);
+}
+
+template <typename T>
+void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                  std::source_location site = std::source_location::current()) {
+  on_cpu::mma<16, T>(
+      "mma_m16n8k16", acc, a, b, site,
+      [](int row, int k) {
+        const int reg = row / 8 + 2 * (k / 8);
+        return on_cpu::Place{row % 8 * 4 + k % 8 / 2, 4 * reg + 2 * (k % 2)};
+      },
+      [](int k, int column) { return on_cpu::Place{column * 4 + k % 8 / 2, 4 * (k / 8) + 2 * (k % 2)}; },
+      [](T v) { return to_float(v); });
+}
+
+inline uint32_t to_tf32(float v) {
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  return std::isfinite(v) ? (bits + 0x1000) & ~0x1fffu : bits;
+}
+
+inline void mma_m16n8k8_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             std::source_location site = std::source_location::current()) {
+  on_cpu::mma<8, uint32_t>(
+      "mma_m16n8k8_tf32", acc, a, b, site,
+      [](int row, int k) { return on_cpu::Place{row % 8 * 4 + k % 4, 4 * (row / 8 + 2 * (k / 4))}; },
+      [](int k, int column) { return on_cpu::Place{column * 4 + k % 4, 4 * (k / 4)}; },
+      [](uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); });  // the tensor core ignores the low 13 bits
+}
+
+}  // namespace genimg_fast::cuda
