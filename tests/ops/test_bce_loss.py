@@ -114,8 +114,14 @@ def test_autocast_computes_in_float32(dtype):
     [
         ((torch.zeros(2), torch.zeros(3)), {}, ValueError, r"bce_loss: target has shape \(3,\) but input has \(2,\)"),
         ((torch.zeros(2), torch.zeros(2).long()), {}, TypeError, "target must be floating point, got torch.int64"),
-        ((torch.zeros(2), torch.zeros(2).double()), {}, TypeError, "target is torch.float64 but input is torch.float32"),
+        (
+            (torch.zeros(2), torch.zeros(2).double()),
+            {},
+            TypeError,
+            "target is torch.float64 but input is torch.float32",
+        ),
         ((torch.zeros(2), 0.0), {}, TypeError, "target must be a Tensor, got float"),
+        ((torch.zeros(2), None), {}, TypeError, "target must be a Tensor, got NoneType"),
         (
             (torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4)),
             {},

@@ -132,7 +132,11 @@ def bad(position, value, **options):
         (bad(2, torch.zeros(4, 2).double()), TypeError, "mu is torch.float64 but recon is torch.float32"),
         (bad(1, torch.zeros(4, 3).long()), TypeError, "target must be floating point, got torch.int64"),
         (bad(0, torch.zeros(4, 3), reconstruction="l1"), ValueError, "reconstruction must be one of 'bce_with_logits'"),
-        (bad(0, torch.zeros(4, 3), reduction="none"), ValueError, "reduction must be one of 'batchmean', 'sum', 'mean'"),
+        (
+            bad(0, torch.zeros(4, 3), reduction="none"),
+            ValueError,
+            "reduction must be one of 'batchmean', 'sum', 'mean'",
+        ),
         (bad(0, torch.zeros(4, 3), beta=torch.ones(())), TypeError, "beta must be a number, got Tensor"),
         (bad(0, torch.zeros(4, 3) + 2, reconstruction="bce"), RuntimeError, "should be between 0 and 1"),
         (

@@ -82,7 +82,9 @@ def test_gradient_through_vmap(loss, x):
 
     with_vmap = batch.clone().requires_grad_()
     total(with_vmap).backward()
-    torch.testing.assert_close(with_vmap.grad, torch.stack([expected_gradient(loss, b.requires_grad_()) for b in batch]))
+    torch.testing.assert_close(
+        with_vmap.grad, torch.stack([expected_gradient(loss, b.requires_grad_()) for b in batch])
+    )
 
 
 def test_nothing_is_made_without_grad(loss, x):
@@ -99,9 +101,14 @@ def test_target_that_requires_grad_goes_to_the_reference(loss, x):
     (grad,) = torch.autograd.grad(value, target)
     direction = _cases.randn((4, 6), torch.float64, seed=5)
     with torch.no_grad(), _backend.use_backend("reference"):
-        ahead, behind = (loss(x.double(), target.double() + h * direction) for h in (1e-4, -1e-4)) if (
-            loss is not LOSSES["elbo_loss"]
-        ) else (elbo_loss(x.double(), target.double() + h * direction, MU.double(), LOGVAR.double())[0] for h in (1e-4, -1e-4))
+        ahead, behind = (
+            (loss(x.double(), target.double() + h * direction) for h in (1e-4, -1e-4))
+            if (loss is not LOSSES["elbo_loss"])
+            else (
+                elbo_loss(x.double(), target.double() + h * direction, MU.double(), LOGVAR.double())[0]
+                for h in (1e-4, -1e-4)
+            )
+        )
     torch.testing.assert_close((grad.double() * direction).sum(), (ahead - behind) / 2e-4, rtol=1e-4, atol=1e-6)
 
 
