@@ -16,8 +16,8 @@ struct BceTerm {
   float loss, grad;
 };
 
-// Of a probability.  The logarithms stop at -100 and the derivative's divisor at 1e-12, as in torch.  Comparisons and
-// not fmaxf, which would drop a NaN: a probability outside [0, 1] makes the loss NaN.
+// Of a probability.  The logarithms stop at -100 and the derivative's divisor at 1e-12, as in torch.  A value outside
+// [0, 1] makes the loss NaN, so no fmaxf here, which would drop it.
 struct Bce {
   static constexpr bool kHasPosWeight = false;
 

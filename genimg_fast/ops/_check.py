@@ -38,6 +38,8 @@ def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
 def same_shape(op: str, **tensors: torch.Tensor) -> None:
     (first_name, first), *rest = tensors.items()
     for name, value in rest:
+        if value is None:  # which `tensor` lets pass, for the arguments that are optional
+            raise TypeError(f"{op}: {name} must be a Tensor, got NoneType")
         if value.shape != first.shape:
             raise ValueError(
                 f"{op}: {name} has shape {tuple(value.shape)} but {first_name} has {tuple(first.shape)}; they must be equal"

@@ -28,8 +28,8 @@ def gradient_penalty(
     mixed = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():  # the penalty is a gradient: under no_grad too, where it is only looked at
-        score = discriminator(mixed)
-    (gradient,) = torch.autograd.grad(score.sum(), mixed, create_graph=create_graph)
+        score = discriminator(mixed).sum()
+    (gradient,) = torch.autograd.grad(score, mixed, create_graph=create_graph)
     norm = torch.linalg.vector_norm(
         gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
     )

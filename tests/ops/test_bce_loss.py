@@ -121,6 +121,7 @@ def test_autocast_computes_in_float32(dtype):
             "target is torch.float64 but input is torch.float32",
         ),
         ((torch.zeros(2), 0.0), {}, TypeError, "target must be a Tensor, got float"),
+        ((torch.zeros(2), None), {}, TypeError, "target must be a Tensor, got NoneType"),
         (
             (torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4)),
             {},

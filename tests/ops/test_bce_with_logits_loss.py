@@ -46,9 +46,9 @@ def test_matches_float64(isa, shape, dtype, reduction):
             _cases.assert_accurate(a, e, t, what=name)
 
 
-@pytest.mark.parametrize("reduction", LOSS_REDUCTIONS)
-@pytest.mark.parametrize("weight_shape", [None, (4, 3, 5), (3, 1), ()])
-@pytest.mark.parametrize("pos_weight_shape", [None, (4, 3, 5), (3, 1), (5,), (1,), ()])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("weight_shape", [None, (3, 1)])
+@pytest.mark.parametrize("pos_weight_shape", [None, (4, 3, 5), (3, 1), (5,), ()])
 def test_weights_broadcast(isa, weight_shape, pos_weight_shape, reduction):
     input, target = logits((4, 3, 5)), targets((4, 3, 5))
     weight = weight_shape if weight_shape is None else _cases.randn(weight_shape, seed=3)
