@@ -19,6 +19,7 @@ __all__ = [
     "gan_loss",
     "gaussian_kl_loss",
     "gradient_penalty",
+    "reparameterize",
 ]
 
 
@@ -328,3 +329,26 @@ def gradient_penalty(
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
     """
     return ops.gradient_penalty(discriminator, real, fake, generator=generator)
+def reparameterize(
+    mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """A sample of N(mu, exp(logvar)) through which gradient flows (Kingma and Welling 2014).
+
+    Equal to ``mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)``, with other noise of the same distribution: Philox4x32-10
+    and Box-Muller, float32 whatever the dtype, drawn in the kernel and drawn again in backward, so that it is never stored.
+
+    One call draws one 64-bit seed from torch's generator of mu's device; ``torch.manual_seed`` therefore reproduces it. The
+    same seed gives the same noise on every device, layout, dtype, backend and number of threads (floats to a few ulp). Under
+    ``torch.vmap`` the seed obeys ``randomness``: "different" draws one an example, "same" one for all, "error" raises.
+
+    Args:
+        mu, logvar: of any shape, both the same, in the same dtype. Under autocast they are taken in float32.
+        generator: draws the seed; default torch's own of mu's device.
+
+    Returns:
+        z, of mu's shape, dtype and memory format.
+
+    Raises:
+        TypeError, ValueError: arguments of different dtypes, shapes or devices, named in one line.
+    """
+    return ops.reparameterize(mu, logvar, generator=generator)

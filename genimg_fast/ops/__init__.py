@@ -10,6 +10,7 @@ from genimg_fast.ops.elbo_loss import elbo_loss
 from genimg_fast.ops.gan_loss import gan_loss
 from genimg_fast.ops.gaussian_kl_loss import gaussian_kl_loss
 from genimg_fast.ops.gradient_penalty import gradient_penalty
+from genimg_fast.ops.reparameterize import reparameterize
 
 __all__ = [
     "batch_norm_act",
@@ -21,4 +22,6 @@ __all__ = [
     "gan_loss",
     "gaussian_kl_loss",
     "gradient_penalty",
+    "reparameterize",
 ]
+

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+// What the CPU and CUDA registrations of reparameterize share.  Their kernels number elements in logical order, so that
+// the noise does not depend on the layout: they see contiguous tensors.
+#pragma once
+#include "ops/tensor.h"
+
+namespace genimg_fast {
+
+inline void check_noise_arguments(const Tensor& a, const Tensor& b, const Tensor& seed) {
+  check(same_sizes(a, b), "reparameterize: operands differ in shape");
+  check(a.scalar_type() == b.scalar_type(), "reparameterize: operands differ in dtype");
+  check(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, "reparameterize: seed must be one int64");
+  check(a.is_cuda() == b.is_cuda() && a.is_cuda() == seed.is_cuda(), "reparameterize: operands are on different devices");
+}
+
+// `contiguous`, in the layout of `like`.
+inline Tensor laid_out_like(const Tensor& like, const Tensor& contiguous) {
+  Tensor out = torch::stable::empty_like(like);
+  return same_order(out, contiguous) ? contiguous : torch::stable::copy_(out, contiguous);
+}
+
+}  // namespace genimg_fast

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""z = mu + exp(logvar / 2) * eps: chooses the backend and ties the native op to autograd."""
+
+from __future__ import annotations
+
+import torch
+
+from genimg_fast import _backend
+from genimg_fast.ops import _check
+from genimg_fast.ops._autocast import float32_under_autocast
+from genimg_fast.ops._registration import register
+from genimg_fast.reference import reparameterize as reference
+
+
+@float32_under_autocast
+def reparameterize(
+    mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    _check_arguments(mu, logvar)
+    # A seed in device memory, drawn by torch's own generator: torch.manual_seed reproduces it, vmap's randomness setting
+    # applies to it, nothing waits for the device, and a replayed CUDA graph draws a new one.
+    seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device=mu.device, generator=generator)
+    return reparameterize_with_seed(mu, logvar, seed)
+
+
+def reparameterize_with_seed(mu: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+    """`reparameterize` with the noise of `seed`, one int64 on mu's device."""
+    if not _backend.use_native("reparameterize", mu, logvar):
+        return reference.reparameterize(mu, logvar, seed)
+    return torch.ops.genimg_fast.reparameterize(mu, logvar, seed)
+
+
+def _check_arguments(mu, logvar):
+    op = "reparameterize"
+    _check.tensor(op, mu=mu, logvar=logvar)
+    _check.same_dtype(op, mu=mu, logvar=logvar)
+    _check.same_shape(op, mu=mu, logvar=logvar)
+
+
+def _fake(mu, logvar, seed):
+    return torch.empty_like(mu)
+
+
+def _fake_backward(grad, logvar, seed):
+    return torch.empty_like(logvar)
+
+
+def _setup_context(ctx, inputs, output):
+    _, logvar, seed = inputs
+    ctx.save_for_backward(logvar, seed)
+
+
+def _backward(ctx, grad):
+    logvar, seed = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
+        return grad, reference.reparameterize_backward(grad, logvar, seed), None
+    return grad, torch.ops.genimg_fast.reparameterize_backward(grad, logvar, seed), None
+
+
+register("reparameterize", _fake, backward=_backward, setup_context=_setup_context)
+register("reparameterize_backward", _fake_backward)
