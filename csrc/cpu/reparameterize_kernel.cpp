@@ -22,9 +22,8 @@ namespace {
 // body(begin, end) over ranges that begin at a multiple of kChunk, so that no vector of Philox blocks is cut in two.
 template <typename Body>
 void parallel_for_chunks(int64_t numel, const Body& body) {
-  parallel_for(0, chunk_count(numel), 1, [&](int64_t first, int64_t last) {
-    body(first * kChunk, std::min(last * kChunk, numel));
-  });
+  parallel_for(0, chunk_count(numel), 1,
+               [&](int64_t first, int64_t last) { body(first * kChunk, std::min(last * kChunk, numel)); });
 }
 
 }  // namespace
@@ -52,8 +51,8 @@ void philox4x32(uint32_t* counters, uint32_t key0, uint32_t key1, int64_t count)
   }
 }
 
-#define INSTANTIATE(T)                                                                    \
-  template void reparameterize<T>(const T*, const T*, uint64_t, T*, int64_t);             \
+#define INSTANTIATE(T)                                                        \
+  template void reparameterize<T>(const T*, const T*, uint64_t, T*, int64_t); \
   template void reparameterize_backward<T>(const T*, const T*, uint64_t, T*, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

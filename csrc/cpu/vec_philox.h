@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// common/philox.h on vectors, kBlocks blocks of four numbers side by side; for files compiled through foreach_isa.h, hence
-// no include guard.  Such a file includes <immintrin.h> on x86 and common/philox.h in its ordinary pass.
+// common/philox.h on vectors, kBlocks blocks of four numbers side by side; for files compiled through foreach_isa.h,
+// hence no include guard.  Such a file includes <immintrin.h> on x86 and common/philox.h in its ordinary pass.
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
