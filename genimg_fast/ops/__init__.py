@@ -24,3 +24,4 @@ __all__ = [
     "gradient_penalty",
     "reparameterize",
 ]
+
