@@ -12,7 +12,11 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _with_casts(target_dtype: Callable[[str], torch.dtype]) -> Callable[[Function], Function]:
+def _with_casts(
+    target_dtype: Callable[[str], torch.dtype], only: tuple[str, ...] | None = None
+) -> Callable[[Function], Function]:
+    """`only`: the names of the function's first arguments, if no others are to be cast."""
+
     def decorator(function: Function) -> Function:
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
@@ -30,7 +34,10 @@ def _with_casts(target_dtype: Callable[[str], torch.dtype]) -> Callable[[Functio
                 return value.to(dtype) if eligible else value
 
             with torch.autocast(device_type, enabled=False):
-                return function(*(cast(a) for a in args), **{name: cast(value) for name, value in kwargs.items()})
+                return function(
+                    *(cast(a) if only is None or i < len(only) else a for i, a in enumerate(args)),
+                    **{name: cast(a) if only is None or name in only else a for name, a in kwargs.items()},
+                )
 
         return wrapper  # type: ignore[return-value]
 
@@ -40,5 +47,6 @@ def _with_casts(target_dtype: Callable[[str], torch.dtype]) -> Callable[[Functio
 float32_under_autocast = _with_casts(lambda device_type: torch.float32)
 """Losses and noise: computed in float32 whatever the autocast dtype, as torch does for its losses."""
 
-low_precision_under_autocast = _with_casts(torch.get_autocast_dtype)
-"""Convolutions: computed in the autocast dtype."""
+low_precision_under_autocast = _with_casts(torch.get_autocast_dtype, only=("input", "weight", "bias"))
+"""Convolutions: computed in the autocast dtype.  The batch normalisation after it keeps its own, as under torch's rules:
+its running statistics are updated in place."""
