@@ -71,7 +71,7 @@ class FusedSequential(nn.Sequential):
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order.
 
-        It is drawn up anew in each pass, at a microsecond or so a child: children, hooks and dtypes may change at any time.
+        It is drawn up anew in each pass, at a microsecond or so a child: children and their hooks may change at any time.
         """
         if _has_any_global_hook():
             return [Step((name,), None, "hooks are registered for all modules") for name in self._modules]
@@ -92,14 +92,13 @@ class FusedSequential(nn.Sequential):
 
 def _next_step(children: list[tuple[str, nn.Module]], start: int) -> Step:
     name, head = children[start]
-    before = children[start - 1][1] if start else None
-    if reason := _why_not_first(head) or _why_not_after(before, head):
+    if reason := _why_not_first(head):
         return Step((name,), None, reason)
     names = [name]
     following = children[start + 1 : start + 3]
     if type(head) in _CONVOLUTIONS and following:
         name, child = following[0]
-        if type(child) is nn.BatchNorm2d and not _must_be_called(child) and not _why_not_after(head, child):
+        if type(child) is nn.BatchNorm2d and not _must_be_called(child):
             names.append(name)
             del following[0]
     if following:
@@ -135,20 +134,6 @@ def _must_be_called(module: nn.Module) -> str:
     if module._compiled_call_impl is not None:
         return "it is compiled on its own"
     return ""
-
-
-def _why_not_after(before: Any, module: Any) -> str:
-    """Why a batch normalisation cannot take the dtype that the convolution before it gives; empty if it can."""
-    if type(before) not in _CONVOLUTIONS or type(module) is not nn.BatchNorm2d:
-        return ""
-    own = module.running_mean if module.weight is None else module.weight
-    if own is None or own.dtype == before.weight.dtype:
-        return ""
-    return f"it is {_name(own.dtype)} after a convolution in {_name(before.weight.dtype)}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _activation(children: list[Any]) -> dict[str, Any]:

@@ -76,9 +76,8 @@ def test_forward_decodes_a_sample_of_the_posterior():
     assert not torch.equal(recon, model.decode(posterior.mode()))
 
 
-@pytest.mark.parametrize(("name", "size"), [("vae", {"hidden": 64}), ("conv_vae", {"width": 8})])
-def test_learns_to_reconstruct(name, size):
-    model = models.create(name, image_size=32, channels=1, latent=8, **size)
+def test_learns_to_reconstruct():
+    model = models.create("vae", image_size=32, hidden=64, latent=8)
     x = torch.zeros(8, 1, 32, 32)
     for i in range(8):
         x[i, :, 4 * i : 4 * i + 4] = 1.0

@@ -48,6 +48,12 @@ def assert_same_state(fused: nn.Module, plain: nn.Module) -> None:
     torch.testing.assert_close(dict(fused.state_dict()), dict(plain.state_dict()))
 
 
+def untracked(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """It has running statistics, but training leaves them as they are."""
+    bn.track_running_stats = False
+    return bn
+
+
 def frozen(bn: nn.BatchNorm2d) -> nn.BatchNorm2d:
     bn.running_mean.normal_()
     bn.running_var.uniform_(0.5, 2.0)
@@ -84,6 +90,7 @@ FUSED_CASES = {
     "cumulative average": (lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, momentum=None)], IMAGES, [CONV]),
     "cumulative average, bn alone": (lambda: [nn.BatchNorm2d(4, momentum=None)], IMAGES, [NORM]),
     "frozen bn": (lambda: [nn.Conv2d(4, 6, 3), frozen(nn.BatchNorm2d(6)), nn.ReLU()], IMAGES, [CONV]),
+    "running statistics not tracked": (lambda: [nn.Conv2d(4, 6, 3), untracked(nn.BatchNorm2d(6))], IMAGES, [CONV]),
     "two blocks": (
         lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(True), nn.ConvTranspose2d(6, 3, 3), nn.Tanh()],
         IMAGES,
@@ -226,13 +233,18 @@ def test_layer_compiled_on_its_own_is_called():
     assert model.plan()[0].reason == "it is compiled on its own"
 
 
-def test_float32_batch_norm_after_bfloat16_convolution_is_left_to_torch():
-    model = FusedSequential(nn.Conv2d(4, 4, 3).bfloat16(), nn.BatchNorm2d(4), nn.ReLU())
-    assert [step.kind for step in model.plan()] == [CONV, None, None]
-    assert model.plan()[1].reason == "it is float32 after a convolution in bfloat16"
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_float32_batch_norm_after_bfloat16_layers(mode):
+    model = FusedSequential(
+        *(nn.Conv2d(4, 4, 3).bfloat16(), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.ConvTranspose2d(4, 8, 3).bfloat16(), nn.BatchNorm2d(8), nn.Tanh()),
+        *(nn.Flatten(), nn.BatchNorm1d(240), nn.Sigmoid()),
+    ).train(mode == "train")
     plain = plain_twin(model)
     x = _cases.randn(IMAGES, torch.bfloat16)
-    torch.testing.assert_close(model(x), plain(x))
+    out = model(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, plain(x))
     assert_same_state(model, plain)
 
 
