@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -16,10 +16,12 @@ from genimg_fast.training.config import TrainConfig
 T = TypeVar("T")
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
+def adam(model: nn.Module, lr: float | None, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, which is Adam while `weight_decay` is 0; `fused` updates all weights in one kernel."""
+    assert lr is not None
     assert config.betas is not None
-    return torch.optim.AdamW(parameters, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    group = {"params": list(model.parameters()), "initial_lr": lr}  # what the schedule multiplies
+    return torch.optim.AdamW([group], lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def accumulate(accelerator: Accelerator, model: nn.Module, batches: Sequence[T]) -> Iterator[T]:

@@ -21,13 +21,13 @@ from typing import Any, BinaryIO
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from genimg_fast import models
 from genimg_fast.training.errors import UserError
 
 _FORMAT = "genimg_fast resume file 1"
 _TEMPORARY = ".tmp"
+_RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints")
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
@@ -70,10 +70,23 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process had begun to write."""
-    for path in folder.glob(f"*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+def claim_folder(out: Path, *, resume: bool) -> None:
+    """Makes the folders of a new run, or gets those of a killed one ready to continue.
+
+    Raises:
+        UserError: if there is a run and it is not to be resumed, or the other way round.
+    """
+    present = [name for name in _RUN_FILES if (out / name).exists()]
+    if present and not resume:
+        raise UserError(f"{out} already holds a run ({', '.join(present)}); resume it or choose another folder")
+    if resume and not present:
+        raise UserError(f"{out} holds no run to resume; start it without resume")
+    for folder in (out, out / "checkpoints", out / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in (*folder.glob(f"*{_TEMPORARY}"), *folder.glob(f".*{_TEMPORARY}")):
+            leftover.unlink(missing_ok=True)
+    if resume:
+        _set_damaged_aside(out / "checkpoints")
 
 
 def save_resume(folder: Path, state: dict[str, Any]) -> None:
@@ -94,34 +107,27 @@ def save_resume(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_resume(folder: Path) -> dict[str, Any] | None:
-    """Reads last.pt, or previous.pt with a warning where last.pt is damaged; None where neither was ever written.
+    """Reads last.pt, or previous.pt where there is no last.pt; None where neither was ever written.
 
     Raises:
-        UserError: if there is something but nothing that can be read, naming the file and what to do.
+        UserError: if the file cannot be read, naming it and what to do.
     """
-    last, previous = folder / LAST, folder / PREVIOUS
-    if not last.exists() and not previous.exists():
-        return None
-    if not last.exists():  # killed between the two renames of a save
-        return _read_resume(previous)
-    try:
-        return _read_resume(last)
-    except UserError as error:
-        if not previous.exists():
-            raise
-        state = _read_resume(previous)
-        warnings.warn(f"{error}; continuing from {previous} (step {state['step']})", stacklevel=2)
-        return state
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.exists():
+            return _read_resume(path)
+    return None
 
 
-def set_damaged_aside(folder: Path) -> None:
+def _set_damaged_aside(folder: Path) -> None:
     """Renames a last.pt that cannot be read, so that the next save does not put it in the place of a good previous.pt."""
-    last = folder / LAST
-    if last.exists() and (folder / PREVIOUS).exists():
-        try:
-            _read_resume(last)
-        except UserError:
-            os.replace(last, folder / (LAST + ".damaged"))
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not (last.exists() and previous.exists()):
+        return
+    try:
+        _read_resume(last)
+    except UserError as error:
+        os.replace(last, folder / (LAST + ".damaged"))
+        warnings.warn(f"{error}; continuing from {previous}", stacklevel=2)
 
 
 def _read_resume(path: Path) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def _read_resume(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_weights(path: Path, model: models.VAE | models.GAN, *, step: int) -> None:
+def save_weights(path: Path, model: models.ImageModel, *, step: int) -> None:
     """Exports the weights, with the model's name and arguments in the metadata, so that the file is enough to load it."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     metadata = {"format": "pt", "model": model.name, "config": json.dumps(model.config), "step": str(step)}
@@ -155,7 +161,7 @@ def save_weights(path: Path, model: models.VAE | models.GAN, *, step: int) -> No
     write_atomically(path, lambda file: file.write(content))
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path) -> models.ImageModel:
     """Loads a trained model in eval mode, on the CPU.
 
     Args:

@@ -116,16 +116,25 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "early_stopping_patience"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
-        for name in ("warmup_steps", "sample_every", "checkpoint_every", "validate_every", "num_workers", "seed"):
+        for name in ("warmup_steps", "sample_every", "checkpoint_every", "validate_every", "num_workers"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("weight_decay", "beta", "gradient_penalty"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more, and finite")
         for name in ("lr", "discriminator_lr", "grad_clip"):
             value = getattr(self, name)
             self._require(name, value is None or 0 < value < math.inf, "greater than 0 and finite, or null")
-        self._require("betas", self.betas is None or all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1), or null")
-        self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1), or null for no average")
+        self._require(
+            "betas", self.betas is None or all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1), or null"
+        )
+        self._require(
+            "ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1), or null for no average"
+        )
+        self._require("seed", 0 <= self.seed < 2**32, "0 to 2^32 - 1")
         self._require("channels", self.channels in (1, 3), "1 or 3")
+
+        for name in ("image_size", "channels"):
+            if name in self.model_args:
+                raise UserError(f"model_args has {name!r}: set {name} itself, which the data set follows too")
 
     def _require(self, name: str, ok: bool, allowed: str) -> None:
         if not ok:
@@ -160,9 +169,7 @@ class TrainConfig:
     def with_defaults(self, *, lr: float, betas: tuple[float, float]) -> TrainConfig:
         """Fills in what was left to the kind of model."""
         lr = self.lr or lr
-        return dataclasses.replace(
-            self, lr=lr, discriminator_lr=self.discriminator_lr or lr, betas=self.betas or betas
-        )
+        return dataclasses.replace(self, lr=lr, discriminator_lr=self.discriminator_lr or lr, betas=self.betas or betas)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only: what config.json and the resume file hold."""
@@ -221,8 +228,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return dict(value)
     if hint is str and isinstance(value, Path):
         return str(value)
-    if hint in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if hint in (int, float):
         try:
+            if not isinstance(value, (int, float, str)) or isinstance(value, bool):
+                raise ValueError
             number = float(value)
             if hint is float:
                 return number

@@ -10,7 +10,7 @@ class UserError(RuntimeError):
     exit_code = 1
 
 
-class Interrupted(UserError):
+class Interrupted(UserError):  # noqa: N818 (named as KeyboardInterrupt is)
     """The run was stopped by SIGINT (exit code 130) or SIGTERM (143); the message says how to resume."""
 
     def __init__(self, message: str, signal_number: int) -> None:

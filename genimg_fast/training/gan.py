@@ -37,8 +37,8 @@ class GANObjective:
         self.generator, self.discriminator, generator_optimizer, discriminator_optimizer = accelerator.prepare(
             model.generator,
             model.discriminator,
-            adam(model.generator.parameters(), config.lr or 0.0, config),
-            adam(model.discriminator.parameters(), config.discriminator_lr or 0.0, config),
+            adam(model.generator, config.lr, config),
+            adam(model.discriminator, config.discriminator_lr, config),
         )
         self.optimizers = {"generator": generator_optimizer, "discriminator": discriminator_optimizer}
 

@@ -12,10 +12,8 @@ import json
 import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,10 +35,10 @@ from genimg_fast.training.gan import GANObjective
 from genimg_fast.training.logging import RunLog
 from genimg_fast.training.rng import rng_state, set_rng_state
 from genimg_fast.training.schedule import lr_factor
+from genimg_fast.training.signals import collect_stop_signals
 from genimg_fast.training.vae import VAEObjective
 
 _GRID_IMAGES = 64
-_RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints")
 
 
 @dataclass
@@ -133,7 +131,7 @@ class _Run:
 
         self.out = Path(config.out)
         self.checkpoints = self.out / "checkpoints"
-        self._on_main(lambda: self._claim_folder(resume))
+        self._on_main(lambda: checkpoint.claim_folder(self.out, resume=resume))
         state = checkpoint.load_resume(self.checkpoints) if resume else None
         if state is not None:
             self._check_same_run(state)
@@ -163,9 +161,9 @@ class _Run:
 
     # Beginning
 
-    def _on_main(self, action) -> None:
+    def _on_main(self, action: Callable[[], None]) -> None:
         """Runs `action` on the first process only; what it raises as UserError is raised on all of them."""
-        message = [None]
+        message: list[str | None] = [None]
         if self.main:
             try:
                 action()
@@ -176,19 +174,6 @@ class _Run:
         broadcast_object_list(message)
         if message[0] is not None:
             raise UserError(message[0])
-
-    def _claim_folder(self, resume: bool) -> None:
-        present = [name for name in _RUN_FILES if (self.out / name).exists()]
-        if resume:
-            if not present:
-                raise UserError(f"{self.out} holds no run to resume; start it without resume")
-            checkpoint.remove_leftovers(self.out)
-            checkpoint.remove_leftovers(self.checkpoints)
-            checkpoint.set_damaged_aside(self.checkpoints)
-        elif present:
-            raise UserError(f"{self.out} already holds a run ({', '.join(present)}); resume it or choose another folder")
-        for folder in (self.checkpoints, self.out / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def _open_logs(self) -> None:
         description = {
@@ -223,7 +208,7 @@ class _Run:
         """Writes last.pt and last.safetensors."""
         finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
         if not finite:
-            raise self._not_finite("a weight")
+            raise self._diverged("a weight is no longer finite")
         noise = gather_object([rng_state(self.accelerator.device)])
         if not self.main:
             return
@@ -255,11 +240,11 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
 
-    def _averaged_model(self) -> models.VAE | models.GAN:
+    def _averaged_model(self) -> models.ImageModel:
         """The model to validate, sample and export: averaged weights where there is an average, current ones elsewhere."""
         if self.ema is None:
             self.evaluation_model.load_state_dict(self.model.state_dict())
-        elif isinstance(self.model, models.GAN):
+        elif isinstance(self.model, models.GAN) and isinstance(self.evaluation_model, models.GAN):
             self.evaluation_model.discriminator.load_state_dict(self.model.discriminator.state_dict())
         return self.evaluation_model
 
@@ -270,7 +255,7 @@ class _Run:
         if self._patience_is_exhausted():
             self.sampler.stop = self.step
         seconds, started_at = 0.0, self.step
-        with _stop_signals(enabled=self.accelerator.num_processes == 1) as signals:
+        with collect_stop_signals(enabled=self.accelerator.num_processes == 1) as signals:
             began = time.perf_counter()
             for step_batches in batches(
                 self.train_data, self.sampler, num_workers=self.config.num_workers, device=self.accelerator.device
@@ -317,9 +302,9 @@ class _Run:
             warmup_steps=self.config.warmup_steps,
             total_steps=self.total_steps,
         )
-        for name, optimizer in self.objective.optimizers.items():
+        for optimizer in self.objective.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = self._base_lr(name) * factor
+                group["lr"] = group["initial_lr"] * factor
         self.model.train()
         losses = self.objective.step(step_batches)
         if self.ema:
@@ -328,11 +313,6 @@ class _Run:
         self.bar.update(self.sampler.images_per_step)
         return losses
 
-    def _base_lr(self, optimizer: str) -> float:
-        lr = self.config.discriminator_lr if optimizer == "discriminator" else self.config.lr
-        assert lr is not None
-        return lr
-
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
@@ -340,13 +320,13 @@ class _Run:
         values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
-                raise self._not_finite(f"{name} is {value}")
+                raise self._diverged(f"{name} is {value}")
         return values
 
-    def _not_finite(self, what: str) -> UserError:
+    def _diverged(self, what: str) -> UserError:
         return UserError(
-            f"{what if ' is ' in what else what + ' is no longer finite'} at step {self.step}; nothing of it was saved; "
-            f"lower lr, or set grad_clip, in a new run, or to try again from before: {self.how_to_resume()}"
+            f"{what} at step {self.step}; that step was not saved: start a new run with a lower lr or with grad_clip, or, "
+            f"{self.how_to_resume()}"
         )
 
     def _log(self, losses: dict[str, float], images_per_second: float) -> None:
@@ -372,7 +352,8 @@ class _Run:
             shared[0] = values[self.objective.metric]
         broadcast_object_list(shared)
         value = shared[0]
-        better = self.best is None or (value > self.best) == self.objective.higher_is_better and value != self.best
+        sign = 1 if self.objective.higher_is_better else -1
+        better = math.isfinite(value) and (self.best is None or sign * value > sign * self.best)
         if not better:
             self.validations_since_best += 1
             return
@@ -420,43 +401,13 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise UserError(f"mixed_precision {config.mixed_precision!r} cannot be used here: {error}") from error
 
 
-def _create_model(config: TrainConfig) -> models.VAE | models.GAN:
+def _create_model(config: TrainConfig) -> models.ImageModel:
     try:
-        return models.create(
-            config.model, **{"image_size": config.image_size, "channels": config.channels, **config.model_args}
-        )
+        return models.create(config.model, image_size=config.image_size, channels=config.channels, **config.model_args)
     except (TypeError, ValueError) as error:
         raise UserError(f"model {config.model!r}: {error}") from error
 
 
-def _sampled_part(model: models.VAE | models.GAN) -> torch.nn.Module:
+def _sampled_part(model: models.ImageModel) -> torch.nn.Module:
     """What images are made with, and what is worth averaging."""
     return model.generator if isinstance(model, models.GAN) else model
-
-
-@contextmanager
-def _stop_signals(*, enabled: bool) -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM, so that the step under way is finished and saved; a second one has its usual effect.
-
-    With several processes (`enabled` is False) each would stop at another step, so there the last checkpoint has to do.
-    """
-    received: list[signal.Signals] = []
-    if not enabled or threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def remember(number: int, frame: object) -> None:
-        received.append(signal.Signals(number))
-        restore()
-
-    def restore() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    for number in usual:
-        signal.signal(number, remember)
-    try:
-        yield received
-    finally:
-        restore()

@@ -25,7 +25,7 @@ class VAEObjective:
     def __init__(self, model: VAE, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
         self.reconstruction = model.reconstruction
-        self.model, optimizer = accelerator.prepare(model, adam(model.parameters(), config.lr or 0.0, config))
+        self.model, optimizer = accelerator.prepare(model, adam(model, config.lr, config))
         self.optimizers = {"model": optimizer}
 
     @staticmethod

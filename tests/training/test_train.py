@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+
+from genimg_fast.training import Interrupted, TrainConfig, UserError, load_model, loop, train
+from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state, start
+
+KINDS = pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
+
+
+def run(*args, resume=False, **kwargs):
+    return train(config(*args, **kwargs), resume=resume, progress=False)
+
+
+@KINDS
+def test_what_a_run_leaves_behind(tmp_path, kind, capsys):
+    result = train(config(tmp_path, kind, max_steps=4, sample_every=2, validate_every=2, checkpoint_every=2))
+    assert "img/s" in capsys.readouterr().err
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {f for f in files if not f.startswith("logs/events")} == {
+        "config.json", "metrics.jsonl", "samples/step_000002.png", "samples/step_000004.png", "checkpoints/last.pt",
+        "checkpoints/previous.pt", "checkpoints/last.safetensors", "checkpoints/best.safetensors",
+    }  # fmt: skip
+    assert any(f.startswith("logs/events") for f in files)
+    assert Image.open(tmp_path / "samples" / "step_000004.png").size == (82, 82)  # 8x8 images of 8x8 pixels and lines
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records == result.history
+    assert [(r["step"], r["split"]) for r in records] == [
+        (1, "train"), (2, "train"), (2, "test"), (3, "train"), (4, "train"), (4, "test"),
+    ]  # fmt: skip
+    assert {"lr", "epoch", "images_per_second"} < records[0].keys()
+    assert result.steps == 4
+    assert result.images_per_second > 0
+    assert result.epochs == pytest.approx(4 * 8 / 1437, rel=0.01)
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert TrainConfig.from_dict(description["train"]).lr == {"vae": 1e-3, "dense_gan": 2e-4}[kind["model"]]
+    assert load_model(tmp_path).config == description["model"]
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(tmp_path, max_steps=3)
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(
+        [r["loss"] for r in result.history if r["split"] == "train"]
+    )
+    assert events.Tags()["images"] == ["samples/0"] or len(events.Tags()["images"]) > 1
+
+
+def test_training_makes_the_elbo_better(tmp_path):
+    result = run(tmp_path, max_steps=200, validate_every=50, log_every=100, lr=0.01)
+    elbos = [r["elbo"] for r in result.history if r["split"] == "test"]
+    assert elbos[-1] > elbos[0] + 5
+    assert result.best_metric == max(elbos)
+
+
+@KINDS
+def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path, kind):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(hash(name) % 1000)  # what the process drew before must not matter
+        run(tmp_path / name, kind, seed=seed)
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same(resume_state(tmp_path / "a")["model"], resume_state(tmp_path / "c")["model"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        (VAE, {}),
+        (VAE, {"ema_decay": None, "num_workers": 1}),
+        (GAN, {"grad_accumulation": 2, "grad_clip": 1.0}),
+        (GAN, {"gan_loss": "wasserstein", "gradient_penalty": 10.0}),
+        (VAE, {"mixed_precision": "bf16"}),
+    ],
+    ids=["vae", "vae-no-ema-workers", "gan-accumulated", "wgan-gp", "vae-bf16"],
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kind, extra):
+    # 600 images a step: the run crosses an epoch (1437 images) before and after the break.
+    settings = {"batch_size": 600 // extra.get("grad_accumulation", 1), "validate_every": 2, **extra}
+    whole = run(tmp_path / "whole", kind, max_steps=7, **settings)
+    run(tmp_path / "parts", kind, max_steps=3, **settings)
+    torch.manual_seed(99)
+    parts = run(tmp_path / "parts", kind, max_steps=7, resume=True, **settings)
+    if "parts" and whole.history:
+        keep = [{k: v for k, v in r.items() if k != "images_per_second"} for r in whole.history]
+        again = [{k: v for k, v in r.items() if k != "images_per_second"} for r in parts.history]
+        # The first part validated at its own end, step 3, too.
+        assert [r for r in again if (r["step"], r["split"]) != (3, "test")] == keep
+    first, second = resume_state(tmp_path / "whole"), resume_state(tmp_path / "parts")
+    for name in ("model", "ema", "optimizers", "rng", "step"):
+        assert_same(first[name], second[name], name)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    first = run(tmp_path)
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    again = run(tmp_path, resume=True)
+    assert (again.steps, again.best_metric, again.history) == (first.steps, first.best_metric, first.history)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_early_stopping(tmp_path, monkeypatch):
+    values = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    monkeypatch.setattr(loop.VAEObjective, "validate", staticmethod(lambda *a, **k: {"elbo": next(values)}))
+    result = run(tmp_path, max_steps=50, validate_every=2, early_stopping_patience=2)
+    assert (result.steps, result.best_metric) == (8, 3.0)  # validated at 2, 4 (best), 6, 8
+    assert resume_state(tmp_path)["step"] == 8
+    again = run(tmp_path, max_steps=50, validate_every=2, early_stopping_patience=2, resume=True)
+    assert again.steps == 8
+
+
+def test_a_metric_that_is_not_a_number_is_not_the_best(tmp_path, monkeypatch):
+    values = iter([float("nan"), 5.0, float("nan"), 4.0])
+    monkeypatch.setattr(loop.GANObjective, "validate", staticmethod(lambda *a, **k: {"kernel_distance": next(values)}))
+    assert run(tmp_path, GAN, max_steps=4, validate_every=1).best_metric == 4.0
+
+
+def test_nothing_is_overwritten(tmp_path):
+    run(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"already holds a run \(.*\); resume it or choose another folder$"):
+        run(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_resuming_needs_a_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no run to resume; start it without resume$"):
+        run(tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_resuming_with_another_configuration_names_the_fields(tmp_path):
+    run(tmp_path)
+    expected = r"another configuration; differing: lr \(was 0.001, is 0.1\), beta \(was 1.0, is 2.0\)$"
+    with pytest.raises(UserError, match=expected):
+        run(tmp_path, resume=True, max_steps=9, lr=0.1, beta=2.0)
+    with pytest.raises(UserError, match=r"differing: model_args \(was .*\), model config \(was .*\)$"):
+        run(tmp_path, {"model": "vae", "model_args": {"hidden": 17, "latent": 4}}, resume=True)
+    with pytest.raises(UserError, match=r"differing: data \(was 'digits', is 'photos'\)|training images \(was"):
+        run(tmp_path, resume=True, data="photos")
+
+
+def test_resuming_falls_back_to_the_previous_checkpoint(tmp_path):
+    run(tmp_path / "whole", checkpoint_every=2)
+    run(tmp_path / "damaged", checkpoint_every=2)
+    last = tmp_path / "damaged" / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"last.pt is damaged"):
+        run(tmp_path / "damaged", checkpoint_every=2, resume=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "killed")
+    for file in (tmp_path / "killed" / "checkpoints").iterdir():
+        file.unlink()
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7, "spl')  # a line that the kill cut short
+    run(tmp_path / "killed", resume=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == 7
+
+
+def break_at(step, monkeypatch, action):
+    """Lets `action` do harm in the step after `step`."""
+    real = loop._Run._take_step
+
+    def take_step(self, batches):
+        if self.step == step:
+            action(self)
+        return real(self, batches)
+
+    monkeypatch.setattr(loop._Run, "_take_step", take_step)
+
+
+def poison(run):
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_nan_stops_the_run_with_the_checkpoint_intact(tmp_path, monkeypatch):
+    break_at(5, monkeypatch, poison)
+    with pytest.raises(UserError, match=r"\Aloss is nan at step 6; that step was not saved: .*continue from step 4, resume .*\Z"):
+        run(tmp_path, checkpoint_every=4)
+    assert resume_state(tmp_path)["step"] == 4
+    monkeypatch.undo()
+    run(tmp_path, checkpoint_every=4, resume=True)
+    run(tmp_path.with_name("whole"), checkpoint_every=4)
+    assert_same_end(tmp_path, tmp_path.with_name("whole"))
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path, monkeypatch):
+    real = loop.VAEObjective.step
+
+    def step(self, batches):
+        losses = real(self, batches)
+        with torch.no_grad():
+            next(self.model.parameters())[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(loop.VAEObjective, "step", step)
+    with pytest.raises(UserError, match=r"a weight is no longer finite at step 1; .*no checkpoint had been written"):
+        run(tmp_path, max_steps=1)
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_saves_the_step_under_way(tmp_path, monkeypatch, number, code):
+    before = signal.getsignal(number)
+    break_at(2, monkeypatch, lambda run: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match=rf"\Astopped by {number.name}; to continue from step 3, resume .*\Z") as stopped:
+        run(tmp_path)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    run(tmp_path, resume=True)
+    run(tmp_path.with_name("whole"))
+    assert_same_end(tmp_path, tmp_path.with_name("whole"))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    def twice(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    break_at(2, monkeypatch, twice)
+    with pytest.raises(Interrupted, match=r"stopped; to continue from step 2, resume"):
+        run(tmp_path, checkpoint_every=2)
+    assert resume_state(tmp_path)["step"] == 2
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, monkeypatch):
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if resume_saved(tmp_path) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor)
+
+    def resume_saved(out):
+        return resume_state(out)["step"] if (out / "checkpoints" / "last.safetensors").exists() else None
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"\Acannot write .*last.pt: No space left on device; to continue from step 2, .*\Z"):
+        run(tmp_path, checkpoint_every=2, max_steps=4)
+    assert resume_state(tmp_path)["step"] == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_size_limit_is_one_line(tmp_path):
+    """A write that really fails, after some bytes: as on a full disk."""
+    code = (
+        "import resource, sys; from genimg_fast.training import train, UserError; from tests.training._runs import config\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: train(config(sys.argv[1]), progress=False)\n"
+        "except UserError as error: print(error)"
+    )
+    out, err = start(code, tmp_path).communicate(timeout=120)
+    assert "cannot write" in out, err
+    assert "last.pt: File too large" in out
+    assert out.count("\n") == 1
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"\Acannot write .*file.*: Not a directory\Z"):
+        run(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"\Acannot write .*: Permission denied\Z"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model": "vaee"}, r"model 'vaee': model must be one of .*'vae'"),
+        ({"model_args": {"hiden": 3}}, r"model 'vae': vae: unknown argument 'hiden'; allowed are .*"),
+        ({"batch_size": 5000}, r"a step needs 5000 images .*"),
+        ({"mixed_precision": "fp16"}, r"mixed_precision 'fp16' cannot be used here: .*"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works there")
+def test_what_cannot_work_is_one_line_and_leaves_no_folder(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=rf"\A{message}\Z"):
+        run(tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_in_one_process_may_differ_in_precision(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(tmp_path / "a", mixed_precision="bf16", max_steps=1)
+        run(tmp_path / "b", max_steps=1)
+
+
+def test_deterministic_is_put_back(tmp_path):
+    assert not torch.are_deterministic_algorithms_enabled()
+    run(tmp_path, max_steps=1, deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
