@@ -57,7 +57,7 @@ class TrainConfig:
         warmup_steps: steps over which the learning rate first rises linearly from zero.
         grad_clip: largest L2 norm of the gradient of a model (of each of a GAN's two); None: no clipping.
         ema_decay: decay a step of the moving average of the weights that is validated, sampled and exported; None: no average.
-        mixed_precision: "no", "bf16", or "fp16" (GPU only, with loss scaling).
+        mixed_precision: "no", "bf16", or "fp16" (with loss scaling).
         beta: weight of the KL term of a VAE (Higgins et al. 2017).
         gan_loss: "bce", "hinge", "wasserstein" or "lsgan".
         gradient_penalty: weight of the gradient penalty of WGAN-GP (Gulrajani et al. 2017: 10); 0: none.
@@ -168,8 +168,7 @@ class TrainConfig:
 
     def with_defaults(self, *, lr: float, betas: tuple[float, float]) -> TrainConfig:
         """Fills in what was left to the kind of model."""
-        lr = self.lr or lr
-        return dataclasses.replace(self, lr=lr, discriminator_lr=self.discriminator_lr or lr, betas=self.betas or betas)
+        return dataclasses.replace(self, lr=self.lr or lr, betas=self.betas or betas)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only: what config.json and the resume file hold."""

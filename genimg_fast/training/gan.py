@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -44,7 +45,8 @@ class GANObjective:
 
     @staticmethod
     def default_settings(config: TrainConfig) -> TrainConfig:
-        return config.with_defaults(lr=2e-4, betas=(0.5, 0.999))
+        config = config.with_defaults(lr=2e-4, betas=(0.5, 0.999))
+        return dataclasses.replace(config, discriminator_lr=config.discriminator_lr or config.lr)
 
     def step(self, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Updates discriminator and generator once each from the gradients of all `batches` of images in [0, 1].

@@ -226,10 +226,10 @@ class _Run:
         }
         try:
             checkpoint.save_resume(self.checkpoints, state)
+            self.saved_step = self.step
             checkpoint.save_weights(self.checkpoints / "last.safetensors", self._averaged_model(), step=self.step)
         except UserError as error:
             raise UserError(f"{error}; {self.how_to_resume()}") from error
-        self.saved_step = self.step
 
     def _load(self, state: dict[str, Any]) -> None:
         if self.ema:

@@ -38,7 +38,9 @@ def test_processes_share_a_step_without_overlap():
 
 
 def test_too_few_images_is_one_line():
-    with pytest.raises(UserError, match=r"needs 64 images \(batch_size 8 x grad_accumulation 4 x 2 processes\).* only 22$"):
+    with pytest.raises(
+        UserError, match=r"needs 64 images \(batch_size 8 x grad_accumulation 4 x 2 processes\).* only 22$"
+    ):
         sampler(stop=1, batch_size=8, grad_accumulation=4, processes=2)
 
 

@@ -19,7 +19,9 @@ def test_every_field_is_documented():
 def test_yaml_and_json_mean_the_same(tmp_path):
     yaml = tmp_path / "run.yaml"
     # PyYAML reads 1e-4 as text, since YAML 1.1 wants 1.0e-4.
-    yaml.write_text("model: vae\ndata: digits\nout: runs/x\nlr: 1e-4\nbetas: [0.5, 0.9]\nmodel_args: {hidden: 8}\nema_decay: null\n")
+    yaml.write_text(
+        "model: vae\ndata: digits\nout: runs/x\nlr: 1e-4\nbetas: [0.5, 0.9]\nmodel_args: {hidden: 8}\nema_decay: null\n"
+    )
     json = tmp_path / "run.json"
     json.write_text(
         '{"model": "vae", "data": "digits", "out": "runs/x", "lr": 0.0001, "betas": [0.5, 0.9], "model_args": {"hidden": 8},'
@@ -99,7 +101,10 @@ def test_bad_values_get_one_line(field, value, message):
 
 def test_differences_name_what_changes_the_numbers_and_nothing_else():
     earlier = TrainConfig(**REQUIRED, lr=1e-3)
-    assert TrainConfig(**{**REQUIRED, "out": "y"}, lr=1e-3, max_steps=5, num_workers=2).differences(earlier.to_dict()) == []
+    assert (
+        TrainConfig(**{**REQUIRED, "out": "y"}, lr=1e-3, max_steps=5, num_workers=2).differences(earlier.to_dict())
+        == []
+    )
     assert TrainConfig(**REQUIRED, lr=2e-3, seed=1).differences(earlier.to_dict()) == [
         "lr (was 0.001, is 0.002)",
         "seed (was 0, is 1)",

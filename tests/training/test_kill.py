@@ -12,8 +12,8 @@ import pytest
 from genimg_fast.training import train
 from tests.training._runs import GAN, VAE, assert_same_end, config, resume_state, start
 
-STEPS = 240
-SETTINGS = {"max_steps": STEPS, "checkpoint_every": 3, "validate_every": 20, "sample_every": 50, "log_every": 5}
+STEPS = 120
+SETTINGS = {"max_steps": STEPS, "checkpoint_every": 3, "validate_every": 20, "sample_every": 40, "log_every": 5}
 
 RUN = f"""
 import sys
@@ -41,8 +41,8 @@ def check(tmp_path, kind, settings, kills, seed):
     draw = random.Random(seed)
     killed = 0
     for n in range(kills):
-        # Short beside the run: it takes some seconds after its first checkpoint.
-        killed += kill_once(tmp_path / "killed", kind, draw.uniform(0, 0.3), resume=n > 0)
+        # Short beside the run: it takes a second or more after its first checkpoint.
+        killed += kill_once(tmp_path / "killed", kind, draw.uniform(0, 0.2), resume=n > 0)
         assert resume_state(tmp_path / "killed")["step"] <= STEPS
     assert killed > 0
     train(config(tmp_path / "killed", settings, **SETTINGS), resume=True, progress=False)

@@ -18,7 +18,14 @@ from tests.training._runs import GAN, VAE
 
 
 def settings(kind, **overrides):
-    defaults = {"data": "digits", "out": "-", "image_size": 8, "lr": 0.01, "discriminator_lr": 0.01, "betas": (0.5, 0.9)}
+    defaults = {
+        "data": "digits",
+        "out": "-",
+        "image_size": 8,
+        "lr": 0.01,
+        "discriminator_lr": 0.01,
+        "betas": (0.5, 0.9),
+    }
     return TrainConfig(**{**defaults, **kind, **overrides})
 
 
@@ -105,7 +112,9 @@ def test_gan_step(kind):
 def test_the_gradient_penalty_pulls_the_gradient_norm_towards_one():
     def norm_error(weight):
         model = create(GAN)
-        objective = GANObjective(model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), Accelerator(cpu=True))
+        objective = GANObjective(
+            model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), Accelerator(cpu=True)
+        )
         for step in range(20):
             torch.manual_seed(step)
             objective.step([images(8, step)])
@@ -138,7 +147,8 @@ def test_vae_accumulation_gives_the_gradient_of_the_whole(monkeypatch):
     monkeypatch.setattr(models.DiagonalGaussian, "sample", lambda posterior, generator=None: posterior.mu)
     whole, split = (
         accumulated_gradients(
-            VAEObjective(without_batch_dependence(create(VAE)), settings(VAE), Accelerator(cpu=True)), images(8).split(n)
+            VAEObjective(without_batch_dependence(create(VAE)), settings(VAE), Accelerator(cpu=True)),
+            images(8).split(n),
         )
         for n in (8, 2)
     )

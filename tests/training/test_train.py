@@ -4,17 +4,24 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from genimg_fast.training import Interrupted, TrainConfig, UserError, load_model, loop, train
-from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state, start
+from genimg_fast import data
+from genimg_fast.training import Interrupted, TrainConfig, UserError, checkpoint, load_model, loop, train
+from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state
 
 KINDS = pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
+
+
+def without_speed(record):
+    return {name: value for name, value in record.items() if name != "images_per_second"}
 
 
 def run(*args, resume=False, **kwargs):
@@ -54,13 +61,19 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(
         [r["loss"] for r in result.history if r["split"] == "train"]
     )
-    assert events.Tags()["images"] == ["samples/0"] or len(events.Tags()["images"]) > 1
+    assert events.Tags()["images"]
 
 
-def test_training_makes_the_elbo_better(tmp_path):
-    result = run(tmp_path, max_steps=200, validate_every=50, log_every=100, lr=0.01)
+def test_the_elbo_soon_beats_predicting_the_mean_image(tmp_path):
+    result = run(tmp_path, max_steps=200, validate_every=50, log_every=100, batch_size=32, lr=0.02, ema_decay=0.9)
+    train_images, test_images = (
+        torch.stack(list(data.open_dataset("digits", split=split, image_size=8, channels=1)))
+        for split in ("train", "test")
+    )
+    mean = train_images.mean(0).clamp(1e-3, 1 - 1e-3).expand_as(test_images)
+    mean_image_elbo = -F.binary_cross_entropy(mean, test_images, reduction="sum").item() / len(test_images)
     elbos = [r["elbo"] for r in result.history if r["split"] == "test"]
-    assert elbos[-1] > elbos[0] + 5
+    assert elbos[-1] > mean_image_elbo + 1
     assert result.best_metric == max(elbos)
 
 
@@ -86,17 +99,15 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path, kind
     ids=["vae", "vae-no-ema-workers", "gan-accumulated", "wgan-gp", "vae-bf16"],
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kind, extra):
-    # 600 images a step: the run crosses an epoch (1437 images) before and after the break.
-    settings = {"batch_size": 600 // extra.get("grad_accumulation", 1), "validate_every": 2, **extra}
-    whole = run(tmp_path / "whole", kind, max_steps=7, **settings)
+    # 480 images a step: the run crosses an epoch (1437 images) at the 2nd step and at the 4th.
+    settings = {"batch_size": 480 // extra.get("grad_accumulation", 1), "validate_every": 2, **extra}
+    whole = run(tmp_path / "whole", kind, max_steps=5, **settings)
     run(tmp_path / "parts", kind, max_steps=3, **settings)
     torch.manual_seed(99)
-    parts = run(tmp_path / "parts", kind, max_steps=7, resume=True, **settings)
-    if "parts" and whole.history:
-        keep = [{k: v for k, v in r.items() if k != "images_per_second"} for r in whole.history]
-        again = [{k: v for k, v in r.items() if k != "images_per_second"} for r in parts.history]
-        # The first part validated at its own end, step 3, too.
-        assert [r for r in again if (r["step"], r["split"]) != (3, "test")] == keep
+    parts = run(tmp_path / "parts", kind, max_steps=5, resume=True, **settings)
+    # The first part also validated at its own end.
+    logged = [r for r in parts.history if (r["step"], r["split"]) != (3, "test")]
+    assert [without_speed(r) for r in logged] == [without_speed(r) for r in whole.history]
     first, second = resume_state(tmp_path / "whole"), resume_state(tmp_path / "parts")
     for name in ("model", "ema", "optimizers", "rng", "step"):
         assert_same(first[name], second[name], name)
@@ -192,13 +203,15 @@ def poison(run):
 
 def test_a_loss_that_is_nan_stops_the_run_with_the_checkpoint_intact(tmp_path, monkeypatch):
     break_at(5, monkeypatch, poison)
-    with pytest.raises(UserError, match=r"\Aloss is nan at step 6; that step was not saved: .*continue from step 4, resume .*\Z"):
-        run(tmp_path, checkpoint_every=4)
-    assert resume_state(tmp_path)["step"] == 4
+    with pytest.raises(
+        UserError, match=r"\Aloss is nan at step 6; that step was not saved: .*continue from step 4, resume .*\Z"
+    ):
+        run(tmp_path / "nan", checkpoint_every=4)
+    assert resume_state(tmp_path / "nan")["step"] == 4
     monkeypatch.undo()
-    run(tmp_path, checkpoint_every=4, resume=True)
-    run(tmp_path.with_name("whole"), checkpoint_every=4)
-    assert_same_end(tmp_path, tmp_path.with_name("whole"))
+    run(tmp_path / "nan", checkpoint_every=4, resume=True)
+    run(tmp_path / "whole", checkpoint_every=4)
+    assert_same_end(tmp_path / "nan", tmp_path / "whole")
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path, monkeypatch):
@@ -220,14 +233,16 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path,
 def test_stopping_saves_the_step_under_way(tmp_path, monkeypatch, number, code):
     before = signal.getsignal(number)
     break_at(2, monkeypatch, lambda run: os.kill(os.getpid(), number))
-    with pytest.raises(Interrupted, match=rf"\Astopped by {number.name}; to continue from step 3, resume .*\Z") as stopped:
-        run(tmp_path)
+    with pytest.raises(
+        Interrupted, match=rf"\Astopped by {number.name}; to continue from step 3, resume .*\Z"
+    ) as stopped:
+        run(tmp_path / "stopped")
     assert stopped.value.exit_code == code
     assert signal.getsignal(number) is before
     monkeypatch.undo()
-    run(tmp_path, resume=True)
-    run(tmp_path.with_name("whole"))
-    assert_same_end(tmp_path, tmp_path.with_name("whole"))
+    run(tmp_path / "stopped", resume=True)
+    run(tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
@@ -242,37 +257,31 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, monkeypatch):
-    real, calls = os.fsync, []
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fsync(descriptor):
-        calls.append(descriptor)
-        if resume_saved(tmp_path) == 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor)
-
-    def resume_saved(out):
-        return resume_state(out)["step"] if (out / "checkpoints" / "last.safetensors").exists() else None
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match=r"\Acannot write .*last.pt: No space left on device; to continue from step 2, .*\Z"):
-        run(tmp_path, checkpoint_every=2, max_steps=4)
+    break_at(3, monkeypatch, lambda run: monkeypatch.setattr(os, "fsync", full))
+    with pytest.raises(
+        UserError, match=r"\Acannot write .*last.pt: No space left on device; to continue from step 2, .*\Z"
+    ):
+        run(tmp_path, checkpoint_every=2, validate_every=100, max_steps=200)
     assert resume_state(tmp_path)["step"] == 2
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_file_size_limit_is_one_line(tmp_path):
     """A write that really fails, after some bytes: as on a full disk."""
-    code = (
-        "import resource, sys; from genimg_fast.training import train, UserError; from tests.training._runs import config\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: train(config(sys.argv[1]), progress=False)\n"
-        "except UserError as error: print(error)"
-    )
-    out, err = start(code, tmp_path).communicate(timeout=120)
-    assert "cannot write" in out, err
-    assert "last.pt: File too large" in out
-    assert out.count("\n") == 1
-    assert os.listdir(tmp_path / "checkpoints") == []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"\Acannot write .*last.pt: File too large; no checkpoint had been written .*\Z"
+        ):
+            run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path):
@@ -281,9 +290,19 @@ def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path):
         run(tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_one_line(tmp_path):
+def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
+    real = checkpoint.claim_folder
+
+    def claim_folder(out, *, resume):
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may write everywhere, so it becomes nobody for a moment
+        try:
+            real(out, resume=resume)
+        finally:
+            os.seteuid(user)
+
+    monkeypatch.setattr(checkpoint, "claim_folder", claim_folder)
     with pytest.raises(UserError, match=r"\Acannot write .*: Permission denied\Z"):
         run(tmp_path / "run")
 
@@ -291,13 +310,11 @@ def test_a_read_only_folder_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model": "vaee"}, r"model 'vaee': model must be one of .*'vae'"),
+        ({"model": "vaee"}, r"model 'vaee': model must be one of .*, got 'vaee'"),
         ({"model_args": {"hiden": 3}}, r"model 'vae': vae: unknown argument 'hiden'; allowed are .*"),
         ({"batch_size": 5000}, r"a step needs 5000 images .*"),
-        ({"mixed_precision": "fp16"}, r"mixed_precision 'fp16' cannot be used here: .*"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works there")
 def test_what_cannot_work_is_one_line_and_leaves_no_folder(tmp_path, overrides, message):
     with pytest.raises(UserError, match=rf"\A{message}\Z"):
         run(tmp_path / "run", **overrides)
