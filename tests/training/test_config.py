@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from genimg_fast.training import TrainConfig, UserError
+
+REQUIRED = {"model": "vae", "data": "digits", "out": "runs/x"}
+
+
+def test_every_field_is_documented():
+    for field in dataclasses.fields(TrainConfig):
+        assert re.search(rf"^\s+{field.name}: \S", TrainConfig.__doc__, re.MULTILINE), field.name
+
+
+def test_yaml_and_json_mean_the_same(tmp_path):
+    yaml = tmp_path / "run.yaml"
+    # PyYAML reads 1e-4 as text, since YAML 1.1 wants 1.0e-4.
+    yaml.write_text(
+        "model: vae\ndata: digits\nout: runs/x\nlr: 1e-4\nbetas: [0.5, 0.9]\nmodel_args: {hidden: 8}\nema_decay: null\n"
+    )
+    json = tmp_path / "run.json"
+    json.write_text(
+        '{"model": "vae", "data": "digits", "out": "runs/x", "lr": 0.0001, "betas": [0.5, 0.9], "model_args": {"hidden": 8},'
+        ' "ema_decay": null}'
+    )
+    expected = TrainConfig(**REQUIRED, lr=1e-4, betas=(0.5, 0.9), model_args={"hidden": 8}, ema_decay=None)
+    assert TrainConfig.from_file(yaml) == TrainConfig.from_file(json) == expected
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: vae\ndata: digits\nout: runs/x\nbatch_size: 4\nseed: 3\n")
+    config = TrainConfig.from_file(file, batch_size=16)
+    assert (config.batch_size, config.seed) == (16, 3)
+
+
+def test_a_dict_round_trip():
+    config = TrainConfig(**REQUIRED, betas=(0.5, 0.9))
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 4", r"unknown key 'batchsize'; did you mean 'batch_size'\? allowed: model, .*"),
+        ("zzz: 4", r"unknown key 'zzz'; allowed: model, .*"),
+        ("- 1\n- 2", "expected keys and values, got list"),
+        ("model: [", "not valid yaml: .*"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"\A{re.escape(str(file))}: {message}\Z"):
+        TrainConfig.from_file(file)
+
+
+def test_missing_file_suffix_and_keys(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none.yaml: No such file"):
+        TrainConfig.from_file(tmp_path / "none.yaml")
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(UserError, match=r"suffix is '.toml'; allowed: .yaml, .yml, .json"):
+        TrainConfig.from_file(tmp_path / "run.toml")
+    with pytest.raises(UserError, match="data and out must be given"):
+        TrainConfig.from_dict({"model": "vae"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size is 0; allowed: at least 1"),
+        ("batch_size", 2.5, "batch_size is 2.5; allowed: a whole number"),
+        ("batch_size", True, "batch_size is True; allowed: a whole number"),
+        ("batch_size", "many", "batch_size is 'many'; allowed: a whole number"),
+        ("batch_size", float("inf"), "batch_size is inf; allowed: a whole number"),
+        ("max_steps", 0, "max_steps is 0; allowed: at least 1, or null"),
+        ("lr", -1, "lr is -1.0; allowed: greater than 0 and finite, or null"),
+        ("lr", float("nan"), "lr is nan; allowed: greater than 0 and finite, or null"),
+        ("betas", [0.5], r"betas is \[0.5\]; allowed: a list of 2 numbers"),
+        ("betas", [0.5, 1], r"betas is \(0.5, 1.0\); allowed: two numbers in \[0, 1\), or null"),
+        ("ema_decay", 1, r"ema_decay is 1.0; allowed: in \(0, 1\), or null for no average"),
+        ("mixed_precision", "fp8", "mixed_precision is 'fp8'; allowed: 'no', 'bf16', 'fp16'"),
+        ("gan_loss", "gan", "gan_loss is 'gan'; allowed: 'bce', 'hinge', 'wasserstein', 'lsgan'"),
+        ("deterministic", "yes", "deterministic is 'yes'; allowed: true or false"),
+        ("channels", 2, "channels is 2; allowed: 1 or 3"),
+        ("model_args", 3, "model_args is 3; allowed: keys and values"),
+        ("model_args", {"channels": 3}, "model_args has 'channels': set channels itself.*"),
+        ("checkpoint_every", -1, "checkpoint_every is -1; allowed: 0 or more"),
+        ("seed", -1, r"seed is -1; allowed: 0 to 2\^32 - 1"),
+        ("seed", 2**32, r"seed is 4294967296; allowed: 0 to 2\^32 - 1"),
+    ],
+)
+def test_bad_values_get_one_line(field, value, message):
+    with pytest.raises(UserError, match=rf"\A{message}\Z"):
+        TrainConfig(**REQUIRED, **{field: value})
+
+
+def test_differences_name_what_changes_the_numbers_and_nothing_else():
+    earlier = TrainConfig(**REQUIRED, lr=1e-3)
+    assert (
+        TrainConfig(**{**REQUIRED, "out": "y"}, lr=1e-3, max_steps=5, num_workers=2).differences(earlier.to_dict())
+        == []
+    )
+    assert TrainConfig(**REQUIRED, lr=2e-3, seed=1).differences(earlier.to_dict()) == [
+        "lr (was 0.001, is 0.002)",
+        "seed (was 0, is 1)",
+    ]
+    cosine = TrainConfig(**REQUIRED, lr_schedule="cosine", epochs=20)
+    longer = TrainConfig(**REQUIRED, lr_schedule="cosine", epochs=30)
+    assert longer.differences(cosine.to_dict()) == ["epochs (was 20, is 30)"]

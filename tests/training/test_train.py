@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import resource
+import signal
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from genimg_fast import data
+from genimg_fast.training import Interrupted, TrainConfig, UserError, checkpoint, load_model, loop, train
+from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state
+
+KINDS = pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
+
+
+def few_images(*args, open_dataset, **kwargs):
+    return torch.utils.data.Subset(open_dataset(*args, **kwargs), range(50))
+
+
+def without_speed(record):
+    return {name: value for name, value in record.items() if name != "images_per_second"}
+
+
+def run(*args, resume=False, **kwargs):
+    return train(config(*args, **kwargs), resume=resume, progress=False)
+
+
+@KINDS
+def test_what_a_run_leaves_behind(tmp_path, kind, capsys):
+    result = train(config(tmp_path, kind, max_steps=4, sample_every=2, validate_every=2, checkpoint_every=2))
+    assert "img/s" in capsys.readouterr().err
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {f for f in files if not f.startswith("logs/events")} == {
+        "config.json", "metrics.jsonl", "samples/step_000002.png", "samples/step_000004.png", "checkpoints/last.pt",
+        "checkpoints/previous.pt", "checkpoints/last.safetensors", "checkpoints/best.safetensors",
+    }  # fmt: skip
+    assert any(f.startswith("logs/events") for f in files)
+    assert Image.open(tmp_path / "samples" / "step_000004.png").size == (82, 82)  # 8x8 images of 8x8 pixels and lines
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records == result.history
+    assert [(r["step"], r["split"]) for r in records] == [
+        (1, "train"), (2, "train"), (2, "test"), (3, "train"), (4, "train"), (4, "test"),
+    ]  # fmt: skip
+    assert {"lr", "epoch", "images_per_second"} < records[0].keys()
+    assert result.steps == 4
+    assert result.images_per_second > 0
+    assert result.epochs == pytest.approx(4 * 8 / 1437, rel=0.01)
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert TrainConfig.from_dict(description["train"]).lr == {"vae": 1e-3, "dense_gan": 2e-4}[kind["model"]]
+    assert load_model(tmp_path).config == description["model"]
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(tmp_path, max_steps=3)
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(
+        [r["loss"] for r in result.history if r["split"] == "train"]
+    )
+    assert events.Tags()["images"]
+
+
+def test_the_elbo_soon_beats_predicting_the_mean_image(tmp_path):
+    wide = {"model": "vae", "model_args": {"hidden": 64, "latent": 8}}
+    settings = {"batch_size": 64, "lr": 5e-3, "ema_decay": 0.9}
+    result = run(tmp_path, wide, max_steps=250, validate_every=50, log_every=100, **settings)
+    train_images, test_images = (
+        torch.stack(list(data.open_dataset("digits", split=split, image_size=8, channels=1)))
+        for split in ("train", "test")
+    )
+    mean = train_images.mean(0).clamp(1e-3, 1 - 1e-3).expand_as(test_images)
+    mean_image_elbo = -F.binary_cross_entropy(mean, test_images, reduction="sum").item() / len(test_images)
+    elbos = [r["elbo"] for r in result.history if r["split"] == "test"]
+    assert elbos[-1] > mean_image_elbo + 1
+    assert result.best_metric == max(elbos)
+
+
+@KINDS
+def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path, kind):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(hash(name) % 1000)  # what the process drew before must not matter
+        run(tmp_path / name, kind, seed=seed)
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same(resume_state(tmp_path / "a")["model"], resume_state(tmp_path / "c")["model"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        (VAE, {}),
+        (VAE, {"ema_decay": None, "num_workers": 1}),
+        (GAN, {"grad_accumulation": 2, "grad_clip": 1.0}),
+        (GAN, {"gan_loss": "wasserstein", "gradient_penalty": 10.0}),
+        (VAE, {"mixed_precision": "bf16"}),
+    ],
+    ids=["vae", "vae-no-ema-workers", "gan-accumulated", "wgan-gp", "vae-bf16"],
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, kind, extra):
+    # Of 50 images, 24 a step: the run begins an epoch at the 3rd step and at the 5th, and breaks at the 3rd.
+    few = functools.partial(few_images, open_dataset=data.open_dataset)
+    monkeypatch.setattr(data, "open_dataset", few)
+    settings = {"batch_size": 24 // extra.get("grad_accumulation", 1), "validate_every": 2, **extra}
+    whole = run(tmp_path / "whole", kind, max_steps=5, **settings)
+    run(tmp_path / "parts", kind, max_steps=3, **settings)
+    torch.manual_seed(99)
+    parts = run(tmp_path / "parts", kind, max_steps=5, resume=True, **settings)
+    # The first part also validated at its own end.
+    logged = [r for r in parts.history if (r["step"], r["split"]) != (3, "test")]
+    assert [without_speed(r) for r in logged] == [without_speed(r) for r in whole.history]
+    first, second = resume_state(tmp_path / "whole"), resume_state(tmp_path / "parts")
+    for name in ("model", "ema", "optimizers", "rng", "step"):
+        assert_same(first[name], second[name], name)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    first = run(tmp_path)
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    again = run(tmp_path, resume=True)
+    assert (again.steps, again.best_metric, again.history) == (first.steps, first.best_metric, first.history)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_early_stopping(tmp_path, monkeypatch):
+    values = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    monkeypatch.setattr(loop.VAEObjective, "validate", staticmethod(lambda *a, **k: {"elbo": next(values)}))
+    result = run(tmp_path, max_steps=50, validate_every=2, early_stopping_patience=2)
+    assert (result.steps, result.best_metric) == (8, 3.0)  # validated at 2, 4 (best), 6, 8
+    assert resume_state(tmp_path)["step"] == 8
+    again = run(tmp_path, max_steps=50, validate_every=2, early_stopping_patience=2, resume=True)
+    assert again.steps == 8
+
+
+def test_a_metric_that_is_not_a_number_is_not_the_best(tmp_path, monkeypatch):
+    values = iter([float("nan"), 5.0, float("nan"), 4.0])
+    monkeypatch.setattr(loop.GANObjective, "validate", staticmethod(lambda *a, **k: {"kernel_distance": next(values)}))
+    assert run(tmp_path, GAN, max_steps=4, validate_every=1).best_metric == 4.0
+
+
+def test_nothing_is_overwritten(tmp_path):
+    run(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"already holds a run \(.*\); resume it or choose another folder$"):
+        run(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_resuming_needs_a_run(tmp_path):
+    with pytest.raises(UserError, match=r"holds no run to resume; start it without resume$"):
+        run(tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_resuming_with_another_configuration_names_the_fields(tmp_path):
+    run(tmp_path)
+    expected = r"another configuration; differing: lr \(was 0.001, is 0.1\), beta \(was 1.0, is 2.0\)$"
+    with pytest.raises(UserError, match=expected):
+        run(tmp_path, resume=True, max_steps=9, lr=0.1, beta=2.0)
+    with pytest.raises(UserError, match=r"differing: model_args \(was .*\), model config \(was .*\)$"):
+        run(tmp_path, {"model": "vae", "model_args": {"hidden": 17, "latent": 4}}, resume=True)
+    with pytest.raises(UserError, match=r"differing: data \(was 'digits', is 'photos'\)|training images \(was"):
+        run(tmp_path, resume=True, data="photos")
+
+
+def test_resuming_falls_back_to_the_previous_checkpoint(tmp_path):
+    run(tmp_path / "whole", checkpoint_every=2)
+    run(tmp_path / "damaged", checkpoint_every=2)
+    last = tmp_path / "damaged" / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"last.pt is damaged"):
+        run(tmp_path / "damaged", checkpoint_every=2, resume=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "killed")
+    for file in (tmp_path / "killed" / "checkpoints").iterdir():
+        file.unlink()
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7, "spl')  # a line that the kill cut short
+    run(tmp_path / "killed", resume=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == 7
+
+
+def break_at(step, monkeypatch, action):
+    """Lets `action` do harm in the step after `step`."""
+    real = loop._Run._take_step
+
+    def take_step(self, batches):
+        if self.step == step:
+            action(self)
+        return real(self, batches)
+
+    monkeypatch.setattr(loop._Run, "_take_step", take_step)
+
+
+def poison(run):
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_nan_stops_the_run_with_the_checkpoint_intact(tmp_path, monkeypatch):
+    break_at(5, monkeypatch, poison)
+    with pytest.raises(
+        UserError, match=r"\Aloss is nan at step 6; that step was not saved: .*continue from step 4, resume .*\Z"
+    ):
+        run(tmp_path / "nan", checkpoint_every=4)
+    assert resume_state(tmp_path / "nan")["step"] == 4
+    monkeypatch.undo()
+    run(tmp_path / "nan", checkpoint_every=4, resume=True)
+    run(tmp_path / "whole", checkpoint_every=4)
+    assert_same_end(tmp_path / "nan", tmp_path / "whole")
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path, monkeypatch):
+    real = loop.VAEObjective.step
+
+    def step(self, batches):
+        losses = real(self, batches)
+        with torch.no_grad():
+            next(self.model.parameters())[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(loop.VAEObjective, "step", step)
+    with pytest.raises(UserError, match=r"a weight is no longer finite at step 1; .*no checkpoint had been written"):
+        run(tmp_path, max_steps=1)
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_saves_the_step_under_way(tmp_path, monkeypatch, number, code):
+    before = signal.getsignal(number)
+    break_at(2, monkeypatch, lambda run: os.kill(os.getpid(), number))
+    with pytest.raises(
+        Interrupted, match=rf"\Astopped by {number.name}; to continue from step 3, resume .*\Z"
+    ) as stopped:
+        run(tmp_path / "stopped")
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    run(tmp_path / "stopped", resume=True)
+    run(tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    def twice(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    break_at(2, monkeypatch, twice)
+    with pytest.raises(Interrupted, match=r"stopped; to continue from step 2, resume"):
+        run(tmp_path, checkpoint_every=2)
+    assert resume_state(tmp_path)["step"] == 2
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    break_at(3, monkeypatch, lambda run: monkeypatch.setattr(os, "fsync", full))
+    with pytest.raises(
+        UserError, match=r"\Acannot write .*last.pt: No space left on device; to continue from step 2, .*\Z"
+    ):
+        run(tmp_path, checkpoint_every=2, validate_every=100, max_steps=200)
+    assert resume_state(tmp_path)["step"] == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_size_limit_is_one_line(tmp_path):
+    """A write that really fails, after some bytes: as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"\Acannot write .*last.pt: File too large; no checkpoint had been written .*\Z"
+        ):
+            run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"\Acannot write .*file.*: Not a directory\Z"):
+        run(tmp_path / "file" / "run")
+
+
+def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    real = checkpoint.claim_folder
+
+    def claim_folder(out, *, resume):
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may write everywhere, so it becomes nobody for a moment
+        try:
+            real(out, resume=resume)
+        finally:
+            os.seteuid(user)
+
+    monkeypatch.setattr(checkpoint, "claim_folder", claim_folder)
+    with pytest.raises(UserError, match=r"\Acannot write .*: Permission denied\Z"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model": "vaee"}, r"model 'vaee': model must be one of .*, got 'vaee'"),
+        ({"model_args": {"hiden": 3}}, r"model 'vae': vae: unknown argument 'hiden'; allowed are .*"),
+        ({"batch_size": 5000}, r"a step needs 5000 images .*"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_no_folder(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=rf"\A{message}\Z"):
+        run(tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_in_one_process_may_differ_in_precision(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(tmp_path / "a", mixed_precision="bf16", max_steps=1)
+        run(tmp_path / "b", max_steps=1)
+
+
+def test_deterministic_is_put_back(tmp_path):
+    assert not torch.are_deterministic_algorithms_enabled()
+    run(tmp_path, max_steps=1, deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
