@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What several subcommands share: arguments, the parser's look, image files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CommandError(RuntimeError):
+    """An error that is told to the user in one line, without a traceback."""
+
+
+def add_parser(subparsers, name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help is `description` (one sentence), its arguments, and `example`."""
+    return subparsers.add_parser(
+        name,
+        help=description[0].lower() + description[1:].rstrip("."),
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN", type=Path, help="a folder made by `genimg-fast train`, or a .safetensors file")
+
+
+def add_out(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
+
+
+def add_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+def add_seed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default: %(default)s)")
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one.
+
+    Raises:
+        CommandError: there is no such device, or torch cannot use it.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CommandError(f"--device {name!r} is no device; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise CommandError(f"--device {name!r}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CommandError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def save_png(path: Path, rows: list[torch.Tensor], gap: int = 2) -> None:
+    """Writes rows of images, each (N, C, H, W) in [0, 1] with C of 1 or 3, as one picture; makes the folder."""
+    import torch
+    from PIL import Image
+
+    _, channels, height, width = rows[0].shape
+    columns = max(len(row) for row in rows)
+    sheet = torch.ones(channels, len(rows) * (height + gap) + gap, columns * (width + gap) + gap)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            top, left = gap + r * (height + gap), gap + c * (width + gap)
+            sheet[:, top : top + height, left : left + width] = image
+    pixels = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    scale = max(1, 64 // height)  # so that small images can be looked at
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path, format="PNG")
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Left-aligned columns as wide as their widest cell, under a header and a rule."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [header, tuple("-" * width for width in widths), *rows]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
