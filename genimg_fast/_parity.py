@@ -25,37 +25,39 @@ class Parity(NamedTuple):
     ok: bool
 
 
-class _Inputs:
-    """Draws the same numbers whatever the device and dtype, and remembers the ones that gradients are wanted for."""
+class Inputs:
+    """Draws the same numbers whatever the device and dtype, and remembers them."""
 
     def __init__(self, device: torch.device | str, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        self.leaves: list[torch.Tensor] = []
+        self.drawn: list[torch.Tensor] = []
+        self.leaves: list[torch.Tensor] = []  # what gradients are wanted for
         self._generator = torch.Generator().manual_seed(0)
 
     def randn(self, *shape: int) -> torch.Tensor:
-        # drawn in float32, so that no dtype sees rounded inputs where another sees exact ones
+        """Standard normal, with gradient."""
+        # drawn in float32 whatever the dtype, so that all dtypes start from the same numbers
         leaf = torch.randn(shape, generator=self._generator).to(self.device, self.dtype).requires_grad_()
+        self.drawn.append(leaf)
         self.leaves.append(leaf)
         return leaf
 
     def rand(self, *shape: int) -> torch.Tensor:
         """Uniform in [0, 1], without gradient."""
-        return torch.rand(shape, generator=self._generator).to(self.device, self.dtype)
-
-    def generator(self) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(0)
+        constant = torch.rand(shape, generator=self._generator).to(self.device, self.dtype)
+        self.drawn.append(constant)
+        return constant
 
 
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 
 
-def _batch_norm(t: _Inputs, channels: int) -> dict[str, torch.Tensor]:
+def _batch_norm(t: Inputs, channels: int) -> dict[str, torch.Tensor]:
     statistics = {"running_mean": t.rand(channels), "running_var": t.rand(channels) + 0.5}
     return {**statistics, "bn_weight": t.randn(channels), "bn_bias": t.randn(channels)}
 
 
-def _convolution(function: Callable[..., torch.Tensor], t: _Inputs, weight_shape: tuple[int, ...]) -> Outputs:
+def _convolution(function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]) -> Outputs:
     """Normalised by running statistics, by batch statistics, and not at all."""
     x, weight, evaluated, trained = t.randn(4, 5, 6, 6), t.randn(*weight_shape), _batch_norm(t, 7), _batch_norm(t, 7)
     geometry = {"stride": 2, "padding": 1}
@@ -68,15 +70,15 @@ def _convolution(function: Callable[..., torch.Tensor], t: _Inputs, weight_shape
     )
 
 
-def _conv_transpose2d_bn_act(t: _Inputs) -> Outputs:
+def _conv_transpose2d_bn_act(t: Inputs) -> Outputs:
     return _convolution(functional.conv_transpose2d_bn_act, t, (5, 7, 4, 4))
 
 
-def _conv2d_bn_act(t: _Inputs) -> Outputs:
+def _conv2d_bn_act(t: Inputs) -> Outputs:
     return _convolution(functional.conv2d_bn_act, t, (7, 5, 4, 4))
 
 
-def _batch_norm_act(t: _Inputs) -> Outputs:
+def _batch_norm_act(t: Inputs) -> Outputs:
     x, mean, var = t.randn(6, 5, 7, 7), t.rand(5), t.rand(5) + 0.5
     evaluated = functional.batch_norm_act(x, mean, var, t.randn(5), t.randn(5), activation="relu")
     mean, var = mean.clone(), var.clone()  # updated in place, while the first call's backward still needs the originals
@@ -84,27 +86,27 @@ def _batch_norm_act(t: _Inputs) -> Outputs:
     return evaluated, trained, mean, var
 
 
-def _reparameterize(t: _Inputs) -> Outputs:
-    return functional.reparameterize(t.randn(9, 33), t.randn(9, 33), generator=t.generator())
+def _reparameterize(t: Inputs) -> Outputs:
+    return functional.reparameterize(t.randn(9, 33), t.randn(9, 33), generator=torch.Generator(t.device).manual_seed(0))
 
 
-def _bce_loss(t: _Inputs) -> Outputs:
+def _bce_loss(t: Inputs) -> Outputs:
     return functional.bce_loss(t.randn(9, 33).sigmoid(), t.rand(9, 33))
 
 
-def _bce_with_logits_loss(t: _Inputs) -> Outputs:
+def _bce_with_logits_loss(t: Inputs) -> Outputs:
     return functional.bce_with_logits_loss(t.randn(9, 33), t.rand(9, 33))
 
 
-def _gaussian_kl_loss(t: _Inputs) -> Outputs:
+def _gaussian_kl_loss(t: Inputs) -> Outputs:
     return functional.gaussian_kl_loss(t.randn(9, 33), t.randn(9, 33), "batchmean")
 
 
-def _elbo_loss(t: _Inputs) -> Outputs:
+def _elbo_loss(t: Inputs) -> Outputs:
     return functional.elbo_loss(t.randn(9, 3, 5, 5), t.rand(9, 3, 5, 5), t.randn(9, 33), t.randn(9, 33), beta=0.5)
 
 
-CASES: dict[str, Callable[[_Inputs], Outputs]] = {
+CASES: dict[str, Callable[[Inputs], Outputs]] = {
     "conv_transpose2d_bn_act": _conv_transpose2d_bn_act,
     "conv2d_bn_act": _conv2d_bn_act,
     "batch_norm_act": _batch_norm_act,
@@ -117,7 +119,7 @@ CASES: dict[str, Callable[[_Inputs], Outputs]] = {
 
 
 def _outputs_and_gradients(op: str, device: torch.device | str, dtype: torch.dtype) -> list[torch.Tensor]:
-    inputs = _Inputs(device, dtype)
+    inputs = Inputs(device, dtype)
     outputs = CASES[op](inputs)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     # Squares, so that the upstream gradient differs from element to element.
@@ -127,7 +129,7 @@ def _outputs_and_gradients(op: str, device: torch.device | str, dtype: torch.dty
 
 def decisions(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[Decision]:
     """Which backend serves `op` on `device` under the present setting, one entry a distinct reason."""
-    inputs = _Inputs(device, dtype)
+    inputs = Inputs(device, dtype)
     with record_decisions() as taken:
         CASES[op](inputs)
     return list(dict.fromkeys(taken))
