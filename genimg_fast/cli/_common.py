@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What several subcommands share: arguments, the parser's look, image files."""
+"""What several subcommands share: arguments and the look of the help."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_out(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
+    group.add_argument("--out", type=png, required=True, metavar="PNG", help="the picture to write")
 
 
 def add_device(group: argparse._ArgumentGroup) -> None:
@@ -48,6 +48,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def png(text: str) -> Path:
+    """An argparse type: the path of a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
+    return path
 
 
 def choose_device(name: str) -> torch.device:
@@ -69,29 +77,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CommandError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def save_png(path: Path, rows: list[torch.Tensor], gap: int = 2) -> None:
-    """Writes rows of images, each (N, C, H, W) in [0, 1] with C of 1 or 3, as one picture; makes the folder."""
-    import torch
-    from PIL import Image
-
-    _, channels, height, width = rows[0].shape
-    columns = max(len(row) for row in rows)
-    sheet = torch.ones(channels, len(rows) * (height + gap) + gap, columns * (width + gap) + gap)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            top, left = gap + r * (height + gap), gap + c * (width + gap)
-            sheet[:, top : top + height, left : left + width] = image
-    pixels = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    scale = max(1, 64 // height)  # so that small images can be looked at
-    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path, format="PNG")
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Left-aligned columns as wide as their widest cell, under a header and a rule."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = [header, tuple("-" * width for width in widths), *rows]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

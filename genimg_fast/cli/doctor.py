@@ -26,6 +26,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from genimg_fast._table import format_table
+
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     for line in _installed():
         print(line)
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     for device in devices:
         rows = [_examine(op, device) for op in _ops()]
         print(f"\nops on {_device_name(device)}\n")
-        print(_common.table(("op", "runs on", "parity", "largest difference", "why"), rows))
+        print(format_table(("op", "runs on", "parity", "largest difference", "why"), rows))
         healthy = healthy and not any(row[2] == "FAIL" for row in rows)
     if not healthy:
         print("\nFAIL: a kernel differs from the reference. GENIMG_FAST_BACKEND=reference runs without the kernels.")

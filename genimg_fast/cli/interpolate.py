@@ -11,6 +11,8 @@ from genimg_fast.cli import _common
 if TYPE_CHECKING:
     import torch
 
+    from genimg_fast.models import ImageModel
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = _common.add_parser(
@@ -31,22 +33,23 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    from genimg_fast.data import save_grid
     from genimg_fast.training import load_model
 
     model = load_model(args.model).to(_common.choose_device(args.device))
-    _common.save_png(args.out, interpolations(model, args.rows, args.steps, args.seed))
+    save_grid(interpolations(model, args.rows, args.steps, args.seed), args.out, args.steps)
     print(f"{args.rows} interpolations of {args.steps} steps through {model.name} in {args.out}")
 
 
-def interpolations(model: torch.nn.Module, rows: int, steps: int, seed: int) -> list[torch.Tensor]:
-    """One (steps, C, H, W) tensor of images in [0, 1] a row."""
+def interpolations(model: ImageModel, rows: int, steps: int, seed: int) -> torch.Tensor:
+    """(rows * steps, C, H, W) images in [0, 1], row by row."""
     import torch
 
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    starts, ends = torch.randn(2, rows, *model.latent_shape, generator=generator, device=device)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same images on every device
+    starts, ends = torch.randn(2, rows, *model.latent_shape, generator=generator)
+    z = torch.cat([slerp(start, end, steps) for start, end in zip(starts, ends, strict=True)])
     with torch.inference_mode():
-        return [model.latent_to_images(slerp(a, b, steps)).cpu() for a, b in zip(starts, ends, strict=True)]
+        return model.latent_to_images(z.to(next(model.parameters()))).cpu()
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Tensor:

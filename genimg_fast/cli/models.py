@@ -18,9 +18,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    import inspect
+
     import torch
 
     from genimg_fast import models
+    from genimg_fast._table import format_table
 
     rows = []
     for name in models.list_models():
@@ -28,5 +31,6 @@ def run(args: argparse.Namespace) -> None:
             model = models.create(name)
         count = sum(p.numel() for p in model.parameters())
         shape = "x".join(map(str, model.image_shape))
-        rows.append((name, shape, f"{count / 1e6:.2f} M", (type(model).__doc__ or "").strip().split("\n")[0]))
-    print(_common.table(("model", "image", "parameters", "what it is"), rows))
+        description = inspect.getmodule(type(model)).__doc__.splitlines()[0]  # one model a file
+        rows.append((name, shape, f"{count / 1e6:.2f} M", description))
+    print(format_table(("model", "image", "parameters", "what it is"), rows))

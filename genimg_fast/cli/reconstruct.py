@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from genimg_fast.cli import _common
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -31,7 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from genimg_fast.data import open_dataset
+    from genimg_fast.data import open_dataset, save_grid
     from genimg_fast.models import VAE
     from genimg_fast.training import load_model
 
@@ -43,13 +47,19 @@ def run(args: argparse.Namespace) -> None:
     dataset = open_dataset(args.data, split=args.split, image_size=image_size, channels=channels)
     count = min(args.n, len(dataset))
     originals = torch.stack([dataset[i] for i in range(count)])
-    with torch.inference_mode():
-        reconstructions = model.reconstruct(originals.to(device)).cpu()
-    _common.save_png(args.out, interleave(originals, reconstructions, args.columns))
+    reconstructions = model.reconstruct(originals.to(device)).cpu()
+    columns = min(args.columns, count)
+    save_grid(interleave(originals, reconstructions, columns), args.out, columns)
     print(f"{count} images of {args.data} and their reconstructions in {args.out}")
 
 
-def interleave(originals, reconstructions, columns: int) -> list:
-    """Rows of originals, each followed by the row of their reconstructions."""
-    pairs = zip(originals.split(columns), reconstructions.split(columns), strict=True)
-    return [row for pair in pairs for row in pair]
+def interleave(originals: torch.Tensor, reconstructions: torch.Tensor, columns: int) -> torch.Tensor:
+    """The images of a grid whose rows alternate between originals and their reconstructions."""
+    import torch
+
+    missing = -len(originals) % columns  # the last row is filled up with black
+    rows = [
+        torch.cat([images, images.new_zeros(missing, *images.shape[1:])]).unflatten(0, (-1, columns))
+        for images in (originals, reconstructions)
+    ]
+    return torch.stack(rows, dim=1).flatten(0, 2)

@@ -30,18 +30,14 @@ BATCH = 256  # bounds the memory that many samples take
 
 
 def run(args: argparse.Namespace) -> None:
-    import math
-
     import torch
 
+    from genimg_fast.data import save_grid
     from genimg_fast.training import load_model
 
-    device = _common.choose_device(args.device)
-    model = load_model(args.model).to(device)
-    generator = torch.Generator(device).manual_seed(args.seed)
-    with torch.inference_mode():
-        counts = [min(BATCH, args.n - start) for start in range(0, args.n, BATCH)]
-        images = torch.cat([model.sample(count, generator=generator).cpu() for count in counts])
-    columns = args.columns or math.ceil(math.sqrt(args.n))
-    _common.save_png(args.out, list(images.split(columns)))
+    model = load_model(args.model).to(_common.choose_device(args.device))
+    generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same images on every device
+    counts = [min(BATCH, args.n - start) for start in range(0, args.n, BATCH)]
+    images = torch.cat([model.sample(count, generator=generator).cpu() for count in counts])
+    save_grid(images, args.out, args.columns)
     print(f"{args.n} samples of {model.name} in {args.out}")

@@ -77,7 +77,12 @@ def run(args: argparse.Namespace) -> None:
     from genimg_fast.training import TrainConfig, train
 
     given = settings(args)
-    config = TrainConfig.from_file(args.config, **given) if args.config else TrainConfig.from_dict(given)
+    if args.config:
+        model_args = given.pop("model_args", {})
+        config = TrainConfig.from_file(args.config, **given)
+        config.model_args.update(model_args)
+    else:
+        config = TrainConfig.from_dict(given)
     result = train(config, resume=args.resume, progress=not args.quiet)
     print(f"{result.steps} steps, {result.images_per_second:.0f} images/s; best validation metric {result.best_metric}")
     print(f"weights in {args.out / 'checkpoints'}; curves: tensorboard --logdir {args.out / 'logs'}")
