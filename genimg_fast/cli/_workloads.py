@@ -144,7 +144,7 @@ def _generator(image_size: int, training: bool):
     return prepare
 
 
-def _vae_step(name: str, **arguments: int):
+def vae_step(name: str, **arguments: int):
     def prepare(t: Inputs, n: int, plain: bool) -> Function:
         model = _plain_if(plain, models.create(name, **arguments).to(t.device))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -165,9 +165,9 @@ def _vae_step(name: str, **arguments: int):
     return prepare
 
 
-def _dcgan_step(**arguments: int):
+def gan_step(name: str, **arguments: int):
     def prepare(t: Inputs, n: int, plain: bool) -> Function:
-        model = _plain_if(plain, models.create("dcgan", **arguments).to(t.device))
+        model = _plain_if(plain, models.create(name, **arguments).to(t.device))
         generator, discriminator = model.generator, model.discriminator
         generator_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
         discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
@@ -199,10 +199,10 @@ WORKLOADS = [
     Workload("models", "DCGAN-64 generator, eval, B=64", 64, _generator(64, False), (FORWARD,), (FORWARD,), "images/s"),
     Workload("models", "DCGAN-64 generator, eval, B=1", 1, _generator(64, False), (FORWARD,), (FORWARD,), "images/s"),
     Workload("models", "DCGAN-64 generator, training, B=64", 64, _generator(64, True), unit="images/s"),
-    Workload("models", "DCGAN-32 (width 32), B=64", 64, _dcgan_step(image_size=32, width=32), **_STEP),
-    Workload("models", "DCGAN-64, B=64", 64, _dcgan_step(image_size=64), (TRAIN_STEP,), unit="images/s"),
-    Workload("models", "VAE 784-400-20, B=128", 128, _vae_step("vae"), **_STEP),
-    Workload("models", "convolutional VAE, 32x32, B=64", 64, _vae_step("conv_vae", image_size=32), **_STEP),
+    Workload("models", "DCGAN-32 (width 32), B=64", 64, gan_step("dcgan", image_size=32, width=32), **_STEP),
+    Workload("models", "DCGAN-64, B=64", 64, gan_step("dcgan", image_size=64), (TRAIN_STEP,), unit="images/s"),
+    Workload("models", "VAE 784-400-20, B=128", 128, vae_step("vae"), **_STEP),
+    Workload("models", "convolutional VAE, 32x32, B=64", 64, vae_step("conv_vae", image_size=32), **_STEP),
     Workload(
         "conv_transpose2d_bn_act", "conv_transpose2d_bn_act, eval, 64x256x8x8 to 128", 64,
         _convolution(*_DECONVOLUTION, False), (FORWARD,), (FORWARD,), "images/s",
