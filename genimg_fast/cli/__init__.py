@@ -13,20 +13,20 @@ import sys
 from collections.abc import Sequence
 
 from genimg_fast import __version__
-from genimg_fast.cli._common import CommandError
+from genimg_fast.cli._common import CommandError, HelpFormatter
 
 COMMANDS = ("train", "sample", "reconstruct", "interpolate", "models", "bench", "doctor", "demo")
 
-# module -> (package to install, extra it belongs to)
+# What the extra [train] installs: module -> name.
 _OPTIONAL = {
-    "PIL": ("Pillow", "train"),
-    "accelerate": ("Accelerate", "train"),
-    "matplotlib": ("Matplotlib", "train"),
-    "safetensors": ("safetensors", "train"),
-    "sklearn": ("scikit-learn", "train"),
-    "tensorboard": ("TensorBoard", "train"),
-    "tqdm": ("tqdm", "train"),
-    "yaml": ("PyYAML", "train"),
+    "PIL": "Pillow",
+    "accelerate": "Accelerate",
+    "matplotlib": "Matplotlib",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tensorboard": "TensorBoard",
+    "tqdm": "tqdm",
+    "yaml": "PyYAML",
 }
 
 
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genimg-fast",
         description="Train image generators, sample from them, and measure how much the fused kernels gain.",
+        formatter_class=HelpFormatter,
         epilog="`genimg-fast COMMAND --help` explains a command.  Start with `genimg-fast demo`.",
     )
     parser.add_argument("--version", action="version", version=f"genimg_fast {__version__}")
@@ -47,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 (a check failed), 2 (an error, told in one line) or 130 (Ctrl-C)."""
+    """Runs one command and returns its exit code.
+
+    0; 1: a check failed; 2: an error, told in one line; 130: Ctrl-C; 143: a training run was stopped by SIGTERM.
+    """
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0
@@ -58,15 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit, which would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _tell(args, "the reader of the output closed it")
-    except ModuleNotFoundError as error:
-        package, extra = _OPTIONAL.get((error.name or "").partition(".")[0], ("", ""))
-        if not package or args.debug:
+    except ImportError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        package = _OPTIONAL.get((cause.name or "").partition(".")[0])
+        if package is None or args.debug:
             raise
-        print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[{extra}]", file=sys.stderr)
+        print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[train]", file=sys.stderr)
     except (OSError, *_errors_for_users()) as error:
         if args.debug:
             raise
         _tell(args, " ".join(str(error).split()))
+        return max(2, getattr(error, "exit_code", 2))
     return 2
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,21 @@ class CommandError(RuntimeError):
     """An error that is told to the user in one line, without a traceback."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the example, and leaves room for the longest flag beside its help."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size().columns - 2))
+
+
 def add_parser(subparsers, name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand whose help is `description` (one sentence), its arguments, and `example`."""
+    """A subcommand whose help is `description` (one sentence, capital and full stop), its arguments, and `example`."""
     return subparsers.add_parser(
         name,
         help=description[0].lower() + description[1:].rstrip("."),
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

@@ -98,11 +98,12 @@ def _examine(op: str, device: torch.device) -> tuple[str, str, str, str, str]:
     decisions = _parity.decisions(op, device)
     native = [d for d in decisions if d.native]
     reasons = "; ".join(dict.fromkeys(d.reason for d in decisions if not d.native))
-    runs_on = "native" if len(native) == len(decisions) else "reference" if not native else "both"
+    runs_on = "reference" if not native else "native" if len(native) == len(decisions) else "both"
     if not _extension.status(device.type).loaded:
         return op, runs_on, "-", "-", reasons
+    kernels = _extension.cpu_isa() if device.type == "cpu" else "CUDA"
     try:
         parity = _parity.check(op, device)
     except RuntimeError as error:  # a kernel that does not even run is what this command is there to find
         return op, runs_on, "FAIL", "-", " ".join(str(error).split())
-    return op, runs_on, "OK" if parity.ok else "FAIL", f"{parity.difference:.1e}", reasons or "kernels take this input"
+    return op, runs_on, "OK" if parity.ok else "FAIL", f"{parity.difference:.1e}", reasons or f"the {kernels} kernels take it"

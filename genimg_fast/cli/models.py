@@ -31,6 +31,6 @@ def run(args: argparse.Namespace) -> None:
             model = models.create(name)
         count = sum(p.numel() for p in model.parameters())
         shape = "x".join(map(str, model.image_shape))
-        description = inspect.getmodule(type(model)).__doc__.splitlines()[0]  # one model a file
-        rows.append((name, shape, f"{count / 1e6:.2f} M", description))
+        source = inspect.getdoc(inspect.getmodule(type(model))) or ""  # one model a file; it names the paper
+        rows.append((name, shape, f"{count / 1e6:.2f} M", " ".join(source.split()).rstrip(".")))
     print(format_table(("model", "image", "parameters", "what it is"), rows))
