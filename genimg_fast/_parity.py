@@ -153,7 +153,8 @@ def check(op: str, device: torch.device | str) -> Parity:
         largest = max(want.abs().max().item(), 1e-30)
         difference = (got - want).abs().max().item() / largest
         allowed = max(
-            ERROR_FACTOR * (torch_result - want).abs().max().item() / largest, ROUNDINGS * torch.finfo(torch.float32).eps
+            ERROR_FACTOR * (torch_result - want).abs().max().item() / largest,
+            ROUNDINGS * torch.finfo(torch.float32).eps,
         )
         ok = ok and difference <= allowed  # False for NaN too
         worst = difference if not difference <= worst else worst

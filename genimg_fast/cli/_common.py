@@ -35,7 +35,9 @@ def add_parser(subparsers, name: str, description: str, example: str) -> argpars
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="RUN", type=Path, help="a folder made by `genimg-fast train`, or a .safetensors file")
+    parser.add_argument(
+        "model", metavar="RUN", type=Path, help="a folder made by `genimg-fast train`, or a .safetensors file"
+    )
 
 
 def add_out(group: argparse._ArgumentGroup) -> None:
@@ -47,7 +49,9 @@ def add_device(group: argparse._ArgumentGroup) -> None:
 
 
 def add_seed(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default: %(default)s)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same picture (default: %(default)s)"
+    )
 
 
 def positive(text: str) -> int:

@@ -25,13 +25,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "Time the fused kernels against eager PyTorch, in alternating blocks of one run.",
         "genimg-fast bench --suite quick --out runs/bench",
     )
-    parser.add_argument("--suite", choices=("quick", "full"), default="quick", help="how much to time (default: %(default)s)")
+    parser.add_argument(
+        "--suite", choices=("quick", "full"), default="quick", help="how much to time (default: %(default)s)"
+    )
     parser.add_argument("--match", default="", metavar="TEXT", help="only the workloads whose name contains TEXT")
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="for each workload, warm-up not counted (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="for bench.json and bench.png (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        metavar="DIR",
+        help="for bench.json and bench.png (default: %(default)s)",
     )
     _common.add_device(parser.add_argument_group("running"))
     return parser
@@ -129,7 +135,9 @@ def draw(report: dict, path: Path) -> None:
     above = [r["speedup"]["high"] - r["speedup"]["median"] for r in results]
     figure = Figure(figsize=(10, 1.2 + 0.4 * len(results)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(results)), medians, xerr=[below, above], color="tab:blue", height=0.6, ecolor="black", capsize=2)
+    axes.barh(
+        range(len(results)), medians, xerr=[below, above], color="tab:blue", height=0.6, ecolor="black", capsize=2
+    )
     axes.set_yticks(range(len(results)), [f"{r['name']}, {r['passes']}" for r in results], fontsize=8)
     for row, r in enumerate(results):
         label = f" {r['speedup']['median']:.2f}  ({r['native']['rate']:.3g} {r['unit']})"

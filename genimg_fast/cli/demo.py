@@ -23,6 +23,7 @@ RUNS = {
 }
 BATCH = 64
 FIRST_STEPS = 20  # fewer would leave nothing to look at
+MEASURE_SECONDS = 4.0
 MARKER = ".genimg-fast-demo"
 
 
@@ -34,7 +35,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "genimg-fast demo --out runs/demo --minutes 4",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="for all that it makes (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="for all that it makes (default: %(default)s)",
     )
     parser.add_argument(
         "--minutes", type=float, default=4.0, help="about how long to take, all included (default: %(default)s)"
@@ -86,7 +91,7 @@ def _measure(name: str, settings: dict, device: torch.device) -> dict:
     model_args = {**settings["model_args"], "image_size": DATA["image_size"], "channels": DATA["channels"]}
     prepare = _workloads.vae_step(name, **model_args) if name == "conv_vae" else _workloads.gan_step(name, **model_args)
     workload = _workloads.Workload("models", name, BATCH, prepare, unit="images/s")
-    result = bench.measure(workload, _workloads.TRAIN_STEP, device, seconds=4)
+    result = bench.measure(workload, _workloads.TRAIN_STEP, device, seconds=MEASURE_SECONDS)
     print(bench.in_words(result), flush=True)
     return result
 
@@ -155,7 +160,9 @@ def _elbo_lines(run: Path) -> list[tuple[str, str]]:
     model = load_model(run)
     elbo = metrics.elbo(model, test, batch_size=BATCH, seed=0)["elbo"]
     images = torch.stack(list(test))
-    mean = torch.stack(list(train)).mean(0).clamp(1e-3, 1 - 1e-3)  # no pixel certain: that could cost any number of nats
+    mean = (
+        torch.stack(list(train)).mean(0).clamp(1e-3, 1 - 1e-3)
+    )  # no pixel certain: that could cost any number of nats
     # It has no latent, so its KL is zero.
     mean_elbo = -functional.bce_loss(mean.expand_as(images).contiguous(), images, reduction="sum").item() / len(images)
     return [

@@ -66,7 +66,8 @@ def _installed() -> list[str]:
         "threads": str(torch.get_num_threads()),
         "CUDA kernels": _extension.status("cuda").detail,
         "CUDA built for": _cuda_architectures(),
-        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none that torch can use",
+        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        or "none that torch can use",
         "backend": _backend.current_backend(),
     }
     width = max(map(len, facts))
@@ -106,4 +107,10 @@ def _examine(op: str, device: torch.device) -> tuple[str, str, str, str, str]:
         parity = _parity.check(op, device)
     except RuntimeError as error:  # a kernel that does not even run is what this command is there to find
         return op, runs_on, "FAIL", "-", " ".join(str(error).split())
-    return op, runs_on, "OK" if parity.ok else "FAIL", f"{parity.difference:.1e}", reasons or f"the {kernels} kernels take it"
+    return (
+        op,
+        runs_on,
+        "OK" if parity.ok else "FAIL",
+        f"{parity.difference:.1e}",
+        reasons or f"the {kernels} kernels take it",
+    )

@@ -25,7 +25,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     _common.add_out(output)
     output.add_argument("--steps", type=_common.positive, default=10, help="images in a row (default: %(default)s)")
-    output.add_argument("--rows", type=_common.positive, default=6, help="pairs of latent vectors (default: %(default)s)")
+    output.add_argument(
+        "--rows", type=_common.positive, default=6, help="pairs of latent vectors (default: %(default)s)"
+    )
     running = parser.add_argument_group("running")
     _common.add_seed(running)
     _common.add_device(running)

@@ -21,8 +21,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     _common.add_run(parser)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary")
-    data.add_argument("--split", choices=("train", "test"), default="test", help="which part of it (default: %(default)s)")
+    data.add_argument(
+        "--data", required=True, help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary"
+    )
+    data.add_argument(
+        "--split", choices=("train", "test"), default="test", help="which part of it (default: %(default)s)"
+    )
     output = parser.add_argument_group("output")
     _common.add_out(output)
     output.add_argument("--n", type=_common.positive, default=32, help="number of images (default: %(default)s)")
@@ -42,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
     device = _common.choose_device(args.device)
     model = load_model(args.model).to(device)
     if not isinstance(model, VAE):
-        raise _common.CommandError(f"{args.model} holds {model.name}, a GAN: it has no encoder, so nothing to reconstruct with")
+        raise _common.CommandError(
+            f"{args.model} holds {model.name}, a GAN: it has no encoder, so nothing to reconstruct with"
+        )
     channels, image_size, _ = model.image_shape
     dataset = open_dataset(args.data, split=args.split, image_size=image_size, channels=channels)
     count = min(args.n, len(dataset))

@@ -21,12 +21,16 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="one of `genimg-fast models`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the run")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON with any settings; the flags below win over it")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML or JSON with any settings; the flags below win over it"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR from its last checkpoint")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     # SUPPRESS: a flag that was not given leaves the setting to the file, or to TrainConfig.
     data = parser.add_argument_group("data", argument_default=argparse.SUPPRESS)
-    data.add_argument("--data", required=True, help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary")
+    data.add_argument(
+        "--data", required=True, help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary"
+    )
     data.add_argument("--image-size", type=int, metavar="N", help="height and width in pixels (default: 32)")
     data.add_argument("--channels", type=int, choices=(1, 3), help="1 is grey, 3 is colour (default: 1)")
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
@@ -35,18 +39,32 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="a size of the model, such as width=32 or latent=64; may be repeated",
     )  # fmt: skip
     model.add_argument("--beta", type=float, metavar="X", help="weight of a VAE's KL term (default: 1.0)")
-    model.add_argument("--gan-loss", choices=("bce", "hinge", "wasserstein", "lsgan"), help="a GAN's objective (default: bce)")
+    model.add_argument(
+        "--gan-loss", choices=("bce", "hinge", "wasserstein", "lsgan"), help="a GAN's objective (default: bce)"
+    )
     model.add_argument("--gradient-penalty", type=float, metavar="X", help="weight of WGAN-GP's penalty (default: 0.0)")
     optimisation = parser.add_argument_group("optimisation", argument_default=argparse.SUPPRESS)
     optimisation.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 20)")
     optimisation.add_argument("--max-steps", type=int, metavar="N", help="length in steps, in place of epochs")
-    optimisation.add_argument("--batch-size", type=int, metavar="N", help="images a process takes at once (default: 64)")
+    optimisation.add_argument(
+        "--batch-size", type=int, metavar="N", help="images a process takes at once (default: 64)"
+    )
     optimisation.add_argument("--grad-accumulation", type=int, metavar="N", help="batches to a step (default: 1)")
-    optimisation.add_argument("--lr", type=float, metavar="X", help="learning rate (default: 1e-3 for a VAE, 2e-4 for a GAN)")
-    optimisation.add_argument("--discriminator-lr", type=float, metavar="X", help="that of a GAN's discriminator (default: --lr)")
-    optimisation.add_argument("--lr-schedule", choices=("constant", "cosine", "linear"), help="its course (default: constant)")
-    optimisation.add_argument("--grad-clip", type=float, metavar="X", help="largest norm of a gradient (default: no limit)")
-    optimisation.add_argument("--ema-decay", type=float, metavar="X", help="decay of the averaged weights (default: 0.999)")
+    optimisation.add_argument(
+        "--lr", type=float, metavar="X", help="learning rate (default: 1e-3 for a VAE, 2e-4 for a GAN)"
+    )
+    optimisation.add_argument(
+        "--discriminator-lr", type=float, metavar="X", help="that of a GAN's discriminator (default: --lr)"
+    )
+    optimisation.add_argument(
+        "--lr-schedule", choices=("constant", "cosine", "linear"), help="its course (default: constant)"
+    )
+    optimisation.add_argument(
+        "--grad-clip", type=float, metavar="X", help="largest norm of a gradient (default: no limit)"
+    )
+    optimisation.add_argument(
+        "--ema-decay", type=float, metavar="X", help="decay of the averaged weights (default: 0.999)"
+    )
     running = parser.add_argument_group("running", argument_default=argparse.SUPPRESS)
     running.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="half precision (default: no)")
     running.add_argument("--seed", type=int, metavar="N", help="of weights, order and noise (default: 0)")
@@ -54,9 +72,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     running.add_argument("--log-every", type=int, metavar="N", help="steps between two log entries (default: 10)")
     running.add_argument("--sample-every", type=int, metavar="N", help="steps between two sample grids (default: 500)")
     running.add_argument("--validate-every", type=int, metavar="N", help="steps between two validations (default: 500)")
-    running.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between two checkpoints (default: 500)")
     running.add_argument(
-        "--early-stopping-patience", type=int, metavar="N", help="stop after so many validations without progress (default: never)"
+        "--checkpoint-every", type=int, metavar="N", help="steps between two checkpoints (default: 500)"
+    )
+    running.add_argument(
+        "--early-stopping-patience",
+        type=int,
+        metavar="N",
+        help="stop after so many validations without progress (default: never)",
     )
     return parser
 
