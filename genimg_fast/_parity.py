@@ -59,23 +59,23 @@ def _batch_norm(t: Inputs, channels: int) -> dict[str, torch.Tensor]:
 
 def _convolution(function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]) -> Outputs:
     """Normalised by running statistics, by batch statistics, and not at all."""
-    x, weight, evaluated, trained = t.randn(4, 5, 6, 6), t.randn(*weight_shape), _batch_norm(t, 7), _batch_norm(t, 7)
+    x, weight, evaluated, trained = t.randn(4, 5, 6, 6), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
     geometry = {"stride": 2, "padding": 1}
     return (
         function(x, weight, **evaluated, **geometry, activation="relu"),
         function(x, weight, **trained, **geometry, training=True, activation="leaky_relu", negative_slope=0.2),
-        function(x, weight, t.randn(7), **geometry, activation="tanh"),
+        function(x, weight, t.randn(16), **geometry, activation="tanh"),
         trained["running_mean"],
         trained["running_var"],
     )
 
 
 def _conv_transpose2d_bn_act(t: Inputs) -> Outputs:
-    return _convolution(functional.conv_transpose2d_bn_act, t, (5, 7, 4, 4))
+    return _convolution(functional.conv_transpose2d_bn_act, t, (5, 16, 4, 4))
 
 
 def _conv2d_bn_act(t: Inputs) -> Outputs:
-    return _convolution(functional.conv2d_bn_act, t, (7, 5, 4, 4))
+    return _convolution(functional.conv2d_bn_act, t, (16, 5, 4, 4))
 
 
 def _batch_norm_act(t: Inputs) -> Outputs:
