@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> None:
             model = models.create(name)
         count = sum(p.numel() for p in model.parameters())
         shape = "x".join(map(str, model.image_shape))
-        summary = (inspect.getdoc(type(model)) or "").split("
-")[0].rstrip(".")
+        summary = (inspect.getdoc(type(model)) or "").partition("\n")[0].rstrip(".")
         rows.append((name, shape, f"{count / 1e6:.2f} M", summary))
     print(format_table(("model", "image", "parameters", "what it is"), rows))
