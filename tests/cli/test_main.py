@@ -41,7 +41,8 @@ def test_help_lists_all_commands(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in cli.COMMANDS)
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("    ")}
+    assert listed >= set(cli.COMMANDS)
 
 
 def test_parsing_imports_nothing_heavy():
