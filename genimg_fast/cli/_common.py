@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from genimg_fast.models import ImageModel
+
 
 class CommandError(RuntimeError):
     """An error that is told to the user in one line, without a traceback."""
@@ -89,3 +91,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CommandError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def load(args: argparse.Namespace) -> ImageModel:
+    """The model `args.model` in eval mode, on the device that `args.device` names."""
+    from genimg_fast.training import load_model
+
+    device = choose_device(args.device)
+    return load_model(args.model).to(device)

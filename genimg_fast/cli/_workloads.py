@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ FORWARD, FORWARD_BACKWARD, TRAIN_STEP = "forward", "forward+backward", "training
 
 Function = Callable[[], Outputs]
 """What is timed.  Its inputs are bound to it."""
+Adapt = Callable[[Any], Any]
+"""Makes a function or a module of genimg_fast what a backend runs: the same, its plain twin, or that one compiled."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Workload:
     """The op, or "models": the bench_<group>.py that times it."""
     name: str
     batch: int
-    prepare: Callable[[Inputs, int, bool], Function]
-    """(inputs, batch, plain) -> function.  `plain` asks for `torch.nn` modules in place of the fused ones."""
+    prepare: Callable[[Inputs, int, Adapt], Function]
+    """(inputs, batch, adapt) -> function."""
     passes: tuple[str, ...] = (FORWARD, FORWARD_BACKWARD)
     quick: tuple[str, ...] = ()
     """The passes that the quick suite times."""
@@ -51,15 +54,22 @@ class Prepared:
         return sum(t.nbytes for t in (*self.inputs, *self.call())) / 1e9
 
 
+def _adapt(backend: str) -> Adapt:
+    def adapt(runs):
+        if backend != "native" and isinstance(runs, torch.nn.Module):
+            genimg_fast.unfuse(runs)
+        return torch.compile(runs) if backend == "torch.compile" else runs
+
+    return adapt
+
+
 def prepare(workload: Workload, passes: str, backend: str, device: torch.device | str) -> Prepared:
-    """The workload on fresh inputs, the same for every backend."""
+    """The workload on fresh inputs and weights, the same for every backend."""
     inputs = Inputs(device, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # initial weights
-        function = workload.prepare(inputs, workload.batch, backend != "native")
+        function = workload.prepare(inputs, workload.batch, _adapt(backend))
     setting = "auto" if backend == "native" else "reference"
-    if backend == "torch.compile":
-        function = torch.compile(function)
     upstream: list[torch.Tensor] = []
 
     def call() -> list[torch.Tensor]:
@@ -78,48 +88,47 @@ def prepare(workload: Workload, passes: str, backend: str, device: torch.device 
 # --- ops -------------------------------------------------------------------------------------------------------------
 
 
-def _elbo_loss(t: Inputs, n: int, plain: bool) -> Function:
+def _elbo_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
     recon, target, mu, logvar = t.randn(n, 3, 64, 64), t.rand(n, 3, 64, 64), t.randn(n, 128), t.randn(n, 128)
-    return lambda: functional.elbo_loss(recon, target, mu, logvar)[0]
+    return adapt(lambda: functional.elbo_loss(recon, target, mu, logvar)[0])
 
 
-def _bce_with_logits_loss(t: Inputs, n: int, plain: bool) -> Function:
+def _bce_with_logits_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
     logits, target = t.randn(n, 3, 64, 64), t.rand(n, 3, 64, 64)
-    return lambda: functional.bce_with_logits_loss(logits, target)
+    return adapt(lambda: functional.bce_with_logits_loss(logits, target))
 
 
-def _bce_loss(t: Inputs, n: int, plain: bool) -> Function:
+def _bce_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
     probabilities, target = t.rand(n, 3, 64, 64).clamp_(1e-3, 1 - 1e-3).requires_grad_(), t.rand(n, 3, 64, 64)
     t.leaves.append(probabilities)
-    return lambda: functional.bce_loss(probabilities, target)
+    return adapt(lambda: functional.bce_loss(probabilities, target))
 
 
-def _gaussian_kl_loss(t: Inputs, n: int, plain: bool) -> Function:
+def _gaussian_kl_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
     mu, logvar = t.randn(n, 128), t.randn(n, 128)
-    return lambda: functional.gaussian_kl_loss(mu, logvar)
+    return adapt(lambda: functional.gaussian_kl_loss(mu, logvar))
 
 
-def _reparameterize(t: Inputs, n: int, plain: bool) -> Function:
+def _reparameterize(t: Inputs, n: int, adapt: Adapt) -> Function:
     mu, logvar = t.randn(n, 128), t.randn(n, 128)
     generator = torch.Generator(t.device).manual_seed(0)
-    return lambda: functional.reparameterize(mu, logvar, generator=generator)
+    return adapt(lambda: functional.reparameterize(mu, logvar, generator=generator))
 
 
-def _batch_norm_act(t: Inputs, n: int, plain: bool) -> Function:
+def _batch_norm_act(t: Inputs, n: int, adapt: Adapt) -> Function:
     x, mean, var, weight, bias = t.randn(n, 64, 32, 32), t.rand(64), t.rand(64), t.randn(64), t.randn(64)
-    return lambda: functional.batch_norm_act(x, mean, var, weight, bias, training=True, activation="relu")
+    return adapt(lambda: functional.batch_norm_act(x, mean, var, weight, bias, training=True, activation="relu"))
 
 
 def _convolution(name: str, shape: tuple[int, ...], weight_shape: tuple[int, ...], channels: int, training: bool):
     """A 4x4 convolution of stride 2 with batch normalisation: DCGAN's block."""
 
-    def prepare(t: Inputs, n: int, plain: bool) -> Function:
+    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
         function = getattr(functional, name)
         x, weight, mean, var = t.randn(n, *shape), t.randn(*weight_shape), t.rand(channels), t.rand(channels)
         scale, shift = t.randn(channels), t.randn(channels)
-        return lambda: function(
-            x, weight, None, mean, var, scale, shift, training=training, stride=2, padding=1, activation="relu"
-        )
+        block = {"training": training, "stride": 2, "padding": 1, "activation": "relu"}
+        return adapt(lambda: function(x, weight, None, mean, var, scale, shift, **block))
 
     return prepare
 
@@ -127,16 +136,10 @@ def _convolution(name: str, shape: tuple[int, ...], weight_shape: tuple[int, ...
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def _plain_if(plain: bool, model: torch.nn.Module) -> torch.nn.Module:
-    if plain:
-        genimg_fast.unfuse(model)
-    return model
-
-
 def _generator(image_size: int, training: bool):
-    def prepare(t: Inputs, n: int, plain: bool) -> Function:
+    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
         model = models.create("dcgan", image_size=image_size).to(t.device).train(training)
-        generator = _plain_if(plain, model.generator)
+        generator = adapt(model.generator)
         z = t.randn(n, *model.latent_shape).detach()
         t.leaves[:] = generator.parameters()
         return lambda: generator(z)
@@ -145,13 +148,14 @@ def _generator(image_size: int, training: bool):
 
 
 def vae_step(name: str, **arguments: int):
-    def prepare(t: Inputs, n: int, plain: bool) -> Function:
-        model = _plain_if(plain, models.create(name, **arguments).to(t.device))
+    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
+        model = models.create(name, **arguments).to(t.device)
+        forward = adapt(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         images = t.rand(n, *model.image_shape)
 
         def step() -> Outputs:
-            recon, posterior = model(images)
+            recon, posterior = forward(images)
             loss = functional.elbo_loss(
                 recon, images, posterior.mu, posterior.logvar, reconstruction=model.reconstruction
             )[0]
@@ -166,9 +170,9 @@ def vae_step(name: str, **arguments: int):
 
 
 def gan_step(name: str, **arguments: int):
-    def prepare(t: Inputs, n: int, plain: bool) -> Function:
-        model = _plain_if(plain, models.create(name, **arguments).to(t.device))
-        generator, discriminator = model.generator, model.discriminator
+    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
+        model = models.create(name, **arguments).to(t.device)
+        generator, discriminator = adapt(model.generator), adapt(model.discriminator)
         generator_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
         discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
         images, z = t.rand(n, *model.image_shape) * 2 - 1, t.randn(n, *model.latent_shape).detach()

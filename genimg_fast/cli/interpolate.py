@@ -36,9 +36,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from genimg_fast.data import save_grid
-    from genimg_fast.training import load_model
 
-    model = load_model(args.model).to(_common.choose_device(args.device))
+    model = _common.load(args)
     save_grid(interpolations(model, args.rows, args.steps, args.seed), args.out, args.steps)
     print(f"{args.rows} interpolations of {args.steps} steps through {model.name} in {args.out}")
 

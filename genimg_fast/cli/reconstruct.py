@@ -41,10 +41,8 @@ def run(args: argparse.Namespace) -> None:
 
     from genimg_fast.data import open_dataset, save_grid
     from genimg_fast.models import VAE
-    from genimg_fast.training import load_model
 
-    device = _common.choose_device(args.device)
-    model = load_model(args.model).to(device)
+    model = _common.load(args)
     if not isinstance(model, VAE):
         raise _common.CommandError(
             f"{args.model} holds {model.name}, a GAN: it has no encoder, so nothing to reconstruct with"
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = open_dataset(args.data, split=args.split, image_size=image_size, channels=channels)
     count = min(args.n, len(dataset))
     originals = torch.stack([dataset[i] for i in range(count)])
-    reconstructions = model.reconstruct(originals.to(device)).cpu()
+    reconstructions = model.reconstruct(originals.to(next(model.parameters()))).cpu()
     columns = min(args.columns, count)
     save_grid(interleave(originals, reconstructions, columns), args.out, columns)
     print(f"{count} images of {args.data} and their reconstructions in {args.out}")

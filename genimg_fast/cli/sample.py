@@ -33,9 +33,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from genimg_fast.data import save_grid
-    from genimg_fast.training import load_model
 
-    model = load_model(args.model).to(_common.choose_device(args.device))
+    model = _common.load(args)
     generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same images on every device
     counts = [min(BATCH, args.n - start) for start in range(0, args.n, BATCH)]
     images = torch.cat([model.sample(count, generator=generator).cpu() for count in counts])
