@@ -19,7 +19,7 @@ def workloads(group: str) -> Callable:
         for workload in _workloads.WORKLOADS
         if workload.group == group
         for passes in workload.passes
-        for backend in _workloads.BACKENDS
+        for backend in _workloads.TIMED_BACKENDS
     ]
     return pytest.mark.parametrize(("workload", "passes", "backend"), cases)
 

@@ -30,7 +30,7 @@ def table(report: dict) -> str:
         s = r["speedup"]
         cells = (
             f"{r['name']}, {r['passes']}",
-            f"{r['reference']['milliseconds']:.3g} ms, {r['reference']['rate']:.3g} {r['unit']}",
+            f"{r['eager']['milliseconds']:.3g} ms, {r['eager']['rate']:.3g} {r['unit']}",
             f"{r['native']['milliseconds']:.3g} ms, {r['native']['rate']:.3g} {r['unit']}",
             f"**{s['median']:.2f}** ({s['low']:.2f} to {s['high']:.2f})",
         )

@@ -14,7 +14,7 @@ REPORT = {
     "results": [
         {
             "name": "elbo_loss", "passes": "forward", "unit": "GB/s",
-            "native": {"milliseconds": 1.0, "rate": 20.0}, "reference": {"milliseconds": 4.0, "rate": 5.0},
+            "native": {"milliseconds": 1.0, "rate": 20.0}, "eager": {"milliseconds": 4.0, "rate": 5.0},
             "speedup": {"low": 3.5, "median": 4.0, "high": 4.25},
         }
     ],

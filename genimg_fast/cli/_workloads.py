@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What is timed: one table for `genimg-fast bench` and for `benchmarks/`.
-
-Each workload runs on three backends: "native" (fused modules, native kernels), "reference" (plain `torch.nn` modules and
-`torch.nn.functional`, eager) and "torch.compile" (the reference, compiled).
-"""
+"""What is timed: one table for `genimg-fast bench` and for `benchmarks/`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -17,13 +13,43 @@ import genimg_fast
 from genimg_fast import functional, models
 from genimg_fast._parity import Inputs, Outputs
 
-BACKENDS = ("native", "reference", "torch.compile")
+Module = TypeVar("Module", bound=torch.nn.Module)
+
 FORWARD, FORWARD_BACKWARD, TRAIN_STEP = "forward", "forward+backward", "training step"
 
 Function = Callable[[], Outputs]
 """What is timed.  Its inputs are bound to it."""
-Adapt = Callable[[Any], Any]
-"""Makes a function or a module of genimg_fast what a backend runs: the same, its plain twin, or that one compiled."""
+
+
+class Backend(NamedTuple):
+    """What a workload runs on: one of
+
+    - "native": fused modules and the native kernels;
+    - "eager": plain `torch.nn` modules and `torch.nn.functional`;
+    - "torch.compile": eager, compiled;
+    - "reference": eager but for the noise, which is that of the kernels: what results are compared with.
+    """
+
+    name: str
+
+    @property
+    def setting(self) -> str:
+        return "auto" if self.name == "native" else "reference"
+
+    def module(self, module: Module) -> Module:
+        return module if self.name == "native" else genimg_fast.unfuse(module)
+
+    def function(self, function: Callable) -> Callable:
+        return torch.compile(function) if self.name == "torch.compile" else function
+
+    def reparameterize(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+        if self.name in ("native", "reference"):
+            return functional.reparameterize(mu, logvar)
+        # The reference draws the kernels' noise by integer arithmetic on tensors, slowly: no eager code would do that.
+        return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+
+
+TIMED_BACKENDS = ("native", "eager", "torch.compile")
 
 
 @dataclass(frozen=True)
@@ -32,8 +58,8 @@ class Workload:
     """The op, or "models": the bench_<group>.py that times it."""
     name: str
     batch: int
-    prepare: Callable[[Inputs, int, Adapt], Function]
-    """(inputs, batch, adapt) -> function."""
+    prepare: Callable[[Inputs, int, Backend], Function]
+    """(inputs, batch, backend) -> function."""
     passes: tuple[str, ...] = (FORWARD, FORWARD_BACKWARD)
     quick: tuple[str, ...] = ()
     """The passes that the quick suite times."""
@@ -54,26 +80,17 @@ class Prepared:
         return sum(t.nbytes for t in (*self.inputs, *self.call())) / 1e9
 
 
-def _adapt(backend: str) -> Adapt:
-    def adapt(runs):
-        if backend != "native" and isinstance(runs, torch.nn.Module):
-            genimg_fast.unfuse(runs)
-        return torch.compile(runs) if backend == "torch.compile" else runs
-
-    return adapt
-
-
-def prepare(workload: Workload, passes: str, backend: str, device: torch.device | str) -> Prepared:
+def prepare(workload: Workload, passes: str, backend_name: str, device: torch.device | str) -> Prepared:
     """The workload on fresh inputs and weights, the same for every backend."""
+    backend = Backend(backend_name)
     inputs = Inputs(device, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # initial weights
-        function = workload.prepare(inputs, workload.batch, _adapt(backend))
-    setting = "auto" if backend == "native" else "reference"
+        function = workload.prepare(inputs, workload.batch, backend)
     upstream: list[torch.Tensor] = []
 
     def call() -> list[torch.Tensor]:
-        with genimg_fast.use_backend(setting), torch.set_grad_enabled(passes != FORWARD):
+        with genimg_fast.use_backend(backend.setting), torch.set_grad_enabled(passes != FORWARD):
             outputs = function()
             outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
             if passes != FORWARD_BACKWARD:
@@ -88,47 +105,48 @@ def prepare(workload: Workload, passes: str, backend: str, device: torch.device 
 # --- ops -------------------------------------------------------------------------------------------------------------
 
 
-def _elbo_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _elbo_loss(t: Inputs, n: int, backend: Backend) -> Function:
     recon, target, mu, logvar = t.randn(n, 3, 64, 64), t.rand(n, 3, 64, 64), t.randn(n, 128), t.randn(n, 128)
-    return adapt(lambda: functional.elbo_loss(recon, target, mu, logvar)[0])
+    return backend.function(lambda: functional.elbo_loss(recon, target, mu, logvar)[0])
 
 
-def _bce_with_logits_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _bce_with_logits_loss(t: Inputs, n: int, backend: Backend) -> Function:
     logits, target = t.randn(n, 3, 64, 64), t.rand(n, 3, 64, 64)
-    return adapt(lambda: functional.bce_with_logits_loss(logits, target))
+    return backend.function(lambda: functional.bce_with_logits_loss(logits, target))
 
 
-def _bce_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _bce_loss(t: Inputs, n: int, backend: Backend) -> Function:
     probabilities, target = t.rand(n, 3, 64, 64).clamp_(1e-3, 1 - 1e-3).requires_grad_(), t.rand(n, 3, 64, 64)
     t.leaves.append(probabilities)
-    return adapt(lambda: functional.bce_loss(probabilities, target))
+    return backend.function(lambda: functional.bce_loss(probabilities, target))
 
 
-def _gaussian_kl_loss(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _gaussian_kl_loss(t: Inputs, n: int, backend: Backend) -> Function:
     mu, logvar = t.randn(n, 128), t.randn(n, 128)
-    return adapt(lambda: functional.gaussian_kl_loss(mu, logvar))
+    return backend.function(lambda: functional.gaussian_kl_loss(mu, logvar))
 
 
-def _reparameterize(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _reparameterize(t: Inputs, n: int, backend: Backend) -> Function:
     mu, logvar = t.randn(n, 128), t.randn(n, 128)
-    generator = torch.Generator(t.device).manual_seed(0)
-    return adapt(lambda: functional.reparameterize(mu, logvar, generator=generator))
+    return backend.function(lambda: backend.reparameterize(mu, logvar))
 
 
-def _batch_norm_act(t: Inputs, n: int, adapt: Adapt) -> Function:
+def _batch_norm_act(t: Inputs, n: int, backend: Backend) -> Function:
     x, mean, var, weight, bias = t.randn(n, 64, 32, 32), t.rand(64), t.rand(64), t.randn(64), t.randn(64)
-    return adapt(lambda: functional.batch_norm_act(x, mean, var, weight, bias, training=True, activation="relu"))
+    return backend.function(
+        lambda: functional.batch_norm_act(x, mean, var, weight, bias, training=True, activation="relu")
+    )
 
 
 def _convolution(name: str, shape: tuple[int, ...], weight_shape: tuple[int, ...], channels: int, training: bool):
     """A 4x4 convolution of stride 2 with batch normalisation: DCGAN's block."""
 
-    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
+    def prepare(t: Inputs, n: int, backend: Backend) -> Function:
         function = getattr(functional, name)
         x, weight, mean, var = t.randn(n, *shape), t.randn(*weight_shape), t.rand(channels), t.rand(channels)
         scale, shift = t.randn(channels), t.randn(channels)
         block = {"training": training, "stride": 2, "padding": 1, "activation": "relu"}
-        return adapt(lambda: function(x, weight, None, mean, var, scale, shift, **block))
+        return backend.function(lambda: function(x, weight, None, mean, var, scale, shift, **block))
 
     return prepare
 
@@ -137,28 +155,31 @@ def _convolution(name: str, shape: tuple[int, ...], weight_shape: tuple[int, ...
 
 
 def _generator(image_size: int, training: bool):
-    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
+    def prepare(t: Inputs, n: int, backend: Backend) -> Function:
         model = models.create("dcgan", image_size=image_size).to(t.device).train(training)
-        generator = adapt(model.generator)
+        generator = backend.function(backend.module(model.generator))
         z = t.randn(n, *model.latent_shape).detach()
-        t.leaves[:] = generator.parameters()
+        t.leaves[:] = model.generator.parameters()
         return lambda: generator(z)
 
     return prepare
 
 
 def vae_step(name: str, **arguments: int):
-    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
-        model = models.create(name, **arguments).to(t.device)
-        forward = adapt(model)
+    def prepare(t: Inputs, n: int, backend: Backend) -> Function:
+        model = backend.module(models.create(name, **arguments).to(t.device))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         images = t.rand(n, *model.image_shape)
 
+        def forward() -> torch.Tensor:
+            mu, logvar = model.encode(images)
+            recon = model.decode(backend.reparameterize(mu, logvar))
+            return functional.elbo_loss(recon, images, mu, logvar, reconstruction=model.reconstruction)[0]
+
+        forward = backend.function(forward)
+
         def step() -> Outputs:
-            recon, posterior = forward(images)
-            loss = functional.elbo_loss(
-                recon, images, posterior.mu, posterior.logvar, reconstruction=model.reconstruction
-            )[0]
+            loss = forward()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -170,11 +191,11 @@ def vae_step(name: str, **arguments: int):
 
 
 def gan_step(name: str, **arguments: int):
-    def prepare(t: Inputs, n: int, adapt: Adapt) -> Function:
-        model = models.create(name, **arguments).to(t.device)
-        generator, discriminator = adapt(model.generator), adapt(model.discriminator)
-        generator_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    def prepare(t: Inputs, n: int, backend: Backend) -> Function:
+        model = backend.module(models.create(name, **arguments).to(t.device))
+        generator, discriminator = backend.function(model.generator), backend.function(model.discriminator)
+        generator_optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        discriminator_optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
         images, z = t.rand(n, *model.image_shape) * 2 - 1, t.randn(n, *model.latent_shape).detach()
 
         def step() -> Outputs:

@@ -174,7 +174,7 @@ def _elbo_lines(run: Path) -> list[tuple[str, str]]:
 def _speed(result: dict) -> str:
     speedup = result["speedup"]
     return (
-        f"{result['native']['rate']:.0f} images/s fused, {result['reference']['rate']:.0f} eager: "
+        f"{result['native']['rate']:.0f} images/s fused, {result['eager']['rate']:.0f} eager: "
         f"{speedup['median']:.2f} times as fast ({speedup['low']:.2f} to {speedup['high']:.2f})"
     )
 
