@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""The command `genimg-fast`: one file a subcommand, each with `add_parser(subparsers)` and `run(args)`.
+
+Subcommands import what they need inside `run`, so that `--help` is quick and works without the extras.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from genimg_fast import __version__
+from genimg_fast.cli._common import CommandError, HelpFormatter
+
+COMMANDS = ("train", "sample", "reconstruct", "interpolate", "models", "bench", "doctor", "demo")
+
+# What the extra [train] installs: module -> name.
+_OPTIONAL = {
+    "PIL": "Pillow",
+    "accelerate": "Accelerate",
+    "matplotlib": "Matplotlib",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tensorboard": "TensorBoard",
+    "tqdm": "tqdm",
+    "yaml": "PyYAML",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genimg-fast",
+        description="Train image generators, sample from them, and measure how much the fused kernels gain.",
+        formatter_class=HelpFormatter,
+        epilog="`genimg-fast COMMAND --help` explains a command.  Start with `genimg-fast demo`.",
+    )
+    parser.add_argument("--version", action="version", version=f"genimg_fast {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        module = importlib.import_module(f"genimg_fast.cli.{command}")
+        subparser = module.add_parser(subparsers)
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    0; 1: a check failed; 2: an error, told in one line; 130: Ctrl-C; 143: a training run was stopped by SIGTERM.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        _tell(args, "interrupted")
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _tell(args, "the reader of the output closed it")
+    except ImportError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        package = _OPTIONAL.get((cause.name or "").partition(".")[0])
+        if package is None or args.debug:
+            raise
+        print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[train]", file=sys.stderr)
+    except (OSError, *_errors_for_users()) as error:
+        if args.debug:
+            raise
+        _tell(args, " ".join(str(error).split()))
+        return max(2, getattr(error, "exit_code", 2))
+    return 2
+
+
+def _errors_for_users() -> tuple[type[Exception], ...]:
+    """The errors whose one line is all that a user needs.  A module that was never imported has raised none."""
+    classes = (("genimg_fast.training.errors", "UserError"), ("genimg_fast.data", "DataError"))
+    return CommandError, *(getattr(sys.modules[module], name) for module, name in classes if module in sys.modules)
+
+
+def _tell(args: argparse.Namespace, message: str) -> None:
+    print(f"genimg-fast {args.command}: {message}", file=sys.stderr)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""What several subcommands share: arguments and the look of the help."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from genimg_fast.models import ImageModel
+
+
+class CommandError(RuntimeError):
+    """An error that is told to the user in one line, without a traceback."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the example, and leaves room for the longest flag beside its help."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size().columns - 2))
+
+
+def add_parser(subparsers, name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help is `description` (one sentence, capital and full stop), its arguments, and `example`."""
+    return subparsers.add_parser(
+        name,
+        help=description[0].lower() + description[1:].rstrip("."),
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=HelpFormatter,
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="RUN", type=Path, help="a folder made by `genimg-fast train`, or a .safetensors file"
+    )
+
+
+def add_out(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--out", type=png, required=True, metavar="PNG", help="the picture to write")
+
+
+def add_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+
+def add_seed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same picture (default: %(default)s)"
+    )
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def png(text: str) -> Path:
+    """An argparse type: the path of a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
+    return path
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one.
+
+    Raises:
+        CommandError: there is no such device, or torch cannot use it.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CommandError(f"--device {name!r} is no device; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise CommandError(f"--device {name!r}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CommandError(f"--device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def load(args: argparse.Namespace) -> ImageModel:
+    """The model `args.model` in eval mode, on the device that `args.device` names."""
+    from genimg_fast.training import load_model
+
+    device = choose_device(args.device)
+    return load_model(args.model).to(device)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""`genimg-fast demo`"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genimg_fast.cli import _common
+
+if TYPE_CHECKING:
+    import torch
+
+    from genimg_fast.training import TrainResult
+
+DATA = {"data": "digits", "image_size": 32, "channels": 1}
+# model -> settings, share of the time, and the steps after which more time changes little
+RUNS = {
+    "conv_vae": ({"model_args": {"width": 16, "latent": 16}, "lr": 2e-3, "lr_schedule": "cosine"}, 0.3, 1500),
+    "dcgan": ({"model_args": {"width": 16, "latent": 64}, "lr": 5e-4, "ema_decay": 0.99}, 0.7, 3000),
+}
+BATCH = 64
+FIRST_STEPS = 20  # fewer would leave nothing to look at
+MEASURE_SECONDS = 4.0
+MARKER = ".genimg-fast-demo"
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = _common.add_parser(
+        subparsers,
+        "demo",
+        "Train a VAE and a DCGAN on handwritten digits in minutes, and measure what the fused kernels gain.",
+        "genimg-fast demo --out runs/demo --minutes 4",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="for all that it makes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=4.0, help="about how long to take, all included (default: %(default)s)"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from genimg_fast.cli import _machine
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _claim(args.out)
+    print(f"{_machine.in_words(_machine.describe())}\n\nFused against eager PyTorch, in alternating blocks:")
+    speeds = {name: _measure(name, settings, device) for name, (settings, _, _) in RUNS.items()}
+
+    results = {}
+    for name, (settings, share, most_steps) in RUNS.items():
+        step_seconds = speeds[name]["native"]["milliseconds"] / 1e3
+        steps = int(0.8 * share * args.minutes * 60 / step_seconds)  # a fifth of the time is for all but the steps
+        results[name] = _train(name, settings, args.out / name, max(FIRST_STEPS, min(steps, most_steps)))
+    _pictures(args.out, results)
+    healthy, parity = _parity_line(device)
+    rows = [("parity with the reference", parity), *_elbo_lines(args.out / "conv_vae")]
+    rows += [(f"{name}, training step", _speed(speeds[name])) for name in RUNS]
+    print(f"\n{_table(rows)}\n\nPictures, checkpoints and logs are in {args.out}.")
+    print(f"Curves: tensorboard --logdir {args.out}")
+    return 0 if healthy else 1
+
+
+def _claim(out: Path) -> None:
+    """Makes the folder, without what an earlier demo left there.
+
+    Raises:
+        CommandError: the folder holds something that no demo made.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise _common.CommandError(f"{out} is not empty and not of an earlier demo; choose another folder with --out")
+    for name in RUNS:
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+
+
+def _measure(name: str, settings: dict, device: torch.device) -> dict:
+    from genimg_fast.cli import _workloads, bench
+
+    model_args = {**settings["model_args"], "image_size": DATA["image_size"], "channels": DATA["channels"]}
+    prepare = _workloads.vae_step(name, **model_args) if name == "conv_vae" else _workloads.gan_step(name, **model_args)
+    workload = _workloads.Workload("models", name, BATCH, prepare, unit="images/s")
+    result = bench.measure(workload, _workloads.TRAIN_STEP, device, seconds=MEASURE_SECONDS)
+    print(bench.in_words(result), flush=True)
+    return result
+
+
+def _train(name: str, settings: dict, out: Path, steps: int) -> TrainResult:
+    from genimg_fast.training import TrainConfig, train
+
+    print(f"\nTraining {name} for {steps} steps of {BATCH} images")
+    config = TrainConfig(
+        model=name, out=str(out), **DATA, **settings, max_steps=steps, batch_size=BATCH,
+        log_every=max(1, steps // 200), sample_every=max(1, steps // 5), checkpoint_every=0, validate_every=max(1, steps // 5),
+    )  # fmt: skip
+    return train(config)
+
+
+def _pictures(out: Path, results: dict[str, TrainResult]) -> None:
+    from genimg_fast.cli import main
+
+    for name in RUNS:
+        main(["sample", str(out / name), "--n", "64", "--out", str(out / f"{name}_samples.png")])
+        main(["interpolate", str(out / name), "--rows", "6", "--out", str(out / f"{name}_interpolation.png")])
+    vae = str(out / "conv_vae")
+    main(["reconstruct", vae, "--data", DATA["data"], "--out", str(out / "reconstructions.png")])
+    _draw_losses({name: result.history for name, result in results.items()}, out / "losses.png")
+
+
+def _draw_losses(histories: dict[str, list[dict]], path: Path) -> None:
+    """One panel a model, one line a loss."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(histories), 3.6), layout="constrained")
+    for axes, (name, history) in zip(figure.subplots(1, len(histories)), histories.items(), strict=True):
+        train = [record for record in history if record["split"] == "train"]
+        for loss in ("loss", "reconstruction", "kl", "discriminator_loss", "generator_loss"):
+            points = [(record["step"], record[loss]) for record in train if loss in record]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=loss.replace("_", " "), linewidth=1)
+        axes.set(title=name, xlabel="step", ylabel="loss (nats an image)" if name == "conv_vae" else "loss")
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _parity_line(device: torch.device) -> tuple[bool, str]:
+    from genimg_fast import _extension, _parity
+
+    library = _extension.status(device.type)
+    if not library.loaded:
+        return True, f"not checked, no kernels: {library.detail}"
+    checks = {op: _parity.check(op, device) for op in _parity.CASES}
+    failed = [op for op, parity in checks.items() if not parity.ok]
+    largest = max(parity.difference for parity in checks.values())
+    if failed:
+        return False, f"FAIL: {', '.join(failed)}"
+    return True, f"OK, {len(checks)} ops forward and backward; largest relative difference {largest:.1e}"
+
+
+def _elbo_lines(run: Path) -> list[tuple[str, str]]:
+    """The test ELBO of the trained VAE, and that of a model that predicts the mean training image whatever it sees."""
+    import torch
+
+    from genimg_fast import functional
+    from genimg_fast.data import open_dataset
+    from genimg_fast.training import load_model, metrics
+
+    train, test = (open_dataset(DATA["data"], split=s, image_size=32, channels=1) for s in ("train", "test"))
+    model = load_model(run)
+    elbo = metrics.elbo(model, test, batch_size=BATCH, seed=0)["elbo"]
+    images = torch.stack(list(test))
+    mean = (
+        torch.stack(list(train)).mean(0).clamp(1e-3, 1 - 1e-3)
+    )  # no pixel certain: that could cost any number of nats
+    # It has no latent, so its KL is zero.
+    mean_elbo = -functional.bce_loss(mean.expand_as(images).contiguous(), images, reduction="sum").item() / len(images)
+    return [
+        ("test ELBO of the VAE", f"{elbo:.1f} nats an image"),
+        ("test ELBO of the mean image", f"{mean_elbo:.1f} nats an image"),
+    ]
+
+
+def _speed(result: dict) -> str:
+    speedup = result["speedup"]
+    return (
+        f"{result['native']['rate']:.0f} images/s fused, {result['eager']['rate']:.0f} eager: "
+        f"{speedup['median']:.2f} times as fast ({speedup['low']:.2f} to {speedup['high']:.2f})"
+    )
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    from genimg_fast._table import format_table
+
+    return format_table(("demo", "result"), rows)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""train, sample, reconstruct, interpolate and models, end to end on runs of two steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from genimg_fast.data import open_dataset, to_grid
+from genimg_fast.training import TrainConfig, UserError, load_model
+from PIL import Image
+
+from genimg_fast import cli, models
+from genimg_fast.cli import train as train_command
+from genimg_fast.cli.interpolate import slerp
+from genimg_fast.cli.reconstruct import interleave
+from tests.cli.conftest import SHORT, TRAIN
+
+
+def test_train_writes_a_run(run_of):
+    out = run_of("conv_vae")
+    settings = json.loads((out / "config.json").read_text())["train"]
+    assert (settings["batch_size"], settings["max_steps"], settings["model_args"]) == (8, 2, {"width": 4, "latent": 8})
+    assert load_model(out).config["width"] == 4
+
+
+def test_train_says_where_the_results_are(tmp_path, capsys):
+    assert (
+        cli.main(["train", "vae", "--data", "digits", "--image-size", "28", *SHORT, "--out", str(tmp_path / "run")])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 steps, ")
+    assert str(tmp_path / "run" / "checkpoints") in printed
+
+
+def test_resume_goes_on(tmp_path, capsys):
+    arguments = ["train", "conv_vae", *TRAIN, "--quiet", "--out", str(tmp_path / "run")]
+    assert cli.main([*arguments, "--max-steps", "2"]) == 0
+    assert cli.main([*arguments, "--max-steps", "3"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert cli.main([*arguments, "--max-steps", "3", "--resume"]) == 0
+    assert capsys.readouterr().out.startswith("3 steps, ")
+
+
+def test_flag_wins_over_file_wins_over_default(tmp_path, monkeypatch):
+    file = tmp_path / "settings.yaml"
+    file.write_text("epochs: 7\nbatch_size: 16\nmodel_args: {width: 4, latent: 8}\n")
+    trained = []
+
+    def train(config, **_):
+        trained.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr("genimg_fast.training.train", train)
+    argv = ["train", "conv_vae", "--data", "digits", "--out", str(tmp_path / "run"), "--config", str(file)]
+    assert cli.main([*argv, "--epochs", "3", "--model-arg", "latent=5"]) == 2
+    (config,) = trained
+    assert (config.epochs, config.batch_size, config.grad_accumulation) == (3, 16, 1)
+    assert config.model_args == {"width": 4, "latent": 5}
+
+
+def test_every_flag_is_a_setting_and_its_default_is_told_truly():
+    settings = TrainConfig("conv_vae", "digits", "out")
+    (subparsers,) = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    flags = [a for a in subparsers.choices["train"]._actions if a.dest not in {*train_command._NOT_SETTINGS, "help"}]
+    for flag in flags:
+        default = getattr(settings, flag.dest)
+        told = flag.help.partition("(default: ")[2].removesuffix(")")
+        if told and default is not None:
+            assert told == str(default), flag.dest
+
+
+def test_a_sample_depends_on_the_seed_alone(run_of, tmp_path):
+    def sample(model, seed):
+        out = tmp_path / "grid.png"
+        assert (
+            cli.main(["sample", str(run_of(model)), "--n", "6", "--columns", "3", "--seed", seed, "--out", str(out)])
+            == 0
+        )
+        return np.asarray(Image.open(out))
+
+    for model in ("conv_vae", "dcgan"):
+        grid = sample(model, "1")
+        assert grid.shape == (2 * 34 + 2, 3 * 34 + 2)
+        np.testing.assert_array_equal(grid, sample(model, "1"))
+        assert not np.array_equal(grid, sample(model, "2"))
+
+
+def test_sampling_in_batches_gives_the_number_asked_for(run_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("genimg_fast.cli.sample.BATCH", 4)
+    out = tmp_path / "grid.png"
+    assert cli.main(["sample", str(run_of("dcgan")), "--n", "9", "--columns", "9", "--out", str(out)]) == 0
+    assert Image.open(out).size == (9 * 34 + 2, 34 + 2)
+
+
+def test_reconstruct_puts_originals_above_reconstructions(run_of, tmp_path):
+    out = tmp_path / "grid.png"
+    argv = ["reconstruct", str(run_of("conv_vae")), "--data", "digits", "--n", "5", "--columns", "3", "--out", str(out)]
+    assert cli.main(argv) == 0
+    grid = np.asarray(Image.open(out))
+    assert grid.shape == (4 * 34 + 2, 3 * 34 + 2)
+    test_images = open_dataset("digits", split="test", image_size=32, channels=1)
+    first_row = to_grid(torch.stack([test_images[i] for i in range(3)]), columns=3)
+    np.testing.assert_array_equal(grid[:36], first_row)
+    assert not np.array_equal(grid[34:70], first_row)
+
+
+def test_interleave_fills_up_the_last_row():
+    originals = torch.arange(1.0, 4).view(3, 1, 1, 1)
+    rows = interleave(originals, -originals, columns=2).flatten().tolist()
+    assert rows == [1, 2, -1, -2, 3, 0, -3, 0]
+
+
+def test_reconstruct_refuses_a_gan(run_of, tmp_path, capsys):
+    run = run_of("dcgan")
+    assert cli.main(["reconstruct", str(run), "--data", "digits", "--out", str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err == (
+        f"genimg-fast reconstruct: {run} holds dcgan, a GAN: it has no encoder, so nothing to reconstruct with\n"
+    )
+
+
+@pytest.mark.parametrize("model", ["conv_vae", "dcgan"])
+def test_interpolate(run_of, tmp_path, model):
+    out = tmp_path / "grid.png"
+    assert cli.main(["interpolate", str(run_of(model)), "--steps", "5", "--rows", "2", "--out", str(out)]) == 0
+    assert Image.open(out).size == (5 * 34 + 2, 2 * 34 + 2)
+
+
+def test_slerp_stays_on_the_sphere():
+    start, end = torch.tensor([3.0, 0, 0]), torch.tensor([0, 3.0, 0])
+    path = slerp(start, end, 5)
+    torch.testing.assert_close(path.norm(dim=1), torch.full((5,), 3.0))
+    torch.testing.assert_close(path[[0, 2, 4]], torch.stack([start, (start + end) / 2**0.5, end]))
+
+
+def test_slerp_between_parallel_vectors_is_the_straight_line():
+    start = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(slerp(start, 3 * start, 3), torch.stack([start, 2 * start, 3 * start]))
+
+
+def test_models_lists_all(capsys):
+    assert cli.main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == models.list_models()
+    count = sum(p.numel() for p in models.create("dcgan").parameters())
+    assert f"{count / 1e6:.2f} M" in next(line for line in lines if line.startswith("dcgan"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["train", "nope", "--data", "digits", "--out", "{tmp}/run"],
+            "train: model 'nope': model must be one of 'vae'",
+        ),
+        (
+            ["train", "vae", "--data", "nowhere", "--out", "{tmp}/run"],
+            "neither a data set (digits, photos) nor an existing",
+        ),
+        (
+            ["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--epochs", "0"],
+            "train: epochs is 0; allowed: at least 1",
+        ),
+        (
+            ["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--config", "{tmp}/no.yaml"],
+            "cannot read {tmp}/no.yaml",
+        ),
+        (["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--resume"], "{tmp}/run holds no run to resume"),
+        (["sample", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
+        (["interpolate", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
+        (["sample", "{tmp}", "--out", "{tmp}/x.png", "--device", "cuda:99"], "sample: --device 'cuda:99': torch sees "),
+        (
+            ["sample", "{tmp}", "--out", "{tmp}/x.png", "--device", "gpu"],
+            "sample: --device 'gpu' is no device; use cpu, cuda",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
+    assert cli.main([argument.replace("{tmp}", str(tmp_path)) for argument in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message.replace("{tmp}", str(tmp_path)) in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sample", "run", "--out", "x.jpg"], "argument --out: must end in .png, got 'x.jpg'"),
+        (["sample", "run", "--out", "x.png", "--n", "0"], "argument --n: must be at least 1, got 0"),
+        (
+            ["train", "vae", "--data", "x", "--out", "y", "--model-arg", "width"],
+            "--model-arg: expected KEY=VALUE, got 'width'",
+        ),
+    ],
+)
+def test_bad_arguments_are_usage_errors(argv, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(argv)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+import pytest
+from genimg_fast.training import UserError
+
+import genimg_fast
+from genimg_fast import cli
+from genimg_fast.cli import models as command  # stands in for any command
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([name, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: genimg-fast {name} ")
+    example = text.partition("example:\n")[2].strip().splitlines()
+    for line in example:
+        assert line.strip().startswith(f"genimg-fast {name}")
+        cli.build_parser().parse_args(line.split()[1:])  # the example must be right
+    assert example
+    # Sentences say what it does; no argument goes without help.
+    parser = subparsers()[name]
+    assert parser.description.endswith(".")
+    assert all(action.help for action in parser._actions)
+
+
+def subparsers():
+    (action,) = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return action.choices
+
+
+def test_help_lists_all_commands(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("    ")}
+    assert listed >= set(cli.COMMANDS)
+
+
+def test_parsing_imports_nothing_heavy():
+    code = (
+        "import sys, genimg_fast; before = set(sys.modules); from genimg_fast.cli import build_parser; build_parser();"
+    )
+    code += (
+        "print([m for m in ('PIL', 'accelerate', 'matplotlib', 'sklearn', 'yaml') if m in set(sys.modules) - before])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"genimg_fast {genimg_fast.__version__}"
+
+
+def test_no_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([])
+    assert exit.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def missing(name):
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def wrapped(cause):
+    """What `raise ImportError(...) from cause` gives."""
+    error = ImportError("a package says what it needs")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such\nmodel"), 2, "genimg-fast models: no such model"),
+        (FileNotFoundError(2, "No such file", "x.pt"), 2, "genimg-fast models: [Errno 2] No such file: 'x.pt'"),
+        (missing("PIL.Image"), 2, "genimg-fast models needs Pillow: pip install genimg-fast[train]"),
+        (wrapped(missing("accelerate")), 2, "genimg-fast models needs Accelerate: pip install genimg-fast[train]"),
+        (KeyboardInterrupt(), 130, "genimg-fast models: interrupted"),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, capsys, error, code, line):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(command, "run", fail)
+    assert cli.main(["models"]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    def fail(args):
+        raise UserError("no")
+
+    monkeypatch.setattr(command, "run", fail)
+    with pytest.raises(UserError):
+        cli.main(["models", "--debug"])
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), missing("numpy")])
+def test_bugs_keep_their_traceback(monkeypatch, error):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(command, "run", fail)
+    with pytest.raises(type(error)):
+        cli.main(["models"])
+
+
+def test_closed_pipe_is_one_line():
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from genimg_fast.cli import main; sys.exit(main(['models']))"
+    # Unbuffered, so that the write to the closed pipe happens inside the command.
+    result = subprocess.run([sys.executable, "-u", "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (2, "genimg-fast models: the reader of the output closed it\n")
