@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+
+pytestmark = pytest.mark.usefixtures("schedule")
+
+# N, Cin, Cout, H, W, kernel, stride, padding, output_padding: small, around the tile of 64 positions by 64 channels and
+# the step of 16, with phases of different sizes.
+GEOMETRIES = [
+    (2, 5, 3, 4, 5, 4, 2, 1, 0),
+    (3, 17, 65, 1, 1, 4, 1, 0, 0),
+    (2, 3, 7, 7, 5, 3, 2, 1, 1),
+    (1, 2, 5, 3, 3, 5, 2, 2, 1),
+    (2, 4, 2, 3, 2, 1, 3, 0, 2),
+]
+RELU, TANH = 1, 3  # csrc/common/activation.h
+
+
+def conv_transpose(x, w, stride, padding, output_padding):
+    """The definition, written as a scatter: each input pixel adds its kernel to the output."""
+    n, c_in, height, width = x.shape
+    _, c_out, k, _ = w.shape
+    full = np.zeros((n, c_out, (height - 1) * stride + k + output_padding, (width - 1) * stride + k + output_padding))
+    for y in range(height):
+        for z in range(width):
+            full[:, :, y * stride : y * stride + k, z * stride : z * stride + k] += np.einsum(
+                "nc,cokl->nokl", x[:, :, y, z], w
+            )
+    return full[:, :, padding : full.shape[2] - padding, padding : full.shape[3] - padding]
+
+
+def run(kernels, memory, geometry, dtype, channels_last, norm, activation):
+    n, c_in, c_out, height, width, k, stride, padding, output_padding = geometry
+    generator = np.random.default_rng(0)
+    x = memory.input(generator.standard_normal((n, c_in, height, width)), dtype)
+    if channels_last:
+        x = memory.input(np.ascontiguousarray(decode(x, dtype).transpose(0, 2, 3, 1)), dtype)
+    w = memory.input(generator.standard_normal((c_in, c_out, k, k)) / np.sqrt(c_in * k), dtype)
+    bias, mean, bn_weight, bn_bias = (memory.input(generator.standard_normal(c_out), np.float32) for _ in range(4))
+    var = memory.input(generator.uniform(0.5, 2, c_out), np.float32)
+    statistics = (mean, var, bn_weight, bn_bias) if norm else (None,) * 4
+
+    image = decode(x, dtype).transpose(0, 3, 1, 2) if channels_last else decode(x, dtype)
+    exact = conv_transpose(image, decode(w, dtype), stride, padding, output_padding)
+    exact += bias[:, None, None]
+    if norm:
+        scale = bn_weight / np.sqrt(var.astype(np.float64) + 1e-5)
+        exact = (exact - mean[:, None, None]) * scale[:, None, None] + bn_bias[:, None, None]
+    exact = np.maximum(exact, 0) if activation == RELU else np.tanh(exact)
+
+    shape = exact.transpose(0, 2, 3, 1).shape if channels_last else exact.shape
+    out = memory.output(shape, dtype)
+    kernels.conv_transpose2d(
+        dtype, *geometry, channels_last, x, w, bias, *statistics, 1e-5, activation, 0.2, out
+    )  # fmt: skip
+    return out.transpose(0, 3, 1, 2) if channels_last else out, exact
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_matches_float64(kernels, memory, dtype, channels_last):
+    for geometry in GEOMETRIES:
+        out, exact = run(kernels, memory, geometry, dtype, channels_last, norm=True, activation=RELU)
+        assert_accurate(out, exact, dtype, f"{geometry}")
+
+
+def test_without_normalisation(kernels, memory):
+    out, exact = run(kernels, memory, GEOMETRIES[0], "float32", False, norm=False, activation=TANH)
+    assert_accurate(out, exact, "float32")
+
+
+def test_an_empty_batch_starts_no_kernel(kernels, memory):
+    empty = memory.input(np.zeros((0, 2, 3, 3)), "float32")
+    w = memory.input(np.ones((2, 3, 4, 4)), "float32")
+    out = memory.output((0, 3, 6, 6), "float32")
+    kernels.conv_transpose2d(
+        "float32", 0, 2, 3, 3, 3, 4, 2, 1, 0, False, empty, w, None, None, None, None, None, 1e-5, RELU, 0.2, out
+    )
