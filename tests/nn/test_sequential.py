@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from genimg_fast import functional
-from genimg_fast.nn import FusedSequential
+from genimg_fast.nn import FusedSequential, sequential
 from tests import _cases
 
 
@@ -322,6 +322,14 @@ def test_memory_format_is_that_of_nn_sequential(case, memory_format):
     out, plain_out = model(x), plain_twin(model)(x)
     assert out.stride() == plain_out.stride()
     torch.testing.assert_close(out, plain_out)
+
+
+def test_nested_blocks_change_the_memory_order_once(monkeypatch):
+    changes = []
+    original = sequential._to_channels_last
+    monkeypatch.setattr(sequential, "_to_channels_last", lambda x: changes.append(x) or original(x))
+    FusedSequential(deconv_block(), deconv_block(), deconv_block())(_cases.randn(IMAGES))
+    assert len(changes) == 1
 
 
 @pytest.mark.parametrize("case", MEMORY_CASES)
