@@ -54,19 +54,27 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        reordered = False  # between fused layers the image is in the kernels' memory order; nobody else sees it so
+        output, reordered = self._run(input, False)
+        return output.contiguous() if reordered else output
+
+    def _run(self, input: torch.Tensor, reordered: bool) -> tuple[torch.Tensor, bool]:
+        """`reordered`: the image was put into the kernels' memory order, in which no layer but the fused ones sees it."""
         for names, kind, _ in self.plan():
             children = [self._modules[name] for name in names]
             if kind is None:
+                child = children[0]
+                if _runs_inline(child):
+                    input, reordered = child._run(input, reordered)  # type: ignore[operator, union-attr]
+                    continue
                 input, reordered = input.contiguous() if reordered else input, False
-                input = children[0](input)  # type: ignore[misc]
+                input = child(input)  # type: ignore[misc]
             elif kind == "batch_norm_act":
                 input = _batch_norm_act(children, input)
             else:
                 if kind == "conv_transpose2d_bn_act" and _prefers_channels_last(input):
                     input, reordered = _to_channels_last(input), True
                 input = _convolution_bn_act(kind, children, input)
-        return input.contiguous() if reordered else input
+        return input, reordered
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order.
@@ -140,6 +148,16 @@ def _activation(children: list[Any]) -> dict[str, Any]:
     last = children[-1]
     name = _ACTIVATIONS.get(type(last), "none")
     return {"activation": name, "negative_slope": last.negative_slope} if name == "leaky_relu" else {"activation": name}
+
+
+def _runs_inline(module: nn.Module | None) -> bool:
+    """A block among blocks: the image need not be put back into its order between them."""
+    return (
+        isinstance(module, FusedSequential)
+        and type(module).forward is FusedSequential.forward
+        and not _must_be_called(module)
+        and not _has_any_global_hook()
+    )
 
 
 def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
