@@ -329,9 +329,9 @@ def gradient_penalty(
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
     """
     return ops.gradient_penalty(discriminator, real, fake, generator=generator)
-def reparameterize(
-    mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
-) -> torch.Tensor:
+
+
+def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
     """A sample of N(mu, exp(logvar)) through which gradient flows (Kingma and Welling 2014).
 
     Equal to ``mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)``, with other noise of the same distribution: Philox4x32-10

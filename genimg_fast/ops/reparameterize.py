@@ -13,9 +13,7 @@ from genimg_fast.reference import reparameterize as reference
 
 
 @float32_under_autocast
-def reparameterize(
-    mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
     _check_arguments(mu, logvar)
     # A seed in device memory, drawn by torch's own generator: torch.manual_seed reproduces it, vmap's randomness setting
     # applies to it, nothing waits for the device, and a replayed CUDA graph draws a new one.

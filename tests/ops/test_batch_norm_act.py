@@ -13,7 +13,18 @@ from tests.ops import _contract
 
 SLOPE = 0.2
 # Channel counts and plane sizes around 1, the vector widths (4, 8, 16) and the folding of partial sums.
-SHAPES = [(6, 1), (7, 3), (2, 15), (65, 17), (3, 4, 5), (5, 1, 7), (3, 5, 1, 1), (2, 7, 3, 3), (4, 16, 4, 4), (2, 3, 17, 31)]
+SHAPES = [
+    (6, 1),
+    (7, 3),
+    (2, 15),
+    (65, 17),
+    (3, 4, 5),
+    (5, 1, 7),
+    (3, 5, 1, 1),
+    (2, 7, 3, 3),
+    (4, 16, 4, 4),
+    (2, 3, 17, 31),
+]
 LARGE_SHAPES = [(300, 129), (9, 2, 61, 70), (2, 3, 4, 5, 6)]
 EMPTY_SHAPES = [(0, 3), (0, 3, 2, 2), (2, 3, 0)]
 
@@ -29,7 +40,13 @@ def run(function, input, params, training, activation):
     running_mean, running_var, weight, bias = (p.clone() for p in params)
     leaves = [input.clone().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
     out = function(
-        leaves[0], running_mean, running_var, *leaves[1:], training=training, activation=activation, negative_slope=SLOPE
+        leaves[0],
+        running_mean,
+        running_var,
+        *leaves[1:],
+        training=training,
+        activation=activation,
+        negative_slope=SLOPE,
     )
     # Away from 0, so that its sum is no difference of large numbers, whose error no fixed tolerance fits.
     upstream = (_cases.randn(tuple(out.shape), torch.float64, 5) + 2).to(out.dtype)
