@@ -38,7 +38,7 @@ inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack) {
     const int64_t rows = kThreads / tiling.width;
     steps = (layout.outer + rows - 1) / rows;
   }
-  tiling.splits = kBlocks / tiling.tiles;
+  tiling.splits = tiling.tiles > 0 ? kBlocks / tiling.tiles : 1;
   if (tiling.splits > steps) tiling.splits = steps;
   if (tiling.splits < 1) tiling.splits = 1;
   return tiling;

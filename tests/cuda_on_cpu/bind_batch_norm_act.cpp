@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#include "binding.h"
+#include "cuda/batch_norm_act_kernel.h"
+
+CUDA_ON_CPU_BINDINGS {
+  using namespace genimg_fast;
+  using cuda::DType;
+  cuda_on_cpu::bind("batch_norm_scratch", [](DType dtype, int64_t outer, int64_t channels, int64_t inner) {
+    return cuda::batch_norm_scratch(dtype, {outer, channels, inner});
+  });
+  cuda_on_cpu::bind("batch_norm_statistics", [](DType dtype, const void* input, int64_t outer, int64_t channels,
+                                                int64_t inner, float* scratch, float* mean, float* var) {
+    cuda::batch_norm_statistics(dtype, input, {outer, channels, inner}, scratch, mean, var, nullptr);
+  });
+  cuda_on_cpu::bind("batch_norm_act", [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
+                                         const float* mean, const float* var, const float* weight, const float* bias,
+                                         float eps, Activation activation, float slope, void* output) {
+    cuda::batch_norm_act(dtype, input, {outer, channels, inner}, {mean, var, weight, bias, eps, activation, slope},
+                         output, nullptr);
+  });
+  cuda_on_cpu::bind(
+      "batch_norm_act_backward",
+      [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
+         const float* mean, const float* var, const float* weight, const float* bias, float eps, Activation activation,
+         float slope, bool training, float* scratch, void* grad_input, float* grad_weight, float* grad_bias) {
+        cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
+                                      {mean, var, weight, bias, eps, activation, slope}, training, scratch, grad_input,
+                                      grad_weight, grad_bias, nullptr);
+      });
+}

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu.memory import DTYPES, EPSILON, ROUNDINGS, assert_accurate, decode
+
+pytestmark = pytest.mark.usefixtures("schedule")
+
+# (outer, channels, inner).  Planes: odd, around a pack (4 or 8), many planes a thread, several blocks a channel.
+PLANES = [(2, 3, 9), (3, 1, 7), (2, 2, 8), (5, 3, 16), (70, 2, 16), (2, 3, 2056)]
+# Rows: odd, around a pack, a full warp of packs, many rows, several tiles of channels and several blocks a channel.
+ROWS = [(7, 3, 1), (1, 8, 1), (40, 16, 1), (300, 5, 1), (9, 264, 1), (1030, 8, 1)]
+EPS, SLOPE = 1e-3, 0.25
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")
+
+
+def random(size, seed):
+    return np.random.default_rng(seed).standard_normal(size)
+
+
+def activate(activation, x):
+    if activation in ("relu", "leaky_relu"):
+        slope = 0 if activation == "relu" else SLOPE
+        return np.where(x > 0, x, slope * x), np.where(x > 0, 1, slope)
+    if activation == "tanh":
+        return np.tanh(x), 1 - np.tanh(x) ** 2
+    if activation == "sigmoid":
+        y = 1 / (1 + np.exp(-x))
+        return y, y * (1 - y)
+    return x, np.ones_like(x)
+
+
+def channel(values):
+    return values[:, None].astype(np.float64)
+
+
+def scratch(kernels, memory, dtype, layout):
+    return memory.output(kernels.batch_norm_scratch(dtype, *layout), np.float32)
+
+
+def parameters(memory, channels):
+    values = random((4, channels), 2).astype(np.float32)
+    values[1] = values[1] ** 2 + 0.5
+    return [memory.input(v, np.float32) for v in values]
+
+
+@pytest.mark.parametrize("misaligned", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)
+def test_statistics(kernels, memory, layout, dtype, misaligned):
+    x = memory.input(10 + random(layout, 1), dtype, misaligned)
+    mean, var = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    kernels.batch_norm_statistics(dtype, x, *layout, scratch(kernels, memory, dtype, layout), mean, var)
+    assert_accurate(mean, decode(x, dtype).mean(axis=(0, 2)), "float32")
+    assert_accurate(var, decode(x, dtype).var(axis=(0, 2)), "float32")
+
+
+@pytest.mark.parametrize("layout", [(40, 2, 64), (2560, 2, 1)], ids=str)
+def test_mean_far_larger_than_the_deviation_costs_no_digits(kernels, memory, layout):
+    x = memory.input(1e4 + random(layout, 1), "float32")
+    mean, var = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    kernels.batch_norm_statistics("float32", x, *layout, scratch(kernels, memory, "float32", layout), mean, var)
+    # Welford's running mean is rounded to float32 at every step: 5e-4 of a deviation of 1 here.
+    np.testing.assert_allclose(var, x.astype(np.float64).var(axis=(0, 2)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("misaligned", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)
+def test_forward(kernels, memory, layout, dtype, misaligned):
+    x, params = memory.input(random(layout, 1), dtype, misaligned), parameters(memory, layout[1])
+    mean, var, weight, bias = map(channel, params)
+    normalized = (decode(x, dtype) - mean) / np.sqrt(var + EPS)
+    for code, activation in enumerate(ACTIVATIONS):
+        out = memory.output(layout, dtype, misaligned)
+        kernels.batch_norm_act(dtype, x, *layout, *params, EPS, code, SLOPE, out)
+        assert_accurate(out, activate(activation, normalized * weight + bias)[0], dtype, activation)
+    out = memory.output(layout, dtype, misaligned)
+    kernels.batch_norm_act(dtype, x, *layout, *params[:2], None, None, EPS, 0, SLOPE, out)
+    assert_accurate(out, normalized, dtype)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("misaligned", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)
+def test_backward(kernels, memory, layout, dtype, misaligned, training):
+    x, grad = memory.input(random(layout, 1), dtype, misaligned), memory.input(2 + random(layout, 3), dtype, misaligned)
+    params = parameters(memory, layout[1])
+    mean, var, weight, bias = map(channel, params)
+    code = layout[0] % len(ACTIVATIONS)
+    grad_input = memory.output(layout, dtype, misaligned)
+    grad_weight, grad_bias = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    kernels.batch_norm_act_backward(
+        dtype, grad, x, *layout, *params, EPS, code, SLOPE, training, scratch(kernels, memory, dtype, layout),
+        grad_input, grad_weight, grad_bias,
+    )  # fmt: skip
+
+    inverse_std = 1 / np.sqrt(var + EPS)
+    normalized = (decode(x, dtype) - mean) * inverse_std
+    dy = decode(grad, dtype) * activate(ACTIVATIONS[code], normalized * weight + bias)[1]
+    exact_weight, exact_bias = (dy * normalized).sum(axis=(0, 2)), dy.sum(axis=(0, 2))
+    correction = (channel(exact_bias) + normalized * channel(exact_weight)) / (layout[0] * layout[2]) * training
+    exact_input = (dy - correction) * inverse_std * weight
+    # Terms cancel, in the activation's derivative, the sums and the correction: what is added up bounds the error.
+    terms = np.abs(decode(grad, dtype))
+    np.testing.assert_allclose(grad_weight, exact_weight, rtol=0, atol=1e-6 * (terms * np.abs(normalized)).sum())
+    np.testing.assert_allclose(grad_bias, exact_bias, rtol=0, atol=1e-6 * terms.sum())
+    input_bound = (
+        ROUNDINGS[dtype] * EPSILON[dtype] * ((terms + np.abs(correction)) * np.abs(inverse_std * weight)).max()
+    )
+    np.testing.assert_allclose(decode(grad_input, dtype), exact_input, rtol=0, atol=input_bound)
+
+
+@pytest.mark.parametrize("layout", [(0, 3, 1), (4, 0, 1)], ids=str)
+def test_empty(kernels, memory, layout):
+    x, params = memory.input(np.zeros(layout), "float32"), parameters(memory, layout[1])
+    out, grad_weight, grad_bias = (memory.output(s, np.float32) for s in (layout, layout[1], layout[1]))
+    buffer = scratch(kernels, memory, "float32", layout)
+    kernels.batch_norm_statistics("float32", x, *layout, buffer, grad_weight, grad_bias)
+    kernels.batch_norm_act("float32", x, *layout, *params, EPS, 1, SLOPE, out)
+    kernels.batch_norm_act_backward(
+        "float32", x, x, *layout, *params, EPS, 1, SLOPE, True, buffer, out, grad_weight, grad_bias
+    )
+    assert not grad_weight.any()
+    assert not grad_bias.any()
+
+
+@pytest.mark.parametrize("layout", [(6, 3, 8), (48, 3, 1)], ids=str)
+def test_nan_stays_in_its_channel(kernels, memory, layout):
+    values = random(layout, 1)
+    values[2, 1, 0] = np.nan
+    x = memory.input(values, "float32")
+    mean, var = memory.output(3, np.float32), memory.output(3, np.float32)
+    kernels.batch_norm_statistics("float32", x, *layout, scratch(kernels, memory, "float32", layout), mean, var)
+    np.testing.assert_array_equal(np.isnan(mean), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(var), [False, True, False])
