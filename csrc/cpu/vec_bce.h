@@ -26,21 +26,13 @@ GF_INLINE BceTerm<T> bce_term(Vec<T> input, Vec<T> target) {
   return {(target - T(1)) * log_rest - target * log_input, (input - target) / divisor};
 }
 
-// log(1 + e) for 0 <= e <= 1, given 1 / (1 + e), which sigmoid needs too.
-GF_INLINE Vec<float> log1p(Vec<float> e, Vec<float> reciprocal) {
-  const Vec<float> u = 1.0f + e;
-  return log(u) + (e - (u - 1.0f)) * reciprocal;
-}
-GF_INLINE Vec<double> log1p(Vec<double> e, Vec<double>) { return log1p(e); }
-
 // Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.
 //     loss = -(positive * log(s) + (1 - target) * log(1 - s)), s = sigmoid(input)
 template <typename T>
 GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> positive, Vec<T> log_weight) {
   const Vec<T> e = exp(-abs<T>(input));
-  const Vec<T> reciprocal = T(1) / (T(1) + e);
-  const Vec<T> sigmoid = (input < 0 ? e : broadcast(T(1))) * reciprocal;
-  const Vec<T> log_sigmoid = min<T>(input, Vec<T>{}) - log1p(e, reciprocal);
+  const Vec<T> sigmoid = (input < 0 ? e : broadcast(T(1))) / (T(1) + e);
+  const Vec<T> log_sigmoid = min<T>(input, Vec<T>{}) - log1p(e);
   return {(T(1) - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive};
 }
 template <typename T>
