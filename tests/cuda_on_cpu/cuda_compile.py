@@ -72,7 +72,8 @@ def parse(ptxas_output: str) -> list[Kernel]:
             return sum(int(n) for n in re.findall(pattern, part))
 
         entry = re.match(r"'(\S+)' for 'sm_(\w+)'", part)
-        assert entry and "spill stores" in part and "Used " in part, f"ptxas -v prints something new:\n{part}"
+        if not (entry and "spill stores" in part and "Used " in part):
+            raise RuntimeError(f"ptxas -v prints something new:\n{part}")
         kernels.append(
             Kernel(
                 name=_short_name(entry[1]),
