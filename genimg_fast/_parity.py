@@ -123,7 +123,7 @@ def _outputs_and_gradients(op: str, device: torch.device | str, dtype: torch.dty
     outputs = CASES[op](inputs)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     # Squares, so that the upstream gradient differs from element to element.
-    gradients = torch.autograd.grad(sum(o.square().sum() for o in outputs), inputs.leaves)
+    gradients = torch.autograd.grad(torch.stack([o.square().sum() for o in outputs]).sum(), inputs.leaves)
     return [t.detach().to("cpu", torch.float64) for t in (*outputs, *gradients)]
 
 

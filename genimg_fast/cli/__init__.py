@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if package is None or args.debug:
             raise
         print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[train]", file=sys.stderr)
-    except (OSError, *_errors_for_users()) as error:
-        if args.debug:
+    except Exception as error:
+        if args.debug or not isinstance(error, (OSError, *_errors_for_users())):
             raise
         _tell(args, " ".join(str(error).split()))
         return max(2, getattr(error, "exit_code", 2))

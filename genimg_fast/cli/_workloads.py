@@ -156,8 +156,8 @@ def _convolution(name: str, shape: tuple[int, ...], weight_shape: tuple[int, ...
 
 def _generator(image_size: int, training: bool):
     def prepare(t: Inputs, n: int, backend: Backend) -> Function:
-        model = models.create("dcgan", image_size=image_size).to(t.device).train(training)
-        generator = backend.function(backend.module(model.generator))
+        model = models.DCGAN(image_size=image_size).to(t.device).train(training)
+        generator = backend.function(backend.module(model).generator)
         z = t.randn(n, *model.latent_shape).detach()
         t.leaves[:] = model.generator.parameters()
         return lambda: generator(z)
@@ -168,18 +168,19 @@ def _generator(image_size: int, training: bool):
 def vae_step(name: str, **arguments: int):
     def prepare(t: Inputs, n: int, backend: Backend) -> Function:
         model = backend.module(models.create(name, **arguments).to(t.device))
+        assert isinstance(model, models.VAE)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         images = t.rand(n, *model.image_shape)
 
-        def forward() -> torch.Tensor:
+        def batch_loss() -> torch.Tensor:
             mu, logvar = model.encode(images)
             recon = model.decode(backend.reparameterize(mu, logvar))
             return functional.elbo_loss(recon, images, mu, logvar, reconstruction=model.reconstruction)[0]
 
-        forward = backend.function(forward)
+        compute_loss = backend.function(batch_loss)
 
         def step() -> Outputs:
-            loss = forward()
+            loss = compute_loss()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -193,6 +194,7 @@ def vae_step(name: str, **arguments: int):
 def gan_step(name: str, **arguments: int):
     def prepare(t: Inputs, n: int, backend: Backend) -> Function:
         model = backend.module(models.create(name, **arguments).to(t.device))
+        assert isinstance(model, models.GAN)
         generator, discriminator = backend.function(model.generator), backend.function(model.discriminator)
         generator_optimizer = torch.optim.Adam(model.generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
         discriminator_optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
@@ -218,16 +220,16 @@ def gan_step(name: str, **arguments: int):
 
 _DECONVOLUTION = ("conv_transpose2d_bn_act", (256, 8, 8), (256, 128, 4, 4), 128)
 _CONVOLUTION = ("conv2d_bn_act", (128, 16, 16), (256, 128, 4, 4), 256)
-_STEP = {"passes": (TRAIN_STEP,), "quick": (TRAIN_STEP,), "unit": "images/s"}
+_STEP = ((TRAIN_STEP,), (TRAIN_STEP,), "images/s")
 
 WORKLOADS = [
     Workload("models", "DCGAN-64 generator, eval, B=64", 64, _generator(64, False), (FORWARD,), (FORWARD,), "images/s"),
     Workload("models", "DCGAN-64 generator, eval, B=1", 1, _generator(64, False), (FORWARD,), (FORWARD,), "images/s"),
     Workload("models", "DCGAN-64 generator, training, B=64", 64, _generator(64, True), unit="images/s"),
-    Workload("models", "DCGAN-32 (width 32), B=64", 64, gan_step("dcgan", image_size=32, width=32), **_STEP),
+    Workload("models", "DCGAN-32 (width 32), B=64", 64, gan_step("dcgan", image_size=32, width=32), *_STEP),
     Workload("models", "DCGAN-64, B=64", 64, gan_step("dcgan", image_size=64), (TRAIN_STEP,), unit="images/s"),
-    Workload("models", "VAE 784-400-20, B=128", 128, vae_step("vae"), **_STEP),
-    Workload("models", "convolutional VAE, 32x32, B=64", 64, vae_step("conv_vae", image_size=32), **_STEP),
+    Workload("models", "VAE 784-400-20, B=128", 128, vae_step("vae"), *_STEP),
+    Workload("models", "convolutional VAE, 32x32, B=64", 64, vae_step("conv_vae", image_size=32), *_STEP),
     Workload(
         "conv_transpose2d_bn_act", "conv_transpose2d_bn_act, eval, 64x256x8x8 to 128", 64,
         _convolution(*_DECONVOLUTION, False), (FORWARD,), (FORWARD,), "images/s",

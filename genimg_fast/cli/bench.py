@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genimg_fast.cli import _common
 
@@ -91,7 +91,7 @@ def measure(workload: Workload, passes: str, device: torch.device, seconds: floa
         prepared["native"].call()
     timing = _timing.time_alternately({name: p.call for name, p in prepared.items()}, seconds=seconds, device=device)
     amount = prepared["native"].amount(workload)
-    result = {"group": workload.group, "name": workload.name, "passes": passes, "unit": workload.unit}
+    result: dict[str, Any] = {"group": workload.group, "name": workload.name, "passes": passes, "unit": workload.unit}
     for name in prepared:
         result[name] = {"milliseconds": timing.median(name) * 1e3, "rate": amount / timing.median(name)}
     return {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genimg_fast.cli import _common
 
@@ -15,14 +15,30 @@ if TYPE_CHECKING:
 
     from genimg_fast.training import TrainResult
 
-DATA = {"data": "digits", "image_size": 32, "channels": 1}
-# model -> settings, share of the time, and the steps after which more time changes little
+DATA = "digits"
+IMAGES = {"image_size": 32, "channels": 1}
+
+
+class Run(NamedTuple):
+    settings: dict[str, Any]
+    """Of TrainConfig."""
+    share: float
+    """Of the time."""
+    most_steps: int
+    """After which more time changes little."""
+
+
 RUNS = {
-    "conv_vae": ({"model_args": {"width": 16, "latent": 16}, "lr": 2e-3, "lr_schedule": "cosine"}, 0.3, 1500),
-    "dcgan": ({"model_args": {"width": 16, "latent": 64}, "lr": 5e-4, "ema_decay": 0.99}, 0.7, 3000),
+    "conv_vae": Run(
+        {"model_args": {"width": 16, "latent": 16}, "lr": 2e-3, "lr_schedule": "cosine", "ema_decay": 0.99}, 0.3, 1500
+    ),
+    "dcgan": Run(
+        {"model_args": {"width": 16, "latent": 32}, "lr": 5e-4, "lr_schedule": "cosine", "ema_decay": 0.995}, 0.7, 2500
+    ),
 }
 BATCH = 64
-FIRST_STEPS = 20  # fewer would leave nothing to look at
+FEWEST_STEPS = 20  # fewer would leave nothing to look at
+STEPS_SHARE = 0.7  # of the time; the rest is for measuring, sampling, saving and pictures
 MEASURE_SECONDS = 4.0
 MARKER = ".genimg-fast-demo"
 
@@ -55,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _claim(args.out)
     print(f"{_machine.in_words(_machine.describe())}\n\nFused against eager PyTorch, in alternating blocks:")
-    speeds = {name: _measure(name, settings, device) for name, (settings, _, _) in RUNS.items()}
+    speeds = {name: _measure(name, planned, device) for name, planned in RUNS.items()}
 
     results = {}
-    for name, (settings, share, most_steps) in RUNS.items():
+    for name, planned in RUNS.items():
         step_seconds = speeds[name]["native"]["milliseconds"] / 1e3
-        steps = int(0.8 * share * args.minutes * 60 / step_seconds)  # a fifth of the time is for all but the steps
-        results[name] = _train(name, settings, args.out / name, max(FIRST_STEPS, min(steps, most_steps)))
+        affordable = int(STEPS_SHARE * planned.share * args.minutes * 60 / step_seconds)
+        results[name] = _train(name, planned, args.out / name, max(FEWEST_STEPS, min(affordable, planned.most_steps)))
     _pictures(args.out, results)
     healthy, parity = _parity_line(device)
     rows = [("parity with the reference", parity), *_elbo_lines(args.out / "conv_vae")]
@@ -85,23 +101,23 @@ def _claim(out: Path) -> None:
     (out / MARKER).touch()
 
 
-def _measure(name: str, settings: dict, device: torch.device) -> dict:
+def _measure(name: str, planned: Run, device: torch.device) -> dict[str, Any]:
     from genimg_fast.cli import _workloads, bench
 
-    model_args = {**settings["model_args"], "image_size": DATA["image_size"], "channels": DATA["channels"]}
-    prepare = _workloads.vae_step(name, **model_args) if name == "conv_vae" else _workloads.gan_step(name, **model_args)
+    step = _workloads.vae_step if name == "conv_vae" else _workloads.gan_step
+    prepare = step(name, **IMAGES, **planned.settings["model_args"])
     workload = _workloads.Workload("models", name, BATCH, prepare, unit="images/s")
     result = bench.measure(workload, _workloads.TRAIN_STEP, device, seconds=MEASURE_SECONDS)
     print(bench.in_words(result), flush=True)
     return result
 
 
-def _train(name: str, settings: dict, out: Path, steps: int) -> TrainResult:
+def _train(name: str, planned: Run, out: Path, steps: int) -> TrainResult:
     from genimg_fast.training import TrainConfig, train
 
     print(f"\nTraining {name} for {steps} steps of {BATCH} images")
     config = TrainConfig(
-        model=name, out=str(out), **DATA, **settings, max_steps=steps, batch_size=BATCH,
+        model=name, data=DATA, out=str(out), **IMAGES, **planned.settings, max_steps=steps, batch_size=BATCH,
         log_every=max(1, steps // 200), sample_every=max(1, steps // 5), checkpoint_every=0, validate_every=max(1, steps // 5),
     )  # fmt: skip
     return train(config)
@@ -114,7 +130,7 @@ def _pictures(out: Path, results: dict[str, TrainResult]) -> None:
         main(["sample", str(out / name), "--n", "64", "--out", str(out / f"{name}_samples.png")])
         main(["interpolate", str(out / name), "--rows", "6", "--out", str(out / f"{name}_interpolation.png")])
     vae = str(out / "conv_vae")
-    main(["reconstruct", vae, "--data", DATA["data"], "--out", str(out / "reconstructions.png")])
+    main(["reconstruct", vae, "--data", DATA, "--out", str(out / "reconstructions.png")])
     _draw_losses({name: result.history for name, result in results.items()}, out / "losses.png")
 
 
@@ -154,10 +170,12 @@ def _elbo_lines(run: Path) -> list[tuple[str, str]]:
 
     from genimg_fast import functional
     from genimg_fast.data import open_dataset
+    from genimg_fast.models import VAE
     from genimg_fast.training import load_model, metrics
 
-    train, test = (open_dataset(DATA["data"], split=s, image_size=32, channels=1) for s in ("train", "test"))
+    train, test = (open_dataset(DATA, split=split, **IMAGES) for split in ("train", "test"))
     model = load_model(run)
+    assert isinstance(model, VAE)
     elbo = metrics.elbo(model, test, batch_size=BATCH, seed=0)["elbo"]
     images = torch.stack(list(test))
     mean = (
