@@ -81,7 +81,8 @@ std::vector<RowBlock> split_rows(const Deconvolution& conv, int64_t tile_rows, i
   std::vector<RowBlock> blocks;
   int64_t total = 0;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) total += conv.rows(phase);
-  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks' order.
+  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks'
+  // order.
   const int64_t fair = std::max(tile_rows, total / 16);
   for (int64_t phase = 0; phase < conv.phases(); ++phase) {
     const int64_t depth = std::max<int64_t>(conv.depth(phase), 1);

@@ -9,8 +9,8 @@
 //     namespace genimg_fast::cpu::GENIMG_FAST_ISA { ... bodies, written with cpu/vec.h ... }
 //     #endif
 //
-// The bodies are compiled under `#pragma GCC target`, each in a namespace of its own, and may call no inline function of
-// the standard library: the linker keeps one copy of such a function, and an AVX-512 copy would crash an older CPU.
+// The bodies are compiled under `#pragma GCC target`, each in a namespace of its own, and may call no inline function
+// of the standard library: the linker keeps one copy of such a function, and an AVX-512 copy would crash an older CPU.
 // tests/test_native_libraries.py disassembles the library to see that this holds.
 
 #ifndef GENIMG_FAST_FOREACH_ISA_H
@@ -25,12 +25,10 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define GENIMG_FAST_X86_BODIES 1
-#define GENIMG_FAST_DISPATCH_ISA(call)                                      \
-  (::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx512      \
-       ? ::genimg_fast::cpu::avx512::call                                   \
-       : ::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx2  \
-             ? ::genimg_fast::cpu::avx2::call                               \
-             : ::genimg_fast::cpu::portable::call)
+#define GENIMG_FAST_DISPATCH_ISA(call)                                                                    \
+  (::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx512 ? ::genimg_fast::cpu::avx512::call \
+   : ::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx2 ? ::genimg_fast::cpu::avx2::call   \
+                                                                       : ::genimg_fast::cpu::portable::call)
 #else
 #define GENIMG_FAST_X86_BODIES 0  // other CPUs and compilers: the portable body, at the compiler's default vector width
 #define GENIMG_FAST_DISPATCH_ISA(call) (::genimg_fast::cpu::portable::call)

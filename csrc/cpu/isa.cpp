@@ -43,9 +43,7 @@ bool set_active_isa(Isa isa) {
   return true;
 }
 
-const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
-}
+const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable"; }
 
 bool isa_from_name(const char* name, Isa* isa) {
   for (Isa candidate : {Isa::portable, Isa::avx2, Isa::avx512})

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// common/activation.h on vectors; for files compiled through foreach_isa.h, hence no include guard.  The activation is a
-// template argument, so that an epilogue has no branch: with_activation() turns the run-time value into it, once a call.
+// common/activation.h on vectors; for files compiled through foreach_isa.h, hence no include guard.  The activation is
+// a template argument, so that an epilogue has no branch: with_activation() turns the run-time value into it, once a
+// call.
 #include "common/activation.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {

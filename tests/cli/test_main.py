@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from genimg_fast.training import UserError
 
 import genimg_fast
 from genimg_fast import cli
 from genimg_fast.cli import models as command  # stands in for any command
+from genimg_fast.training import UserError
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

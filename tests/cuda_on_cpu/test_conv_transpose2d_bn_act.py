@@ -22,7 +22,7 @@ RELU, TANH = 1, 3  # csrc/common/activation.h
 
 def conv_transpose(x, w, stride, padding, output_padding):
     """The definition, written as a scatter: each input pixel adds its kernel to the output."""
-    n, c_in, height, width = x.shape
+    n, _, height, width = x.shape
     _, c_out, k, _ = w.shape
     full = np.zeros((n, c_out, (height - 1) * stride + k + output_padding, (width - 1) * stride + k + output_padding))
     for y in range(height):
