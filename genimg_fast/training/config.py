@@ -19,7 +19,7 @@ from genimg_fast.training.errors import UserError
 # May differ between a run and its continuation: they change what is written and when, not what is computed.
 _FREE_ON_RESUME = {
     "out",
-    "data",  # the folder may have moved; what is inside is checked by the number of images
+    "data",  # a folder may have moved; the number of images is compared
     "epochs",
     "max_steps",
     "log_every",

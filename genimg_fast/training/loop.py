@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm import tqdm
 
 import genimg_fast
 from genimg_fast import data, models
 from genimg_fast.training import checkpoint
+from genimg_fast.training._setup import create_accelerator, create_model, open_data
 from genimg_fast.training.batches import StepSampler, batches
 from genimg_fast.training.config import TrainConfig
 from genimg_fast.training.ema import EMA
@@ -100,7 +99,7 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
 
 class _Run:
     def __init__(self, config: TrainConfig, *, resume: bool, progress: bool) -> None:
-        self.accelerator = accelerator = _accelerator(config)
+        self.accelerator = accelerator = create_accelerator(config)
         self.main = accelerator.is_main_process
         self.log: RunLog | None = None
         self.step = self.saved_step = 0
@@ -110,13 +109,8 @@ class _Run:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         set_seed(config.seed, deterministic=config.deterministic)
-        self.train_data, self.test_data = (
-            data.open_dataset(config.data, split=split, image_size=config.image_size, channels=config.channels)
-            for split in ("train", "test")
-        )
-        if len(self.test_data) < 2:
-            raise UserError(f"{config.data}: {len(self.test_data)} test images; at least 2 are needed to validate")
-        self.model = _create_model(config)
+        self.train_data, self.test_data = open_data(config)
+        self.model = create_model(config)
         objective_class = VAEObjective if isinstance(self.model, models.VAE) else GANObjective
         self.config = config = objective_class.default_settings(config)
         self.sampler = StepSampler(
@@ -384,28 +378,6 @@ class _Run:
         if self.log:
             self.log.close()
         self.accelerator.free_memory()
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    # Accelerate keeps its settings for the whole process; a second run in it may want another precision.
-    AcceleratorState._reset_state()
-    ddp = DistributedDataParallelKwargs(
-        # Each process keeps the running statistics of its own images; only the first one's are saved and sampled from.
-        broadcast_buffers=False
-    )
-    try:
-        return Accelerator(
-            cpu=not torch.accelerator.is_available(), mixed_precision=config.mixed_precision, kwargs_handlers=[ddp]
-        )
-    except ValueError as error:
-        raise UserError(f"mixed_precision {config.mixed_precision!r} cannot be used here: {error}") from error
-
-
-def _create_model(config: TrainConfig) -> models.ImageModel:
-    try:
-        return models.create(config.model, image_size=config.image_size, channels=config.channels, **config.model_args)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model {config.model!r}: {error}") from error
 
 
 def _sampled_part(model: models.ImageModel) -> torch.nn.Module:

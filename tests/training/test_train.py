@@ -321,6 +321,7 @@ def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
     [
         ({"model": "vaee"}, r"model 'vaee': model must be one of .*, got 'vaee'"),
         ({"model_args": {"hiden": 3}}, r"model 'vae': vae: unknown argument 'hiden'; allowed are .*"),
+        ({"image_size": 9000}, r"data 'digits': open_dataset: image_size must be .*"),
         ({"batch_size": 5000}, r"a step needs 5000 images .*"),
     ],
 )
