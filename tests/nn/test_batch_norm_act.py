@@ -49,7 +49,7 @@ def test_is_a_batch_norm_and_says_its_activation():
 
 
 def test_bad_input_gets_one_clear_line():
-    with pytest.raises(ValueError, match="BatchNormAct1d: activation must be one of 'none', 'relu'.*got 'gelu'"):
+    with pytest.raises(ValueError, match=r"BatchNormAct1d: activation must be one of 'none', 'relu'.*got 'gelu'"):
         BatchNormAct1d(3, activation="gelu")
     with pytest.raises(ValueError, match="expected 4D input"):
         BatchNormAct2d(3)(torch.zeros(2, 3))
