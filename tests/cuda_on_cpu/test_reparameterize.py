@@ -3,25 +3,42 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from genimg_fast.reference import philox
 from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
 # Around the packs (4 float32 or 8 half elements), a Philox block, a warp, and more than one block of packs.
-SIZES = (0, 1, 3, 4, 5, 7, 8, 9, 17, 33, 2053, 5000)
-SEED = np.array([0x0123456789ABCDEF])
+SIZES = (0, 1, 5, 8, 9, 33, 2053)
+SEED = 0x0123456789ABCDEF  # both key words in use
 
 
 def random(size, seed):
     return np.random.default_rng(seed).standard_normal(size)
 
 
+def philox(blocks):
+    """The words of the first blocks of philox4x32-10, (blocks, 4), in plain NumPy: this folder's tests run without torch."""
+    word = np.uint64(0xFFFFFFFF)
+    zero = np.zeros(blocks, np.uint64)
+    c = [np.arange(blocks, dtype=np.uint64), zero, zero, zero]
+    for r in range(10):
+        key = [(SEED + r * 0x9E3779B9) & 0xFFFFFFFF, ((SEED >> 32) + r * 0xBB67AE85) & 0xFFFFFFFF]
+        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [
+            p1 >> np.uint64(32) ^ c[1] ^ np.uint64(key[0]),
+            p1 & word,
+            p0 >> np.uint64(32) ^ c[3] ^ np.uint64(key[1]),
+            p0 & word,
+        ]
+    return np.stack(c, axis=1)
+
+
 def noise(size):
-    """What the reference draws, in PyTorch."""
-    return philox.normal(torch.tensor(SEED[0]), torch.Size([size])).double().numpy()
+    pairs = (philox((size + 3) // 4) >> np.uint64(8)).reshape(-1, 2)
+    radius = np.sqrt(-2 * np.log((pairs[:, 0] + np.uint64(1)) * 2.0**-24))
+    angle = 2 * np.pi * 2.0**-24 * pairs[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:size]
 
 
 @pytest.mark.parametrize("misaligned", [0, 1])
@@ -29,7 +46,7 @@ def noise(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_forward_and_backward(kernels, memory, size, dtype, misaligned):
     mu, logvar = memory.input(random(size, 1), dtype, misaligned), memory.input(random(size, 2), dtype, misaligned)
-    seed = memory.input(SEED, np.int64)
+    seed = memory.input(np.array([SEED]), np.int64)
     z, grad_logvar = memory.output(size, dtype, misaligned), memory.output(size, dtype, misaligned)
     kernels.reparameterize(dtype, mu, logvar, seed, z, size, None)
     kernels.reparameterize_backward(dtype, mu, logvar, seed, grad_logvar, size, None)
@@ -38,7 +55,7 @@ def test_forward_and_backward(kernels, memory, size, dtype, misaligned):
     assert_accurate(grad_logvar, decode(mu, dtype) * 0.5 * spread, dtype)
 
 
-def test_noise_is_that_of_the_reference(kernels, memory):
+def test_noise_is_accurate_to_a_few_ulp(kernels, memory):
     zeros, z = memory.input(np.zeros(5000), "float32"), memory.output(5000, "float32")
-    kernels.reparameterize("float32", zeros, zeros, memory.input(SEED, np.int64), z, 5000, None)
-    np.testing.assert_allclose(z, noise(5000), rtol=1e-6, atol=1e-6)
+    kernels.reparameterize("float32", zeros, zeros, memory.input(np.array([SEED]), np.int64), z, 5000, None)
+    np.testing.assert_allclose(z, noise(5000), rtol=4e-7, atol=1e-10)
