@@ -9,14 +9,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from genimg_fast.data import open_dataset, to_grid
-from genimg_fast.training import TrainConfig, UserError, load_model
 from PIL import Image
 
 from genimg_fast import cli, models
 from genimg_fast.cli import train as train_command
 from genimg_fast.cli.interpolate import slerp
 from genimg_fast.cli.reconstruct import interleave
+from genimg_fast.data import open_dataset, to_grid
+from genimg_fast.training import TrainConfig, UserError, load_model
 from tests.cli.conftest import SHORT, TRAIN
 
 

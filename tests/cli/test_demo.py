@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genimg_fast.training import load_model
 from PIL import Image
 
 from genimg_fast import _parity, cli
 from genimg_fast.cli import demo
+from genimg_fast.training import load_model
 
 PICTURES = (
     "reconstructions.png",
