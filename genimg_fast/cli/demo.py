@@ -177,18 +177,11 @@ def _elbo_lines(run: Path) -> list[tuple[str, str]]:
     model = load_model(run)
     assert isinstance(model, VAE)
     elbo = metrics.elbo(model, test, batch_size=BATCH, seed=0)["elbo"]
-<<<<<<< HEAD
-    train_images, images = (torch.stack([d[i] for i in range(len(d))]) for d in (train, test))
-    mean = train_images.mean(0).clamp(1e-3, 1 - 1e-3)  # no pixel certain: that could cost any number of nats
-    # It has no latent, so its KL is zero.
-    mean_elbo = -functional.bce_loss(mean.expand_as(images).contiguous(), images, reduction="sum").item() / len(images)
-=======
     images = torch.stack([test[i] for i in range(len(test))])
     mean = torch.stack([train[i] for i in range(len(train))]).mean(0)
     # No pixel may be certain, which could cost any number of nats.  There is no latent, so the KL term is zero.
     predictions = mean.clamp(1e-3, 1 - 1e-3).expand_as(images)
     mean_elbo = -functional.bce_loss(predictions, images, reduction="sum").item() / len(images)
->>>>>>> cli
     return [
         ("test ELBO of the VAE", f"{elbo:.1f} nats an image"),
         ("test ELBO of the mean image", f"{mean_elbo:.1f} nats an image"),
