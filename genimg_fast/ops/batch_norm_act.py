@@ -31,7 +31,7 @@ def batch_norm_act(
     # No autocast rule: like F.batch_norm, it runs in input's dtype.
     op = "batch_norm_act"
     _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
-    if not _backend.use_native(op, input, running_mean, running_var, weight, bias):
+    if not _backend.use_native(op, input, running_mean, running_var, weight, bias, slower=_why_slower(input)):
         return reference.batch_norm_act(
             input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
             activation=activation, negative_slope=negative_slope,
@@ -61,6 +61,13 @@ def update_running_statistics(
     with torch.no_grad():
         running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
         running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+
+
+def _why_slower(input: torch.Tensor) -> str | None:
+    plane = math.prod(input.shape[2:])
+    if input.device.type == "cpu" and 1 < plane < 16 and input.stride(1) == plane:
+        return "planes of fewer than 16 elements, which do not fill a vector (channels_last would)"
+    return None
 
 
 def _values_per_channel(input: torch.Tensor) -> int:

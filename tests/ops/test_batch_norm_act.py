@@ -76,9 +76,20 @@ def test_matches_float64_in_every_layout(isa, shape, training):
 def test_float64(isa, activation, training):
     for shape in [(65, 17), (3, 4, 5), (4, 3, 17, 31)]:
         x, params = _cases.randn(shape, torch.float64, 1), parameters(shape[1], torch.float64)
-        actual = run(batch_norm_act, x, params, training, activation)
+        with _backend.use_backend("native"):
+            actual = run(batch_norm_act, x, params, training, activation)
         expected = run(reference.batch_norm_act, x, params, training, activation)
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_auto_leaves_planes_that_do_not_fill_a_vector_to_torch():
+    x = _cases.randn((4, 3, 3, 3))
+    with _backend.record_decisions() as decisions:
+        batch_norm_act(x, None, None, training=True)
+        batch_norm_act(x.contiguous(memory_format=torch.channels_last), None, None, training=True)
+        batch_norm_act(_cases.randn((4, 3, 4, 4)), None, None, training=True)
+    assert [d.native for d in decisions] == [False, True, True]
+    assert "fewer than 16 elements" in decisions[0].reason
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -185,7 +196,7 @@ def test_contract_with_pytorch(activation, training):
         statistics = (None, None) if training else (mean, var)
         return batch_norm_act(input, *statistics, weight, bias, training=training, activation=activation)
 
-    _contract.check(function, _cases.randn((5, 3, 2), seed=1), _cases.randn((3,), seed=2), _cases.randn((3,), seed=3))
+    _contract.check(function, _cases.randn((5, 3), seed=1), _cases.randn((3,), seed=2), _cases.randn((3,), seed=3))
 
 
 def test_opcheck():
