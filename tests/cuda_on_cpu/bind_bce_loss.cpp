@@ -2,12 +2,18 @@
 #include "binding.h"
 #include "cuda/bce_loss_kernel.h"
 
+namespace {
+
+using namespace genimg_fast;
+
+void bce_loss(cuda::DType dtype, const void* input, const void* target, const void* weight, void* loss, float* grad,
+              int64_t numel, float* partial, double scale, void* sum) {
+  cuda::bce_loss(dtype, {input, target, weight, nullptr, loss, grad, scale, numel}, partial, scale, sum, nullptr);
+}
+
+}  // namespace
+
 CUDA_ON_CPU_BINDINGS {
-  using namespace genimg_fast;
+  cuda_on_cpu::bind("bce_loss", &bce_loss);
   cuda_on_cpu::bind("bce_partials", &cuda::bce_partials);
-  cuda_on_cpu::bind("bce_loss", [](cuda::DType dtype, const void* input, const void* target, const void* weight,
-                                   void* loss, float* grad, double grad_scale, int64_t numel, float* partial,
-                                   double scale, void* sum, void* stream) {
-    cuda::bce_loss(dtype, {input, target, weight, nullptr, loss, grad, grad_scale, numel}, partial, scale, sum, stream);
-  });
 }

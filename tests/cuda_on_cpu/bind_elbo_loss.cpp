@@ -2,17 +2,23 @@
 #include "binding.h"
 #include "cuda/elbo_loss_kernel.h"
 
+namespace {
+
+using namespace genimg_fast;
+
+void elbo_loss(cuda::DType dtype, int64_t kind, const void* recon, const void* target, const void* mu,
+               const void* logvar, void* total, void* reconstruction, void* kl, float* grad_recon, float* grad_mu,
+               float* grad_logvar, double recon_scale, double kl_scale, double beta, int64_t image_numel,
+               int64_t latent_numel, float* partial) {
+  const cuda::ElboOperands<void> operands{recon,          target,   mu,         logvar,      total,
+                                          reconstruction, kl,       grad_recon, grad_mu,     grad_logvar,
+                                          recon_scale,    kl_scale, beta,       image_numel, latent_numel};
+  cuda::elbo_loss(dtype, static_cast<Reconstruction>(kind), operands, partial, nullptr);
+}
+
+}  // namespace
+
 CUDA_ON_CPU_BINDINGS {
-  using namespace genimg_fast;
+  cuda_on_cpu::bind("elbo_loss", &elbo_loss);
   cuda_on_cpu::bind("elbo_partials", &cuda::elbo_partials);
-  cuda_on_cpu::bind("elbo_loss",
-                    [](cuda::DType dtype, int64_t reconstruction, const void* recon, const void* target, const void* mu,
-                       const void* logvar, void* total, void* reconstruction_loss, void* kl, float* grad_recon,
-                       float* grad_mu, float* grad_logvar, double recon_scale, double kl_scale, double beta,
-                       int64_t image_numel, int64_t latent_numel, float* partial, void* stream) {
-                      cuda::elbo_loss(dtype, static_cast<Reconstruction>(reconstruction),
-                                      {recon, target, mu, logvar, total, reconstruction_loss, kl, grad_recon, grad_mu,
-                                       grad_logvar, recon_scale, kl_scale, beta, image_numel, latent_numel},
-                                      partial, stream);
-                    });
 }
