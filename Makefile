@@ -19,11 +19,14 @@ build: $(STAMP)      ## compile what changed in csrc/
 demo: build          ## train a VAE and a DCGAN on handwritten digits in five minutes
 	$(BIN)/genimg-fast demo
 
+# A worker a core, each with one thread: several thread pools in one machine spin against each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
 test: build          ## the tests that must pass before any push
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-full: build     ## everything, the slow tests included
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: registers, shared memory, spills (needs nvcc, no GPU)
 	$(BIN)/python -m tests.cuda_on_cpu.cuda_compile
