@@ -14,6 +14,7 @@
 #include <exception>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <random>
 #include <source_location>
 #include <stdexcept>
@@ -92,13 +93,11 @@ inline Block* running_block = nullptr;
 // The threads of one block, from their start to their return.
 class Block {
  public:
-  Block(dim3 size, const std::function<void()>& body) : size_(size), body_(body), fibers_(size.x * size.y * size.z) {
-    std::vector<int> all;
-    for (int i = 0; i < static_cast<int>(fibers_.size()); ++i) {
-      fibers_[i].thread = i;
-      all.push_back(i);
-    }
-    make_ready(all);
+  Block(dim3 size, const std::function<void()>& body)
+      : size_(size), body_(body), fibers_(size.x * size.y * size.z), all_(fibers_.size()) {
+    std::iota(all_.begin(), all_.end(), 0);
+    for (int i : all_) fibers_[i].thread = i;
+    make_ready(all_);
   }
 
   void run() {
@@ -119,14 +118,12 @@ class Block {
   // All threads of the block meet here: none may have returned, and none may be at another barrier.
   void block_barrier(std::source_location site) {
     wait_at(Fiber::State::at_block_barrier, "__syncthreads", site);
-    std::vector<int> waiting;
-    for (const Fiber& f : fibers_)
-      if (f.state == Fiber::State::at_block_barrier) waiting.push_back(f.thread);
-    if (waiting.size() == fibers_.size()) {
+    if (++at_block_barrier_ == fibers_.size()) {
       for (const Fiber& f : fibers_)
         if (f.site.line() != site.line() || std::strcmp(f.site.file_name(), site.file_name()) != 0)
           throw std::runtime_error("divergent barrier, the block meets at different places: " + describe_waiting());
-      make_ready(waiting);
+      at_block_barrier_ = 0;
+      make_ready(all_);
     }
     suspend();
   }
@@ -145,18 +142,19 @@ class Block {
     if (!(mask >> (me.thread - warp) & 1))
       throw std::runtime_error("a lane is not in its own mask: " + describe_waiting());
     Fiber* lanes[kWarp] = {};
-    std::vector<int> members;
     bool complete = true;
-    for (int lane = 0; lane < kWarp && warp + lane < static_cast<int>(fibers_.size()); ++lane) {
+    for (int lane = 0; complete && lane < kWarp && warp + lane < static_cast<int>(fibers_.size()); ++lane) {
       if (!(mask >> lane & 1)) continue;
       Fiber& f = fibers_[warp + lane];
-      complete &=
+      complete =
           f.state == Fiber::State::at_warp_operation && f.mask == mask && std::strcmp(f.operation, operation) == 0;
       lanes[lane] = &f;
-      members.push_back(f.thread);
     }
     if (complete) {
       combine(lanes);
+      std::vector<int> members;
+      for (const Fiber* lane : lanes)
+        if (lane) members.push_back(lane->thread);
       make_ready(members);
     }
     suspend();
@@ -263,7 +261,9 @@ class Block {
   const dim3 size_;
   const std::function<void()>& body_;
   std::vector<Fiber> fibers_;
+  std::vector<int> all_;
   std::vector<int> ready_;
+  size_t at_block_barrier_ = 0;
   Fiber* current_ = nullptr;
   std::exception_ptr error_;
 
