@@ -59,7 +59,7 @@ def _batch_norm(t: Inputs, channels: int) -> dict[str, torch.Tensor]:
 
 def _convolution(function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]) -> Outputs:
     """Normalised by running statistics, by batch statistics, and not at all."""
-    x, weight, evaluated, trained = t.randn(4, 5, 6, 6), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
+    x, weight, evaluated, trained = t.randn(4, 5, 9, 9), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
     geometry = {"stride": 2, "padding": 1}
     return (
         function(x, weight, **evaluated, **geometry, activation="relu"),
