@@ -22,11 +22,10 @@ PICTURES = (
 @pytest.fixture
 def tiny(monkeypatch):
     runs = {
-        "conv_vae": demo.Run({"model_args": {"width": 4, "latent": 8}}, 0.5, 2),
-        "dcgan": demo.Run({"model_args": {"width": 4, "latent": 8}}, 0.5, 2),
+        "conv_vae": demo.Run({"model_args": {"width": 4, "latent": 8}}, 0.5, 2, 2),
+        "dcgan": demo.Run({"model_args": {"width": 4, "latent": 8}}, 0.5, 2, 2),
     }
     monkeypatch.setattr(demo, "RUNS", runs)
-    monkeypatch.setattr(demo, "FEWEST_STEPS", 2)
     monkeypatch.setattr(demo, "MEASURE_SECONDS", 0.0)
 
 
