@@ -56,6 +56,13 @@ def status(device_type: str) -> LibraryStatus:
     return LibraryStatus(False, f"there are no kernels for device type '{device_type}' (only cpu and cuda)")
 
 
+def reject_stale(operator: str) -> None:
+    """Treats the libraries as not there: they lack `operator`, so they were built from other sources than these."""
+    global _CPU, _CUDA
+    reason = f"it has no operator {operator}: it was built from another version of the sources; build it again"
+    _CPU, _CUDA = (LibraryStatus(False, f"{s.detail}: {reason}") if s.loaded else s for s in (_CPU, _CUDA))
+
+
 def cpu_isa() -> str | None:
     """The instruction set that the CPU kernels run on: "portable", "avx2", "avx512", or None without the library."""
     return _ISA_NAMES[torch.ops.genimg_fast.cpu_isa()] if _CPU.loaded else None

@@ -182,3 +182,17 @@ print(genimg_fast.__file__)
     assert error == f"gaussian_kl_loss: backend 'native' was asked for but cannot serve this call: {reason}"
     assert isas == "None ()"
     assert Path(file).is_relative_to(tmp_path)
+
+
+def test_a_library_from_other_sources_is_left_alone(tmp_path):
+    """An update of the Python files without a rebuild: an operator is missing, and `import genimg_fast` still works."""
+    shutil.copytree(PACKAGE, tmp_path / "genimg_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    op = tmp_path / "genimg_fast" / "ops" / "gaussian_kl_loss.py"
+    op.write_text(op.read_text() + '\nregister("an_operator_of_tomorrow", _fake)\n')
+    program = """
+loss, *grads = run("auto")
+assert loss.isfinite()
+print(genimg_fast.build_info()["cpu_library"])
+"""
+    (reason,) = run_python(program, folder=tmp_path, PYTHONPATH=str(tmp_path)).splitlines()
+    assert "has no operator an_operator_of_tomorrow: it was built from another version of the sources" in reason

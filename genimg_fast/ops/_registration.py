@@ -25,6 +25,8 @@ def register(
     """
     if not _extension.status("cpu").loaded:
         return
+    if not hasattr(torch.ops.genimg_fast, name):
+        return _extension.reject_stale(name)
     qualified = f"genimg_fast::{name}"
     torch.library.register_fake(qualified, fake)
     if backward is not None:
