@@ -3,6 +3,7 @@
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 
 #include <atomic>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/aligned_array.h"
@@ -14,13 +15,24 @@ namespace {
 std::atomic<int64_t> forced{0};
 std::atomic<bool> winograd{true};
 
+template <typename T>
 Variant choose(const Deconvolution& conv) {
   const Variant asked = static_cast<Variant>(forced.load());
-  if ((asked == Variant::toom_cook_2 || asked == Variant::toom_cook_4) && toom_cook::supports(conv)) return asked;
+  if ((asked == Variant::toom_cook_2 || asked == Variant::toom_cook_4) && toom_cook::supports(conv) &&
+      std::is_same_v<T, float>)
+    return asked;
   return Variant::direct;
 }
 
+bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
 int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }
+
+template <typename T>
+void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
+  direct::run(call, sums);
+}
 
 }  // namespace
 
@@ -31,26 +43,18 @@ bool winograd_allowed() { return winograd; }
 
 template <typename T>
 PackedLayout choose_layout(const Deconvolution& conv, bool) {
-  const Variant variant = choose(conv);
+  const Variant variant = choose<T>(conv);
   const Isa isa = active_isa();
-  switch (variant) {
-    case Variant::toom_cook_2:
-    case Variant::toom_cook_4:
-      return {variant, isa, toom_cook::packed_count<T>(conv, tile_edge(variant))};
-    default:
-      return {variant, isa, direct::packed_count<T>(conv)};
-  }
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(variant)) return {variant, isa, toom_cook::packed_count<T>(conv, tile_edge(variant))};
+  return {variant, isa, direct::packed_count<T>(conv)};
 }
 
 template <typename T>
 void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T* weight, T* packed) {
-  switch (layout.variant) {
-    case Variant::toom_cook_2:
-    case Variant::toom_cook_4:
-      return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
-    default:
-      return direct::pack(conv, weight, packed);
-  }
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
+  direct::pack(conv, weight, packed);
 }
 
 template <typename T>
@@ -58,14 +62,7 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const PackedLay
                       const Epilogue<T>& epilogue, T* output, T* mean, T* var) {
   const ConvolutionCall<T> call{conv, input, packed, epilogue, output};
   std::vector<ChannelSums<T>> sums;
-  switch (layout.variant) {
-    case Variant::toom_cook_2:
-    case Variant::toom_cook_4:
-      toom_cook::run(call, tile_edge(layout.variant), mean ? &sums : nullptr);
-      break;
-    default:
-      direct::run(call, mean ? &sums : nullptr);
-  }
+  run(call, layout.variant, mean ? &sums : nullptr);
   if (mean) combine(sums, conv.out_channels, mean, var);
 }
 

@@ -187,7 +187,6 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   template void pack<T>(const Deconvolution&, int64_t, const T*, T*); \
   template void run<T>(const ConvolutionCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
-INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace genimg_fast::cpu::toom_cook
@@ -312,7 +311,7 @@ struct RowProducts {
 
 // Interpolates a tile row, adds what neighbours share, and stores what no later tile adds to.  The rest goes to carry,
 // and nothing else does if carry_only.
-template <int M, Activation A, bool Statistics, typename T, typename Count>
+template <int M, bool Statistics, typename T, typename Count>
 void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64_t group, int phase,
                      const RowProducts<T>& products, Count count) {
   const Deconvolution& conv = job.call.conv;
@@ -364,7 +363,7 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
       for (int j = 0; j <= M; ++j) {
         const int64_t output_column = column + 2 * j;
         if ((j == M && !last_tile) || output_column < 0 || output_column >= conv.x.output) continue;
-        const Vec<T> value = activate<A, T>(y[j] * scale + shift, epilogue.negative_slope);
+        const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
         store(to + 2 * j * conv.out_channels, value, count);
         if constexpr (Statistics) sums.add(value);
       }
@@ -374,7 +373,7 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
     if (sums.count > 0) sums.save(job.sums + channel, lanes);
 }
 
-template <int M, Activation A, bool Statistics, typename T>
+template <int M, bool Statistics, typename T>
 void run_bands(const StripJob<T>& job) {
   const ToomCookPlan& plan = job.plan;
   const int64_t lda = leading_dimension<T>(job.call.conv.in_channels);
@@ -403,7 +402,7 @@ void run_bands(const StripJob<T>& job) {
                              for (int64_t row = first; row < last; ++row) {
                                const T* from = job.products + (row - first) * plan.tiles_x * columns +
                                                ((group - first_group) * kPhases + phase) * kLanes<T>;
-                               finish_tile_row<M, A, Statistics, T>(job, row, carry_only, group, phase,
+                               finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
                                                                     {from, product_stride, columns}, count);
                              }
                          });
@@ -413,12 +412,7 @@ void run_bands(const StripJob<T>& job) {
 
 template <int M, typename T>
 void run_strip(const StripJob<T>& job) {
-  with_activation(job.call.epilogue.activation, [&](auto tag) {
-    if (job.sums)
-      run_bands<M, decltype(tag)::value, true, T>(job);
-    else
-      run_bands<M, decltype(tag)::value, false, T>(job);
-  });
+  job.sums ? run_bands<M, true, T>(job) : run_bands<M, false, T>(job);
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -13,9 +13,10 @@ struct LaneSums {
 
   // Goes on from what channels [0, lanes) of `from` hold.
   GF_INLINE LaneSums(const ChannelSums<T>* from, int lanes) {
+    T origins[kLanes<T>] = {};
+    for (int i = 0; i < lanes; ++i) origins[i] = from[i].origin;
+    origin = load(origins);
     has_origin = lanes > 0 && from[0].count > 0;
-    for (int i = 0; i < kLanes<T>; ++i)
-      if (i < lanes) origin[i] = from[i].origin;
   }
   GF_INLINE void add(Vec<T> value) {
     if (!has_origin) origin = value;
@@ -26,11 +27,14 @@ struct LaneSums {
     ++count;
   }
   GF_INLINE void save(ChannelSums<T>* to, int lanes) const {
-    for (int i = 0; i < kLanes<T>; ++i) {
-      if (i >= lanes) break;
-      to[i].origin = origin[i];
-      to[i].sum += sum[i];
-      to[i].sum_of_squares += sum_of_squares[i];
+    T values[3][kLanes<T>];
+    store(values[0], origin);
+    store(values[1], sum);
+    store(values[2], sum_of_squares);
+    for (int i = 0; i < lanes; ++i) {
+      to[i].origin = values[0][i];
+      to[i].sum += values[1][i];
+      to[i].sum_of_squares += values[2][i];
       to[i].count += count;
     }
   }
