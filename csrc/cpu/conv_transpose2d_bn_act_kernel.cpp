@@ -21,6 +21,7 @@ Variant choose(const Deconvolution& conv) {
   if ((asked == Variant::toom_cook_2 || asked == Variant::toom_cook_4) && toom_cook::supports(conv) &&
       std::is_same_v<T, float>)
     return asked;
+  if (asked == Variant::narrow && narrow::supports(conv)) return asked;
   return Variant::direct;
 }
 
@@ -31,6 +32,7 @@ template <typename T>
 void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
   if constexpr (std::is_same_v<T, float>)
     if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
+  if (variant == Variant::narrow) return narrow::run(call, sums);
   direct::run(call, sums);
 }
 
@@ -47,6 +49,7 @@ PackedLayout choose_layout(const Deconvolution& conv, bool) {
   const Isa isa = active_isa();
   if constexpr (std::is_same_v<T, float>)
     if (is_toom_cook(variant)) return {variant, isa, toom_cook::packed_count<T>(conv, tile_edge(variant))};
+  if (variant == Variant::narrow) return {variant, isa, narrow::packed_count<T>(conv)};
   return {variant, isa, direct::packed_count<T>(conv)};
 }
 
@@ -54,6 +57,7 @@ template <typename T>
 void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T* weight, T* packed) {
   if constexpr (std::is_same_v<T, float>)
     if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
+  if (layout.variant == Variant::narrow) return narrow::pack(conv, weight, packed);
   direct::pack(conv, weight, packed);
 }
 

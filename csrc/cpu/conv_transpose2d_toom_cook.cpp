@@ -200,11 +200,6 @@ INSTANTIATE(float)
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-template <typename T>
-int64_t lane_count() {
-  return kLanes<T>;
-}
-
 // Weights of items [begin, end), an item being one vector of output channels of one input channel.
 template <int M, typename T>
 void pack_channels(const Deconvolution& conv, const T* weight, T* packed, int64_t begin, int64_t end) {

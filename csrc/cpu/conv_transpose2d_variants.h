@@ -38,4 +38,14 @@ template <typename T>
 void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
 }  // namespace toom_cook
 
+namespace narrow {
+bool supports(const Deconvolution& conv);
+template <typename T>
+int64_t packed_count(const Deconvolution& conv);
+template <typename T>
+void pack(const Deconvolution& conv, const T* weight, T* packed);
+template <typename T>
+void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums);
+}  // namespace narrow
+
 }  // namespace genimg_fast::cpu

@@ -30,6 +30,10 @@ template <typename T>
 using Mask = typename VecOf<T>::mask;
 template <typename T>
 constexpr int kLanes = GENIMG_FAST_VECTOR_BYTES / static_cast<int>(sizeof(T));
+template <typename T>
+int64_t lane_count() {  // for GENIMG_FAST_DISPATCH_ISA
+  return kLanes<T>;
+}
 
 template <typename T>
 GF_INLINE Vec<T> broadcast(T value) {
