@@ -209,7 +209,7 @@ void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int6
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kTileColumns<T>, b += panel_size)
     for (int64_t r = 0; r < job.block.count; r += kTileRows) {
       const int64_t rows = r + kTileRows < job.block.count ? kTileRows : job.block.count - r;
-      const T* next = b + panel_size + (r == 0 ? 0 : depth * kLanes<T>);
+      const Prefetch next{b + panel_size + (r == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
       multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>, next);
       const int64_t last_channel = first_channel + kTileColumns<T>;
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,

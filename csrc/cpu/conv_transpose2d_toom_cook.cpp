@@ -21,7 +21,7 @@
 // Work.  Tile rows of all images are numbered through and cut into strips, a strip into bands of some tiles:
 //
 //      band:  inputs -> evaluated [point][tile][Cin]        once a band
-//      chunk: GEMMs  -> products  [point][tile][columns]    columns = vectors of channels x 4 phases
+//      chunk: GEMMs  -> products  [tile][point][columns]    columns = vectors of channels x 4 phases
 //             products -> interpolate -> + left tile -> + upper tile (carry) -> epilogue -> output
 //
 // evaluated and products stay in L2.  Weights: [vector of channels][point][row phase][Cin][column phase][lane], read
@@ -59,7 +59,7 @@ struct StripJob {
   int64_t first_row, last_row;  // of the batch's tile rows
   int64_t first_group, last_group;
   T* evaluated;          // [points][band tiles][leading_dimension(Cin)]
-  T* products;           // [points][band tiles][chunk columns]
+  T* products;           // [band tiles][points][chunk columns]
   T* carry;              // [groups of the job][phase][positions][lanes]
   const T* zeros;        // [Cin] for tiles that hang over the edge of the image
   ChannelSums<T>* sums;  // [Cout] of the strip, or null
@@ -156,7 +156,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   const int64_t part_groups = divide_up(plan.groups, parts);
   parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t evaluated = plan.points * (plan.band_tiles() * leading_dimension<T>(conv.in_channels) + 16);
-    const int64_t products = plan.points * (plan.band_tiles() * plan.chunk_groups * kPhases * lanes + 16);
+    const int64_t products = plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes;
     auto evaluated_buffer = aligned_array<T>(evaluated);
     auto products_buffer = aligned_array<T>(products);
     auto carry = aligned_array<T>(part_groups * kPhases * plan.positions() * lanes);
@@ -276,24 +276,58 @@ void evaluate_band(const StripJob<T>& job, int64_t first, int64_t last, int64_t 
     }
 }
 
-// job.evaluated x weights -> job.products, for the channels of groups [first, last).
+// Walks over the output of tile rows and groups, a part of it with each tile of products.
+template <typename T>
+struct OutputPrefetch {
+  const T* group_start;
+  int64_t pixels, pixel_stride, pixel = 0, per_tile;
+  int shift = 0;
+
+  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group, int64_t groups,
+                 int64_t tiles_of_products)
+      : pixel_stride(job.call.conv.out_channels) {
+    const Deconvolution& conv = job.call.conv;
+    const int64_t n = first_row / job.plan.tiles_y, y = first_row % job.plan.tiles_y * job.plan.m * 2;
+    const int64_t begin = (n * conv.y.output + y) * conv.x.output;
+    group_start = job.call.output + begin * pixel_stride + first_group * kLanes<T>;
+    pixels = rows * job.plan.m * 2 * conv.x.output;
+    const int64_t wanted = pixels * groups / (tiles_of_products > 0 ? tiles_of_products : 1) + 1;
+    while ((conv.in_channels >> (shift + 1)) >= wanted) ++shift;
+    per_tile = conv.in_channels >> shift;
+  }
+  GF_INLINE Prefetch next() {
+    if (pixel >= pixels) {
+      pixel = 0;
+      group_start += kLanes<T>;
+    }
+    const T* first = group_start + pixel * pixel_stride;
+    pixel += per_tile;
+    return {first, pixel_stride * static_cast<int64_t>(sizeof(T)), shift};
+  }
+};
+
+// job.evaluated x weights -> job.products, for tile rows [first_row, last_row) and groups [first, last).
 template <int M, typename T>
-void multiply_points(const StripJob<T>& job, int64_t tiles, int64_t first, int64_t last, int64_t lda,
-                     int64_t point_stride, int64_t product_stride) {
+void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row, int64_t first, int64_t last,
+                     int64_t lda, int64_t point_stride) {
   constexpr int64_t kPoints = (M + 1) * (M + 1);
+  const int64_t tiles = (last_row - first_row) * job.plan.tiles_x;
   const int64_t depth = job.call.conv.in_channels, columns = (last - first) * kPhases * kLanes<T>;
   auto panel = [&](int64_t point, int64_t group, int64_t half) {
     return job.call.packed + ((group * kPoints + point) * 2 + half) * depth * kTileColumns<T>;
   };
+  const int64_t free_tiles = (tiles + kTileRows - 1) / kTileRows - kPanelVectors;  // that do not prefetch weights
+  OutputPrefetch<T> output(job, first_row, last_row - first_row, first, last - first,
+                           kPoints * (last - first) * 2 * free_tiles);
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t group = first; group < last; ++group)
       for (int64_t half = 0; half < 2; ++half) {
         const T* next = half == 0           ? panel(point, group, 1)
                         : group + 1 < last  ? panel(point, group + 1, 0)
                                             : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
-        T* c = job.products + point * product_stride + ((group - first) * 2 + half) * kTileColumns<T>;
-        multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c, columns,
-                          next);
+        T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
+        multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
+                          kPoints * columns, next, [&] { return output.next(); });
       }
 }
 
@@ -379,15 +413,13 @@ void run_bands(const StripJob<T>& job) {
     const bool carry_only = first < job.first_row;
     last = carry_only ? job.first_row : first + plan.band_rows;
     last = last < job.last_row ? last : job.last_row;
-    const int64_t tiles = (last - first) * plan.tiles_x;
     evaluate_band<M>(job, first, last, lda, point_stride);
     int64_t last_group;
     for (int64_t first_group = job.first_group; first_group < job.last_group; first_group = last_group) {
       last_group = first_group + plan.chunk_groups;
       last_group = last_group < job.last_group ? last_group : job.last_group;
       const int64_t columns = (last_group - first_group) * kPhases * kLanes<T>;
-      const int64_t product_stride = tiles * columns + 16;
-      multiply_points<M>(job, tiles, first_group, last_group, lda, point_stride, product_stride);
+      multiply_points<M>(job, first, last, first_group, last_group, lda, point_stride);
       for_each_vector<T>(first_group * kLanes<T>,
                          last_group * kLanes<T> < job.call.conv.out_channels ? last_group * kLanes<T>
                                                                              : job.call.conv.out_channels,
@@ -395,10 +427,10 @@ void run_bands(const StripJob<T>& job) {
                            const int64_t group = channel / kLanes<T>;
                            for (int phase = 0; phase < kPhases; ++phase)
                              for (int64_t row = first; row < last; ++row) {
-                               const T* from = job.products + (row - first) * plan.tiles_x * columns +
+                               const T* from = job.products + (row - first) * plan.tiles_x * plan.points * columns +
                                                ((group - first_group) * kPhases + phase) * kLanes<T>;
                                finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
-                                                                    {from, product_stride, columns}, count);
+                                                                    {from, columns, plan.points * columns}, count);
                              }
                          });
     }
