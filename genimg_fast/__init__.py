@@ -9,4 +9,15 @@ from genimg_fast.nn import fuse, unfuse
 
 __version__ = "0.1.0"
 
-__all__ = ["backends", "build_info", "explain", "functional", "fuse", "models", "nn", "show_config", "unfuse", "use_backend"]
+__all__ = [
+    "backends",
+    "build_info",
+    "explain",
+    "functional",
+    "fuse",
+    "models",
+    "nn",
+    "show_config",
+    "unfuse",
+    "use_backend",
+]

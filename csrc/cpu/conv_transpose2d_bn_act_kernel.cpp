@@ -2,7 +2,9 @@
 // Chooses how a transposed convolution is computed.
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -12,21 +14,82 @@
 namespace genimg_fast::cpu {
 namespace {
 
-std::atomic<int64_t> forced{0};
+std::atomic<Variant> forced{Variant::automatic};
 std::atomic<bool> winograd{true};
-
-template <typename T>
-Variant choose(const Deconvolution& conv) {
-  const Variant asked = static_cast<Variant>(forced.load());
-  if ((asked == Variant::toom_cook_2 || asked == Variant::toom_cook_4) && toom_cook::supports(conv) &&
-      std::is_same_v<T, float>)
-    return asked;
-  if (asked == Variant::narrow && narrow::supports(conv)) return asked;
-  return Variant::direct;
-}
 
 bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
 int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }
+
+template <typename T>
+bool supports(const Deconvolution& conv, Variant variant) {
+  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv);
+  return variant == Variant::direct || (variant == Variant::narrow && narrow::supports(conv));
+}
+
+template <typename T>
+int64_t packed_count(const Deconvolution& conv, Variant variant) {
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
+  if (variant == Variant::narrow) return narrow::packed_count<T>(conv);
+  return direct::packed_count<T>(conv);
+}
+
+// What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
+// fitted to the time of DCGAN's layers on one AVX-512 core; on other instruction sets vectors stand for the same work.
+constexpr double kPackByTap = 90, kPackByPoint = 50;  // direct and narrow; Toom-Cook
+constexpr double kReadCached = 6;                     // a weight from L2
+constexpr double kReadByTap = 28, kReadByPoint = 16;  // a weight from beyond
+constexpr double kGatherInput = 15;                   // direct: one tap of one pixel
+constexpr double kFinish = 45;                        // direct: one output; Toom-Cook: one point
+constexpr double kEvaluateInput = 25;                 // Toom-Cook: one point
+constexpr double kAddRun = 16;                        // narrow: one tap of one position
+constexpr double kCachedBytes = 1 << 20;              // what of L2 weights may fill
+
+template <typename T>
+double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
+  const double lanes = vector_bytes(active_isa()) / sizeof(T);
+  const double inputs = std::ceil(conv.in_channels / lanes), outputs = std::ceil(conv.out_channels / lanes);
+  const double batch = conv.batch, count = packed_count<T>(conv, variant), weights = count / lanes;
+  const double packing = packed_once ? weights * (is_toom_cook(variant) ? kPackByPoint : kPackByTap) : 0;
+  // Weights are read once for all rows of a block, which has to last until the next ones are there.
+  const double far = is_toom_cook(variant) ? kReadByPoint : kReadByTap;
+  const double read = count * sizeof(T) > kCachedBytes ? far : kReadCached;
+  if (is_toom_cook(variant)) {
+    const double m = tile_edge(variant), points = (m + 1) * (m + 1);
+    const double tiles = batch * std::ceil(conv.y.input / m) * std::ceil(conv.x.input / m);
+    return packing + weights * std::max(tiles, read) +
+           tiles * points * (kEvaluateInput * inputs + kFinish * 4 * outputs);
+  }
+  if (variant == Variant::narrow) {
+    auto taps = [](const DeconvolutionAxis& axis) { return std::ceil(axis.kernel / static_cast<double>(axis.stride)); };
+    const double rows = batch * conv.y.input, width = conv.x.input, positions = conv.x.output / conv.x.stride + 1;
+    const double runs = batch * conv.y.output * positions * std::ceil(conv.x.stride * conv.out_channels / lanes);
+    return packing + rows * weights * std::max(width, read) + runs * taps(conv.y) * taps(conv.x) * kAddRun;
+  }
+  double sum = packing;
+  for (int64_t phase = 0; phase < conv.phases(); ++phase) {
+    const double rows = conv.rows(phase), depth = conv.depth(phase), columns = 2 * std::ceil(outputs / 2);
+    sum += depth * columns * std::max(rows, read) + rows * (depth / lanes * kGatherInput + outputs * kFinish);
+  }
+  return sum;
+}
+
+template <typename T>
+Variant choose(const Deconvolution& conv, bool packed_once) {
+  const Variant asked = forced;
+  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  Variant best = Variant::direct;
+  double least = cost<T>(conv, best, packed_once);
+  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
+    if (!supports<T>(conv, variant) || (is_toom_cook(variant) && !winograd)) continue;
+    const double c = cost<T>(conv, variant, packed_once);
+    if (c < least) {
+      least = c;
+      best = variant;
+    }
+  }
+  return best;
+}
 
 template <typename T>
 void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
@@ -38,19 +101,15 @@ void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSum
 
 }  // namespace
 
-void force_variant(int64_t variant_or_zero) { forced = variant_or_zero; }
-int64_t forced_variant() { return forced; }
+void force_variant(Variant variant) { forced = variant; }
+Variant forced_variant() { return forced; }
 void allow_winograd(bool allowed) { winograd = allowed; }
 bool winograd_allowed() { return winograd; }
 
 template <typename T>
-PackedLayout choose_layout(const Deconvolution& conv, bool) {
-  const Variant variant = choose<T>(conv);
-  const Isa isa = active_isa();
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return {variant, isa, toom_cook::packed_count<T>(conv, tile_edge(variant))};
-  if (variant == Variant::narrow) return {variant, isa, narrow::packed_count<T>(conv)};
-  return {variant, isa, direct::packed_count<T>(conv)};
+PackedLayout choose_layout(const Deconvolution& conv, bool packed_once) {
+  const Variant variant = choose<T>(conv, packed_once);
+  return {variant, active_isa(), packed_count<T>(conv, variant)};
 }
 
 template <typename T>
@@ -79,11 +138,11 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const T* weight
   conv_transpose2d(conv, input, layout, packed.get(), epilogue, output, mean, var);
 }
 
-#define INSTANTIATE(T)                                                                                            \
-  template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                             \
-  template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                          \
-  template void conv_transpose2d<T>(const Deconvolution&, const T*, const PackedLayout&, const T*,                \
-                                    const Epilogue<T>&, T*, T*, T*);                                              \
+#define INSTANTIATE(T)                                                                                                 \
+  template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                                  \
+  template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                               \
+  template void conv_transpose2d<T>(const Deconvolution&, const T*, const PackedLayout&, const T*, const Epilogue<T>&, \
+                                    T*, T*, T*);                                                                       \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const T*, const Epilogue<T>&, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -15,11 +15,11 @@ struct Epilogue {
 
 // The ways to compute a transposed convolution.  Toom-Cook serves kernel 4, stride 2, padding 1 alone; a number is the
 // edge of its input tiles.  The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
-enum class Variant : int64_t { direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
+enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
 
 // Process-wide settings.  A forced variant that cannot compute a shape gives way to direct.
-void force_variant(int64_t variant_or_zero);
-int64_t forced_variant();
+void force_variant(Variant);
+Variant forced_variant();
 void allow_winograd(bool);
 bool winograd_allowed();
 

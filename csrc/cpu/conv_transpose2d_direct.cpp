@@ -54,7 +54,8 @@ std::vector<RowBlock> split_rows(const Deconvolution& conv, int64_t tile_rows, i
   std::vector<RowBlock> blocks;
   int64_t total = 0;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) total += conv.rows(phase);
-  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks' order.
+  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks'
+  // order.
   const int64_t fair = std::max(tile_rows, total / 16);
   for (int64_t phase = 0; phase < conv.phases(); ++phase) {
     const int64_t depth = std::max<int64_t>(conv.depth(phase), 1);
@@ -138,9 +139,9 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   });
 }
 
-#define INSTANTIATE(T)                                             \
-  template int64_t packed_count<T>(const Deconvolution&);          \
-  template void pack<T>(const Deconvolution&, const T*, T*);       \
+#define INSTANTIATE(T)                                       \
+  template int64_t packed_count<T>(const Deconvolution&);    \
+  template void pack<T>(const Deconvolution&, const T*, T*); \
   template void run<T>(const ConvolutionCall<T>&, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
@@ -214,8 +215,8 @@ void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int6
       const int64_t last_channel = first_channel + kTileColumns<T>;
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
                          [&](int64_t channel, auto count) {
-                           finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows,
-                                                           output_offset + r, channel, count);
+                           finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows, output_offset + r,
+                                                           channel, count);
                          });
     }
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Transposed convolution with few output channels (the layer that makes an image): all taps are columns of one GEMM.
 //
-// A vector of one to four output channels is mostly air.  So each input row is multiplied by all taps of all channels at
-// once, and the products that meet at an output are added afterwards:
+// A vector of one to four output channels is mostly air.  So each input row is multiplied by all taps of all channels
+// at once, and the products that meet at an output are added afterwards:
 //
 //      products [W x columns] = input row [W x Cin] * weights [Cin x columns]     columns = kH x kW x Cout
 //
 //      output row  = sum over the kernel rows ky that meet it, of products of input row (y + padding - ky) / stride
 //
-// Along a row, position q stands for the `stride` output columns x with (x + padding) / stride = q.  With the columns in
-// the order [ky][tx][x][channel], kx = tx * stride + x, what pixel q - tx gives to position q is a run of stride * Cout
-// values that lie side by side in the products and in the output (k4 s2, three channels: runs of 6, columns 48):
+// Along a row, position q stands for the `stride` output columns x with (x + padding) / stride = q.  With the columns
+// in the order [ky][tx][x][channel], kx = tx * stride + x, what pixel q - tx gives to position q is a run of stride *
+// Cout values that lie side by side in the products and in the output (k4 s2, three channels: runs of 6, columns 48):
 //
 //      products of pixel 0   [tx=0][tx=1]
 //      products of pixel 1         [tx=0][tx=1]
@@ -44,10 +44,10 @@ struct ImageBand {
   const ConvolutionCall<T>& call;
   const NarrowPlan& plan;
   int64_t image, first, last;
-  const T *scale, *shift;   // of each value of an output row
-  T* products;              // [taps_y][pixels][columns], zero where there is no pixel
-  T* row;                   // [positions_x * run] and a vector
-  const T** terms;          // [taps_y * taps_x]
+  const T *scale, *shift;            // of each value of an output row
+  T* products;                       // [taps_y][pixels][columns], zero where there is no pixel
+  T* row;                            // [positions_x * run] and a vector
+  const T** terms;                   // [taps_y * taps_x]
   T *origin, *sum, *sum_of_squares;  // of each value of an output row over the band's rows, or null
 };
 
@@ -61,11 +61,11 @@ namespace {
 
 template <typename T>
 NarrowPlan make_plan(const Deconvolution& conv) {
-  const int64_t lanes = GENIMG_FAST_DISPATCH_ISA(lane_count<T>());
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
   auto taps = [](const DeconvolutionAxis& axis) { return (axis.kernel + axis.stride - 1) / axis.stride; };
   auto positions = [](const DeconvolutionAxis& axis) { return (axis.output - 1 + axis.padding) / axis.stride + 1; };
-  NarrowPlan plan{taps(conv.y), taps(conv.x), positions(conv.y), positions(conv.x), conv.x.stride * conv.out_channels,
-                  0, 0, 0};
+  NarrowPlan plan{
+      taps(conv.y), taps(conv.x), positions(conv.y), positions(conv.x), conv.x.stride * conv.out_channels, 0, 0, 0};
   const int64_t vectors = (conv.y.kernel * plan.taps_x * plan.run + lanes - 1) / lanes;
   plan.panel_vectors = vectors % 3 == 0 ? 3 : vectors == 1 ? 1 : 2;
   plan.panels = (vectors + plan.panel_vectors - 1) / plan.panel_vectors;
@@ -87,9 +87,7 @@ void add_up(const ImageBand<T>& band, int64_t row_values, int64_t channels, int6
 
 }  // namespace
 
-bool supports(const Deconvolution& conv) {
-  return conv.y.stride <= conv.y.kernel && conv.x.stride <= conv.x.kernel;
-}
+bool supports(const Deconvolution& conv) { return conv.y.stride <= conv.y.kernel && conv.x.stride <= conv.x.kernel; }
 
 template <typename T>
 int64_t packed_count(const Deconvolution& conv) {
@@ -106,11 +104,14 @@ void pack(const Deconvolution& conv, const T* weight, T* packed) {
     for (int64_t kx = 0; kx < conv.x.kernel; ++kx)
       for (int64_t c = 0; c < conv.out_channels; ++c)
         place[ky * plan.taps_x * plan.run + kx * conv.out_channels + c] = c * taps + ky * conv.x.kernel + kx;
-  parallel_for(0, conv.in_channels, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k)
-      for (int64_t column = 0; column < plan.columns; ++column)
-        packed[(column / panel * conv.in_channels + k) * panel + column % panel] =
-            place[column] < 0 ? T(0) : weight[k * conv.out_channels * taps + place[column]];
+  parallel_for(0, conv.in_channels, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const T* row = weight + k * conv.out_channels * taps;
+      for (int64_t p = 0; p < plan.panels; ++p) {
+        T* to = packed + (p * conv.in_channels + k) * panel;
+        for (int64_t i = 0; i < panel; ++i) to[i] = place[p * panel + i] < 0 ? T(0) : row[place[p * panel + i]];
+      }
+    }
   });
 }
 
@@ -152,8 +153,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
                               sums ? statistic + row_values : nullptr,
                               sums ? statistic + 2 * row_values : nullptr};
       const int64_t rows = GENIMG_FAST_DISPATCH_ISA(run_band<T>(band));
-      if (sums && rows > 0)
-        add_up(band, row_values, conv.out_channels, rows, sums->data() + item * conv.out_channels);
+      if (sums && rows > 0) add_up(band, row_values, conv.out_channels, rows, sums->data() + item * conv.out_channels);
     }
   });
 }
@@ -185,7 +185,8 @@ void multiply_row(const ImageBand<T>& band, int64_t y, T* products) {
   T* c = products + (band.plan.taps_x - 1) * band.plan.columns;
   for (int64_t panel = 0; panel < band.plan.panels; ++panel)
     multiply_panel<T, kRows, Vectors>(width, a, depth, band.call.packed + panel * panel_size, depth,
-                                      c + panel * Vectors * kLanes<T>, band.plan.columns, a + width * depth, [&] { return Prefetch{a, 0, 0}; });
+                                      c + panel * Vectors * kLanes<T>, band.plan.columns, a + width * depth,
+                                      [&] { return Prefetch{a, 0, 0}; });
 }
 
 // Adds the runs of terms[0 ... count) at each position of a row.

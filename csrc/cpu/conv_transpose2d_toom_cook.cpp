@@ -14,9 +14,9 @@
 //      tile 0         0   1   2
 //      tile 1                 2   3   4                           M = 2
 //
-// In two dimensions a tile is M x M inputs, evaluated at (M + 1)^2 points that all four phases share.  Each point is one
-// GEMM, [tiles x Cin] x [Cin x 4 Cout]: (M + 1)^2 multiplications a tile, input and output channel instead of 16 M^2 / 4,
-// which is 9 for 16 with M = 2 and 25 for 64 with M = 4.
+// In two dimensions a tile is M x M inputs, evaluated at (M + 1)^2 points that all four phases share.  Each point is
+// one GEMM, [tiles x Cin] x [Cin x 4 Cout]: (M + 1)^2 multiplications a tile, input and output channel instead of 16
+// M^2 / 4, which is 9 for 16 with M = 2 and 25 for 64 with M = 4.
 //
 // Work.  Tile rows of all images are numbered through and cut into strips, a strip into bands of some tiles:
 //
@@ -80,13 +80,13 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <typename T>
 ToomCookPlan make_plan(const Deconvolution& conv, int64_t m) {
-  const int64_t lanes = GENIMG_FAST_DISPATCH_ISA(lane_count<T>()), points = (m + 1) * (m + 1);
-  ToomCookPlan plan{m, points, divide_up(conv.y.input, m), divide_up(conv.x.input, m),
-                    divide_up(conv.out_channels, lanes), 0, 0};
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T), points = (m + 1) * (m + 1);
+  ToomCookPlan plan{
+      m, points, divide_up(conv.y.input, m), divide_up(conv.x.input, m), divide_up(conv.out_channels, lanes), 0, 0};
   const int64_t element = sizeof(T);
   const bool many_weights = points * conv.in_channels * plan.groups * kPhases * lanes * element > kManyWeights;
-  const int64_t tiles = std::clamp<int64_t>(kEvaluatedBytes / (points * conv.in_channels * element),
-                                            many_weights ? 64 : 32, 128);
+  const int64_t tiles =
+      std::clamp<int64_t>(kEvaluatedBytes / (points * conv.in_channels * element), many_weights ? 64 : 32, 128);
   plan.band_rows = std::clamp<int64_t>(tiles / plan.tiles_x, 1, conv.batch * plan.tiles_y);
   if (plan.band_rows > plan.tiles_y) plan.band_rows -= plan.band_rows % plan.tiles_y;  // whole images
   const int64_t group_bytes = points * plan.band_tiles() * kPhases * lanes * element;
@@ -124,13 +124,13 @@ bool supports(const Deconvolution& conv) {
 
 template <typename T>
 int64_t packed_count(const Deconvolution& conv, int64_t m) {
-  const int64_t lanes = GENIMG_FAST_DISPATCH_ISA(lane_count<T>());
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
   return (m + 1) * (m + 1) * conv.in_channels * divide_up(conv.out_channels, lanes) * lanes * kPhases;
 }
 
 template <typename T>
 void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed) {
-  const int64_t lanes = GENIMG_FAST_DISPATCH_ISA(lane_count<T>());
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
   const int64_t groups = divide_up(conv.out_channels, lanes);
   parallel_for(0, groups * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
     if (m == 2)
@@ -144,7 +144,7 @@ template <typename T>
 void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums) {
   const Deconvolution& conv = call.conv;
   if (conv.batch == 0) return;
-  const int64_t lanes = GENIMG_FAST_DISPATCH_ISA(lane_count<T>());
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
   const ToomCookPlan plan = make_plan<T>(conv, m);
   const std::vector<int64_t> bounds = strip_bounds(plan, conv.batch);
   const int64_t strips = static_cast<int64_t>(bounds.size()) - 1;
@@ -322,9 +322,9 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t group = first; group < last; ++group)
       for (int64_t half = 0; half < 2; ++half) {
-        const T* next = half == 0           ? panel(point, group, 1)
-                        : group + 1 < last  ? panel(point, group + 1, 0)
-                                            : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
+        const T* next = half == 0          ? panel(point, group, 1)
+                        : group + 1 < last ? panel(point, group + 1, 0)
+                                           : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
         T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
         multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
                           kPoints * columns, next, [&] { return output.next(); });
@@ -420,19 +420,19 @@ void run_bands(const StripJob<T>& job) {
       last_group = last_group < job.last_group ? last_group : job.last_group;
       const int64_t columns = (last_group - first_group) * kPhases * kLanes<T>;
       multiply_points<M>(job, first, last, first_group, last_group, lda, point_stride);
-      for_each_vector<T>(first_group * kLanes<T>,
-                         last_group * kLanes<T> < job.call.conv.out_channels ? last_group * kLanes<T>
-                                                                             : job.call.conv.out_channels,
-                         [&](int64_t channel, auto count) {
-                           const int64_t group = channel / kLanes<T>;
-                           for (int phase = 0; phase < kPhases; ++phase)
-                             for (int64_t row = first; row < last; ++row) {
-                               const T* from = job.products + (row - first) * plan.tiles_x * plan.points * columns +
-                                               ((group - first_group) * kPhases + phase) * kLanes<T>;
-                               finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
-                                                                    {from, columns, plan.points * columns}, count);
-                             }
-                         });
+      for_each_vector<T>(
+          first_group * kLanes<T>,
+          last_group * kLanes<T> < job.call.conv.out_channels ? last_group * kLanes<T> : job.call.conv.out_channels,
+          [&](int64_t channel, auto count) {
+            const int64_t group = channel / kLanes<T>;
+            for (int phase = 0; phase < kPhases; ++phase)
+              for (int64_t row = first; row < last; ++row) {
+                const T* from = job.products + (row - first) * plan.tiles_x * plan.points * columns +
+                                ((group - first_group) * kPhases + phase) * kLanes<T>;
+                finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
+                                                  {from, columns, plan.points * columns}, count);
+              }
+          });
     }
   }
 }

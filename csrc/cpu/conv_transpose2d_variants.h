@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What each variant of the transposed convolution offers to conv_transpose2d_bn_act_kernel.cpp, which chooses among them.
-// Every variant packs and runs as conv_transpose2d_bn_act_kernel.h says; `sums` is [parts][Cout] for channel_sums.h,
-// sized and filled by run() if it is not null.
+// What each variant of the transposed convolution offers to conv_transpose2d_bn_act_kernel.cpp, which chooses among
+// them. Every variant packs and runs as conv_transpose2d_bn_act_kernel.h says; `sums` is [parts][Cout] for
+// channel_sums.h, sized and filled by run() if it is not null.
 #pragma once
 #include <vector>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The matrix product that every convolution variant rests on; for files compiled through foreach_isa.h, hence no include
-// guard.  One tile of the result stays in registers over the whole depth:
+// The matrix product that every convolution variant rests on; for files compiled through foreach_isa.h, hence no
+// include guard.  One tile of the result stays in registers over the whole depth:
 //
 //     c [Rows x Vectors] = a [Rows x depth] * b [depth x Vectors]         Vectors counts registers of kLanes values
 //
@@ -14,8 +14,8 @@ constexpr int kPanelVectors = 2;
 template <typename T>
 constexpr int kTileColumns = kPanelVectors * kLanes<T>;
 
-// Memory that will be wanted soon.  A tile asks for one cache line every 2^shift steps of its depth, `stride` bytes from
-// the one before: spread over the products, the wait costs nothing.
+// Memory that will be wanted soon.  A tile asks for one cache line every 2^shift steps of its depth, `stride` bytes
+// from the one before: spread over the products, the wait costs nothing.
 struct Prefetch {
   const void* first;
   int64_t stride;
@@ -23,8 +23,7 @@ struct Prefetch {
 };
 
 template <typename T, int Rows, int Vectors>
-void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
-                   const Prefetch& prefetch) {
+void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch) {
   const char* wanted = static_cast<const char*>(prefetch.first);
   Vec<T> sum[Rows][Vectors];
 #pragma GCC unroll 16
@@ -65,7 +64,8 @@ GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b,
   const int64_t tiles = (rows + Rows - 1) / Rows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
-    const Prefetch prefetch = t < Vectors ? Prefetch{next_panel + t * depth * kLanes<T>, GENIMG_FAST_VECTOR_BYTES, 0} : further();
+    const Prefetch prefetch =
+        t < Vectors ? Prefetch{next_panel + t * depth * kLanes<T>, GENIMG_FAST_VECTOR_BYTES, 0} : further();
     multiply<T, Rows, Vectors>(last - first, a + first * lda, lda, b, depth, c + first * ldc, ldc, prefetch);
   }
 }

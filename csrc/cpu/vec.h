@@ -4,7 +4,7 @@
 // instruction set by foreach_isa.h, hence no include guard.
 //
 // The float functions are polynomials fitted here at Chebyshev nodes.  Largest error against double over every 61st
-// float of the normal range, on each instruction set, in ulp of the result: exp 1.1, log 0.8, log1p 1.9, tanh 1.4,
+// float of the normal range, on each instruction set, in ulp of the result: exp 1.1, log 0.8, log1p 1.2, tanh 1.4,
 // sigmoid 2.4 (tests/test_vector_math.py).  The double ones call libm lane by lane: float64 serves gradient checks, not
 // speed.
 
@@ -30,10 +30,6 @@ template <typename T>
 using Mask = typename VecOf<T>::mask;
 template <typename T>
 constexpr int kLanes = GENIMG_FAST_VECTOR_BYTES / static_cast<int>(sizeof(T));
-template <typename T>
-int64_t lane_count() {  // for GENIMG_FAST_DISPATCH_ISA
-  return kLanes<T>;
-}
 
 template <typename T>
 GF_INLINE Vec<T> broadcast(T value) {

@@ -27,8 +27,8 @@ namespace {
 int64_t best_cpu_isa() { return static_cast<int64_t>(cpu::best_isa()); }
 int64_t cpu_isa() { return static_cast<int64_t>(cpu::active_isa()); }
 bool set_cpu_isa(int64_t isa) { return cpu::set_active_isa(static_cast<cpu::Isa>(isa)); }
-int64_t cpu_variant() { return cpu::forced_variant(); }
-void set_cpu_variant(int64_t variant) { cpu::force_variant(variant); }
+int64_t cpu_variant() { return static_cast<int64_t>(cpu::forced_variant()); }
+void set_cpu_variant(int64_t variant) { cpu::force_variant(static_cast<cpu::Variant>(variant)); }
 bool cpu_allow_winograd() { return cpu::winograd_allowed(); }
 void set_cpu_allow_winograd(bool allowed) { cpu::allow_winograd(allowed); }
 
