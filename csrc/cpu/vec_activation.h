@@ -36,6 +36,20 @@ GF_INLINE Vec<T> activate(Vec<T> x, T slope) {
   return x;
 }
 
+// The activation as a run-time value, for large kernels that are not worth compiling once an activation.
+template <typename T>
+__attribute__((noinline)) Vec<T> activate_slowly(Activation activation, Vec<T> x) {
+  return activation == Activation::tanh ? activate<Activation::tanh, T>(x, T(0))
+                                        : activate<Activation::sigmoid, T>(x, T(0));
+}
+template <typename T>
+GF_INLINE Vec<T> activate(Activation activation, Vec<T> x, T slope) {
+  if (activation == Activation::relu) return activate<Activation::relu, T>(x, slope);
+  if (activation == Activation::leaky_relu) return activate<Activation::leaky_relu, T>(x, slope);
+  if (activation == Activation::none) return x;
+  return activate_slowly<T>(activation, x);
+}
+
 template <Activation A, typename T>
 GF_INLINE Vec<T> activate_grad(Vec<T> x, T slope) {
   const Vec<T> one = broadcast(T(1));

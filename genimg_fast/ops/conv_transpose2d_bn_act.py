@@ -107,8 +107,9 @@ def _unsupported(input, groups, dilation, negative_slope, norm) -> str | None:
 def _slower(input, weight) -> str | None:
     if input.device.type == "cuda":
         return "cuDNN's tensor cores outrun the plain CUDA kernel"
-    if weight.shape[1] < 8:
-        return f"{weight.shape[1]} output channels fill too little of a vector"
+    pixels = input.shape[0] * input.shape[-2] * input.shape[-1]
+    if pixels < 48 and weight.numel() >= 1 << 20:
+        return f"packing a weight of {weight.numel()} values takes longer than {pixels} input pixels save"
     return None
 
 

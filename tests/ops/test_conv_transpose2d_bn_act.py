@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from genimg_fast import _backend
+from genimg_fast.backends import cpu
 from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.reference.conv_transpose2d_bn_act import conv_transpose2d_bn_act as reference
@@ -73,6 +74,134 @@ def test_inference_matches_float64(isa, geometry, layout):
     _cases.assert_accurate(actual, exact, torch_result)
     channels_last = input.shape[1] > 1 and input.stride(1) == 1 and input.stride(3) == input.shape[1]
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+# Of Toom-Cook (kernel 4, stride 2, padding 1): sizes around its tiles of 2 and 4, strips that begin inside an image (the
+# tall one), bands of several images, channels around the vector widths.  Of narrow: one to four channels, any kernel.
+VARIANT_GEOMETRIES = [
+    (3, 7, 5, 4, 5, 4, 2, 1, 0),
+    (2, 17, 33, 7, 9, 4, 2, 1, 0),
+    (1, 5, 3, 131, 66, 4, 2, 1, 0),
+    (70, 3, 16, 1, 3, 4, 2, 1, 0),
+    (1, 20, 70, 8, 8, 4, 2, 1, 0),
+    (2, 9, 1, 6, 5, 3, 2, 1, 1),
+    (1, 16, 4, 5, 20, 5, 1, 2, 0),
+    (2, 6, 2, 7, 3, 5, 3, 0, 2),
+    (0, 3, 4, 4, 4, 4, 2, 1, 0),
+]
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("geometry", VARIANT_GEOMETRIES)
+def test_each_variant_matches_float64(isa, geometry, variant):
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+    factor = _cases.ERROR_FACTOR_WINOGRAD if variant.startswith("toom_cook") else _cases.ERROR_FACTOR
+    fixed = (input, weight, bias, mean, var, bn_weight, bn_bias)
+    batch = (input, weight, None, None, None, bn_weight, bn_bias)
+    for tensors, training, activation in [
+        (fixed, False, "tanh"),
+        (fixed, False, "relu"),
+        (batch, True, "leaky_relu"),
+    ]:
+        if training and geometry[0] == 0:
+            continue
+        kwargs = options(geometry, training=training, activation=activation)
+        exact = reference(*(None if t is None else t.double() for t in tensors), **kwargs)
+        torch_result = reference(*tensors, **kwargs)
+        with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
+            actual = conv_transpose2d_bn_act(*tensors, **kwargs)
+        _cases.assert_accurate(actual, exact, torch_result, factor, f"{activation}, training={training}")
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+def test_statistics_of_each_variant(isa, variant):
+    geometry = (3, 8, 19, 37, 12, 4, 2, 1, 0)
+    input, weight, *_ = make_inputs(geometry)
+    bias = torch.linspace(-1000, 1000, 19)
+    with cpu.force_variant(variant):
+        _, raw, mean, var = torch.ops.genimg_fast.conv_transpose2d_bn_act_training(
+            input, weight, bias, None, None, 1e-5, [2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0
+        )
+    channels = raw.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean.double(), channels.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), channels.var(1, unbiased=False), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
+    input, weight, *_ = make_inputs((5, 8, 40, 9, 6, 4, 2, 1, 0))
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with cpu.force_variant(variant):
+            results.append(
+                torch.ops.genimg_fast.conv_transpose2d_bn_act_training(
+                    input, weight, None, None, None, 1e-5, [2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0
+                )
+            )
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_variant_loses_a_nan_or_spreads_it_beyond_its_tile(isa, variant, value):
+    geometry = (2, 3, 5, 13, 13, 4, 2, 1, 0)
+    input, weight, *_ = make_inputs(geometry)
+    clean = reference(input, weight, **options(geometry))
+    input[1, 1, 5, 6] = value
+    expected = reference(input, weight, **options(geometry))
+    with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
+        actual = conv_transpose2d_bn_act(input, weight, **options(geometry, activation="relu"))
+    touched = ~expected.isfinite()
+    # ReLU makes a plain -inf a finite 0; Toom-Cook's may be NaN.
+    assert not actual[touched & ~(expected == -float("inf"))].isfinite().any()
+    far = torch.ones_like(touched)
+    far[1, :, 7:17, 7:17] = False  # the outputs of the tile of inputs 4 to 7
+    torch.testing.assert_close(actual[far], clean.relu()[far], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
+    input, weight = _cases.randn((8, 64, 16, 16)), _cases.randn((64, 64, 4, 4), seed=1)
+
+    def run_with(allowed):
+        before = cpu.allow_winograd
+        cpu.allow_winograd = allowed
+        try:
+            with _backend.use_backend("native"), torch.no_grad():
+                return conv_transpose2d_bn_act(input, weight, stride=2, padding=1)
+        finally:
+            cpu.allow_winograd = before
+
+    def forced(variant):
+        with cpu.force_variant(variant), _backend.use_backend("native"), torch.no_grad():
+            return conv_transpose2d_bn_act(input, weight, stride=2, padding=1)
+
+    plain = run_with(False)
+    assert torch.equal(plain, forced("direct")) or torch.equal(plain, forced("narrow"))
+    assert torch.equal(run_with(True), forced("toom_cook_4"))
+
+
+def test_auto_leaves_a_large_weight_and_few_pixels_to_pytorch():
+    weight = torch.zeros(512, 256, 4, 4)
+    for batch, native in [(1, False), (4, True)]:
+        with _backend.record_decisions() as decisions, torch.no_grad():
+            conv_transpose2d_bn_act(torch.zeros(batch, 512, 4, 4), weight, stride=2, padding=1)
+        assert decisions[0].native == native
+    with _backend.record_decisions() as decisions, torch.no_grad():
+        conv_transpose2d_bn_act(torch.zeros(1, 8, 4, 4), torch.zeros(8, 3, 4, 4), stride=2, padding=1)
+    assert decisions[0].native
+
+
+def test_an_unknown_variant_is_refused():
+    with (
+        pytest.raises(ValueError, match="variant is 'winograd'; allowed are 'direct', 'toom_cook_2'"),
+        cpu.force_variant("winograd"),
+    ):
+        pass
+    with pytest.raises(TypeError, match="allow_winograd must be True or False, got 1"):
+        cpu.allow_winograd = 1
 
 
 @pytest.mark.parametrize("training", [False, True])

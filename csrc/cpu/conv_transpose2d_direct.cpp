@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT
+// Transposed convolution on the CPU as one GEMM a phase (common/deconvolution.h), epilogue in the tile.
+//
+//   per phase:  C [rows x Cout] = A [rows x depth] * B [depth x Cout],   depth = live taps x Cin
+//
+//   A  the input pixels that the taps see.  A block of rows is gathered into a buffer that stays in L2; padding is
+//   zeros. B  the weights, packed once a call into panels of kPanel columns: [phase][panel][tap][Cin][kPanel]. C  never
+//   exists: a tile of kTileRows x kPanel is summed in registers over the full depth, goes through scale, shift and
+//      activation in L1, and is stored to the rows' places in the output.
+//
+// Work is split over threads by row blocks of all phases.  Bytes: the input once a phase, the weights once a row block,
+// the output once.
+#ifndef GENIMG_FAST_ISA
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/aligned_array.h"
+#include "cpu/conv_transpose2d_variants.h"
+
+namespace genimg_fast::cpu {
+
+struct TileShape {
+  int64_t rows, columns;
+};
+
+// One block of rows of one phase: the unit of work.
+struct RowBlock {
+  int64_t phase, first, count;
+};
+
+template <typename T>
+struct RowBlockJob {
+  const ConvolutionCall<T>& call;
+  const T* packed;  // of the block's phase
+  RowBlock block;
+  T* gathered;           // [block.count, leading_dimension]
+  ChannelSums<T>* sums;  // [Cout] of this block, or null
+};
+
+constexpr int64_t kMaxBlockRows = 192;
+
+}  // namespace genimg_fast::cpu
+
+#define GENIMG_FAST_KERNEL_FILE "cpu/conv_transpose2d_direct.cpp"
+#include "cpu/foreach_isa.h"
+
+namespace genimg_fast::cpu::direct {
+namespace {
+
+constexpr int64_t kBlockBytes = 512 * 1024;  // gathered rows of one block: a quarter of a 2 MiB L2 keeps room for B
+
+std::vector<RowBlock> split_rows(const Deconvolution& conv, int64_t tile_rows, int64_t element_size) {
+  std::vector<RowBlock> blocks;
+  int64_t total = 0;
+  for (int64_t phase = 0; phase < conv.phases(); ++phase) total += conv.rows(phase);
+  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks'
+  // order.
+  const int64_t fair = std::max(tile_rows, total / 16);
+  for (int64_t phase = 0; phase < conv.phases(); ++phase) {
+    const int64_t depth = std::max<int64_t>(conv.depth(phase), 1);
+    int64_t size = std::min({kBlockBytes / (depth * element_size), kMaxBlockRows, fair});
+    size = std::max(size / tile_rows, int64_t{1}) * tile_rows;
+    for (int64_t first = 0; first < conv.rows(phase); first += size)
+      blocks.push_back({phase, first, std::min(size, conv.rows(phase) - first)});
+  }
+  return blocks;
+}
+
+// Where the panels of a phase begin in the packed weights; one entry more than phases.
+std::vector<int64_t> panel_offsets(const Deconvolution& conv, int64_t columns) {
+  std::vector<int64_t> offsets(conv.phases() + 1, 0);
+  for (int64_t phase = 0; phase < conv.phases(); ++phase)
+    offsets[phase + 1] = offsets[phase] + conv.depth(phase) * columns;
+  return offsets;
+}
+
+}  // namespace
+
+template <typename T>
+int64_t packed_count(const Deconvolution& conv) {
+  const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
+  const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
+  return panel_offsets(conv, tile.columns * panels).back();
+}
+
+// [Cin, Cout, kH, kW] -> [phase][panel][tap][Cin][column].  Each weight row of kH * kW values is read once and dealt
+// out to the phases.  Columns beyond Cout are zeros.
+template <typename T>
+void pack(const Deconvolution& conv, const T* weight, T* packed) {
+  const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
+  const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
+  const std::vector<int64_t> offsets = panel_offsets(conv, tile.columns * panels);
+  struct Destination {  // of a tap: its [Cin][column] slab in the first panel, and the distance to the next panel's
+    int64_t tap, slab, panel_size;
+  };
+  std::vector<Destination> destinations;
+  for (int64_t phase = 0; phase < conv.phases(); ++phase) {
+    const int64_t py = phase / conv.x.phases(), px = phase % conv.x.phases();
+    for (int64_t ty = 0; ty < conv.y.taps(py); ++ty)
+      for (int64_t tx = 0; tx < conv.x.taps(px); ++tx)
+        destinations.push_back({conv.y.tap(py, ty) * conv.x.kernel + conv.x.tap(px, tx),
+                                offsets[phase] + (ty * conv.x.taps(px) + tx) * conv.in_channels * tile.columns,
+                                conv.depth(phase) * tile.columns});
+  }
+  const int64_t taps = conv.y.kernel * conv.x.kernel;
+  parallel_for(0, panels * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t panel = item / conv.in_channels, c = item % conv.in_channels;
+      const int64_t channels = std::min(tile.columns, conv.out_channels - panel * tile.columns);
+      const T* rows = weight + (c * conv.out_channels + panel * tile.columns) * taps;
+      for (const Destination& d : destinations) {
+        T* to = packed + d.slab + panel * d.panel_size + c * tile.columns;
+        for (int64_t column = 0; column < channels; ++column) to[column] = rows[column * taps + d.tap];
+        for (int64_t column = channels; column < tile.columns; ++column) to[column] = 0;
+      }
+    }
+  });
+}
+
+template <typename T>
+void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
+  const Deconvolution& conv = call.conv;
+  const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
+  const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
+  const std::vector<int64_t> offsets = panel_offsets(conv, tile.columns * panels);
+  int64_t deepest = 0;
+  for (int64_t phase = 0; phase < conv.phases(); ++phase) deepest = std::max(deepest, conv.depth(phase));
+
+  const std::vector<RowBlock> blocks = split_rows(conv, tile.rows, sizeof(T));
+  if (sums) sums->resize(blocks.size() * conv.out_channels);
+  parallel_for(0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
+    auto gathered = aligned_array<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
+    for (int64_t b = begin; b < end; ++b) {
+      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered.get(),
+                               sums ? sums->data() + b * conv.out_channels : nullptr};
+      GENIMG_FAST_DISPATCH_ISA(run_block<T>(job));
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                       \
+  template int64_t packed_count<T>(const Deconvolution&);    \
+  template void pack<T>(const Deconvolution&, const T*, T*); \
+  template void run<T>(const ConvolutionCall<T>&, std::vector<ChannelSums<T>>*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace genimg_fast::cpu::direct
+
+#else  // once per instruction set
+
+#include "cpu/gemm_tile.h"
+#include "cpu/vec_activation.h"
+#include "cpu/vec_channel_sums.h"
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+template <typename T>
+TileShape tile_shape() {
+  return {kTileRows, kTileColumns<T>};
+}
+
+// Copies the pixels that each row's taps see next to each other, and finds where each row's results go.
+template <typename T>
+void gather(const RowBlockJob<T>& job, int64_t lda, int64_t* output_offset) {
+  const Deconvolution& conv = job.call.conv;
+  const DeconvolutionAxis &y = conv.y, &x = conv.x;
+  const int64_t py = job.block.phase / x.phases(), px = job.block.phase % x.phases();
+  const int64_t height = y.positions(py), width = x.positions(px), channels = conv.in_channels;
+  for (int64_t r = 0; r < job.block.count; ++r) {
+    const int64_t row = job.block.first + r;
+    const int64_t n = row / (height * width), j = row / width % height, i = row % width;
+    output_offset[r] = ((n * y.output + py + j * y.stride) * x.output + px + i * x.stride) * conv.out_channels;
+    T* to = job.gathered + r * lda;
+    for (int64_t ty = 0; ty < y.taps(py); ++ty)
+      for (int64_t tx = 0; tx < x.taps(px); ++tx, to += channels) {
+        const int64_t iy = j + y.shift(py, ty), ix = i + x.shift(px, tx);
+        if (iy >= 0 && iy < y.input && ix >= 0 && ix < x.input)
+          __builtin_memcpy(to, job.call.input + ((n * y.input + iy) * x.input + ix) * channels, channels * sizeof(T));
+        else
+          __builtin_memset(to, 0, channels * sizeof(T));
+      }
+  }
+}
+
+// The epilogue of one vector of output channels over the rows of a tile, and the sums for its statistics.
+template <Activation A, bool Statistics, typename T, typename Count>
+GF_INLINE void finish_column(const RowBlockJob<T>& job, const T* tile, int64_t rows, const int64_t* output_offset,
+                             int64_t channel, Count count) {
+  const Epilogue<T>& epilogue = job.call.epilogue;
+  const Vec<T> scale = load(epilogue.scale + channel, count);
+  const Vec<T> shift = load(epilogue.shift + channel, count);
+  const int lanes = lanes_in(count, kLanes<T>);
+  LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Vec<T> v = activate<A, T>(load(tile + r * kTileColumns<T>) * scale + shift, epilogue.negative_slope);
+    store(job.call.output + output_offset[r] + channel, v, count);
+    if constexpr (Statistics) sums.add(v);
+  }
+  if constexpr (Statistics) sums.save(job.sums + channel, lanes);
+}
+
+template <Activation A, bool Statistics, typename T>
+void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int64_t* output_offset) {
+  const int64_t channels = job.call.conv.out_channels, panel_size = depth * kTileColumns<T>;
+  alignas(64) T tile[kTileRows * kTileColumns<T>];
+  const T* b = job.packed;
+  for (int64_t first_channel = 0; first_channel < channels; first_channel += kTileColumns<T>, b += panel_size)
+    for (int64_t r = 0; r < job.block.count; r += kTileRows) {
+      const int64_t rows = r + kTileRows < job.block.count ? kTileRows : job.block.count - r;
+      const Prefetch next{b + panel_size + (r == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
+      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>, next);
+      const int64_t last_channel = first_channel + kTileColumns<T>;
+      for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
+                         [&](int64_t channel, auto count) {
+                           finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows, output_offset + r,
+                                                           channel, count);
+                         });
+    }
+}
+
+template <typename T>
+void run_block(const RowBlockJob<T>& job) {
+  const int64_t depth = job.call.conv.depth(job.block.phase), lda = leading_dimension<T>(depth);
+  int64_t output_offset[kMaxBlockRows + kTileRows];
+  gather(job, lda, output_offset);
+  with_activation(job.call.epilogue.activation, [&](auto tag) {
+    if (job.sums)
+      run_tiles<decltype(tag)::value, true>(job, depth, lda, output_offset);
+    else
+      run_tiles<decltype(tag)::value, false>(job, depth, lda, output_offset);
+  });
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
+
+#endif

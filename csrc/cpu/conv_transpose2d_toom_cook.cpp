@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: MIT
+// Transposed convolution with kernel 4, stride 2, padding 1 by Toom-Cook products (toom_cook.h), overlap-add.
+//
+// One row of the image.  Position p lies between input p - 1 and input p, and gives two output columns, one a phase:
+//
+//      input              x0      x1      x2      x3
+//      position       0       1       2       3       4           position p = x[p] h0 + x[p-1] h1
+//      output, phase 0    0       2       4       6               column 2p      (h0, h1) = taps 1 and 3
+//      output, phase 1        1       3       5       7           column 2p - 1  (h0, h1) = taps 0 and 2
+//
+// So each phase is a product of two polynomials, inputs and taps.  A tile of M inputs gives M + 1 positions; tiles do
+// not overlap, their last and first positions do, and are added:
+//
+//      tile 0         0   1   2
+//      tile 1                 2   3   4                           M = 2
+//
+// In two dimensions a tile is M x M inputs, evaluated at (M + 1)^2 points that all four phases share.  Each point is
+// one GEMM, [tiles x Cin] x [Cin x 4 Cout]: (M + 1)^2 multiplications a tile, input and output channel instead of 16
+// M^2 / 4, which is 9 for 16 with M = 2 and 25 for 64 with M = 4.
+//
+// Work.  Tile rows of all images are numbered through and cut into strips, a strip into bands of some tiles:
+//
+//      band:  inputs -> evaluated [point][tile][Cin]        once a band
+//      chunk: GEMMs  -> products  [tile][point][columns]    columns = vectors of channels x 4 phases
+//             products -> interpolate -> + left tile -> + upper tile (carry) -> epilogue -> output
+//
+// evaluated and products stay in L2.  Weights: [vector of channels][point][row phase][Cin][column phase][lane], read
+// once a band.  Bytes: input and output once.  A strip that begins inside an image repeats the tile row above for its
+// carry.  A NaN or Inf in the input reaches all outputs of its tile; an Inf may arrive as NaN.
+#ifndef GENIMG_FAST_ISA
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/aligned_array.h"
+#include "cpu/conv_transpose2d_variants.h"
+
+namespace genimg_fast::cpu {
+
+constexpr int64_t kPhases = 4;
+
+// How a call is cut up.
+struct ToomCookPlan {
+  int64_t m, points;
+  int64_t tiles_y, tiles_x;  // of an image
+  int64_t groups;            // vectors of output channels
+  int64_t band_rows;         // tile rows of a band
+  int64_t chunk_groups;      // groups whose products are held at a time
+
+  int64_t band_tiles() const { return band_rows * tiles_x; }
+  int64_t positions() const { return tiles_x * m + 1; }
+};
+
+// One strip of tile rows, one range of channels: the unit of work.
+template <typename T>
+struct StripJob {
+  const ConvolutionCall<T>& call;
+  const ToomCookPlan& plan;
+  int64_t first_row, last_row;  // of the batch's tile rows
+  int64_t first_group, last_group;
+  T* evaluated;          // [points][band tiles][leading_dimension(Cin)]
+  T* products;           // [band tiles][points][chunk columns]
+  T* carry;              // [groups of the job][phase][positions][lanes]
+  const T* zeros;        // [Cin] for tiles that hang over the edge of the image
+  ChannelSums<T>* sums;  // [Cout] of the strip, or null
+};
+
+}  // namespace genimg_fast::cpu
+
+#define GENIMG_FAST_KERNEL_FILE "cpu/conv_transpose2d_toom_cook.cpp"
+#include "cpu/foreach_isa.h"
+
+namespace genimg_fast::cpu::toom_cook {
+namespace {
+
+constexpr int64_t kEvaluatedBytes = 896 * 1024, kProductsBytes = 640 * 1024;  // of an L2 of 2 MiB
+constexpr int64_t kManyWeights = 16 << 20;  // bytes beyond which a band must be large to pay for reading them
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+ToomCookPlan make_plan(const Deconvolution& conv, int64_t m) {
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T), points = (m + 1) * (m + 1);
+  ToomCookPlan plan{
+      m, points, divide_up(conv.y.input, m), divide_up(conv.x.input, m), divide_up(conv.out_channels, lanes), 0, 0};
+  const int64_t element = sizeof(T);
+  const bool many_weights = points * conv.in_channels * plan.groups * kPhases * lanes * element > kManyWeights;
+  const int64_t tiles =
+      std::clamp<int64_t>(kEvaluatedBytes / (points * conv.in_channels * element), many_weights ? 64 : 32, 128);
+  plan.band_rows = std::clamp<int64_t>(tiles / plan.tiles_x, 1, conv.batch * plan.tiles_y);
+  if (plan.band_rows > plan.tiles_y) plan.band_rows -= plan.band_rows % plan.tiles_y;  // whole images
+  const int64_t group_bytes = points * plan.band_tiles() * kPhases * lanes * element;
+  plan.chunk_groups = std::clamp<int64_t>(kProductsBytes / group_bytes, 1, plan.groups);
+  return plan;
+}
+
+// Where strips begin, and the end.  A strip is a band of whole images, or an image, or for a few large images a part of
+// one.  Not a function of the number of threads: statistics add up in the strips' order.
+std::vector<int64_t> strip_bounds(const ToomCookPlan& plan, int64_t batch) {
+  const int64_t rows = batch * plan.tiles_y;
+  int64_t size = std::max(plan.band_rows, plan.tiles_y);
+  if (plan.band_rows < plan.tiles_y) {
+    const int64_t parts = std::clamp<int64_t>(16 / batch, 1, std::max<int64_t>(plan.tiles_y / (4 * plan.band_rows), 1));
+    size = divide_up(plan.tiles_y, parts);
+  }
+  std::vector<int64_t> bounds;
+  if (size >= plan.tiles_y)
+    for (int64_t row = 0; row < rows; row += size) bounds.push_back(row);
+  else
+    for (int64_t n = 0; n < batch; ++n)
+      for (int64_t row = 0; row < plan.tiles_y; row += size) bounds.push_back(n * plan.tiles_y + row);
+  bounds.push_back(rows);
+  return bounds;
+}
+
+}  // namespace
+
+bool supports(const Deconvolution& conv) {
+  auto fits = [](const DeconvolutionAxis& axis) {
+    return axis.kernel == 4 && axis.stride == 2 && axis.padding == 1 && axis.output == 2 * axis.input;
+  };
+  return fits(conv.y) && fits(conv.x);
+}
+
+template <typename T>
+int64_t packed_count(const Deconvolution& conv, int64_t m) {
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
+  return (m + 1) * (m + 1) * conv.in_channels * divide_up(conv.out_channels, lanes) * lanes * kPhases;
+}
+
+template <typename T>
+void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed) {
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
+  const int64_t groups = divide_up(conv.out_channels, lanes);
+  parallel_for(0, groups * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
+    if (m == 2)
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<2, T>(conv, weight, packed, begin, end));
+    else
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<4, T>(conv, weight, packed, begin, end));
+  });
+}
+
+template <typename T>
+void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums) {
+  const Deconvolution& conv = call.conv;
+  if (conv.batch == 0) return;
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
+  const ToomCookPlan plan = make_plan<T>(conv, m);
+  const std::vector<int64_t> bounds = strip_bounds(plan, conv.batch);
+  const int64_t strips = static_cast<int64_t>(bounds.size()) - 1;
+  if (sums) sums->resize(strips * conv.out_channels);
+
+  // Channels are split too where strips do not share out evenly; each part then evaluates the inputs for itself.
+  const int64_t threads = thread_count();
+  const int64_t parts = strips % threads == 0 || strips >= 8 * threads ? 1 : std::min(plan.groups, threads);
+  const int64_t part_groups = divide_up(plan.groups, parts);
+  parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
+    const int64_t evaluated = plan.points * (plan.band_tiles() * leading_dimension<T>(conv.in_channels) + 16);
+    const int64_t products = plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes;
+    auto evaluated_buffer = aligned_array<T>(evaluated);
+    auto products_buffer = aligned_array<T>(products);
+    auto carry = aligned_array<T>(part_groups * kPhases * plan.positions() * lanes);
+    const std::vector<T> zeros(conv.in_channels, T(0));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t strip = item / parts, part = item % parts;
+      const StripJob<T> job{call,
+                            plan,
+                            bounds[strip],
+                            bounds[strip + 1],
+                            plan.groups * part / parts,
+                            plan.groups * (part + 1) / parts,
+                            evaluated_buffer.get(),
+                            products_buffer.get(),
+                            carry.get(),
+                            zeros.data(),
+                            sums ? sums->data() + strip * conv.out_channels : nullptr};
+      if (m == 2)
+        GENIMG_FAST_DISPATCH_ISA(run_strip<2, T>(job));
+      else
+        GENIMG_FAST_DISPATCH_ISA(run_strip<4, T>(job));
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                \
+  template int64_t packed_count<T>(const Deconvolution&, int64_t);    \
+  template void pack<T>(const Deconvolution&, int64_t, const T*, T*); \
+  template void run<T>(const ConvolutionCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
+INSTANTIATE(float)
+#undef INSTANTIATE
+
+}  // namespace genimg_fast::cpu::toom_cook
+
+#else  // once per instruction set
+
+#include "cpu/gemm_tile.h"
+#include "cpu/toom_cook.h"
+#include "cpu/vec_activation.h"
+#include "cpu/vec_channel_sums.h"
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+// Weights of items [begin, end), an item being one vector of output channels of one input channel.
+template <int M, typename T>
+void pack_channels(const Deconvolution& conv, const T* weight, T* packed, int64_t begin, int64_t end) {
+  typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
+  constexpr int kTaps = 16, kPoints = (M + 1) * (M + 1);
+  constexpr int kTap[2][2] = {{1, 3}, {0, 2}};  // of a phase: h0 and h1
+  const int64_t panel_size = conv.in_channels * kTileColumns<T>;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item / conv.in_channels, k = item % conv.in_channels;
+    const int64_t channel = group * kLanes<T>, left = conv.out_channels - channel;
+    const int lanes = left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
+    const T* rows = weight + (k * conv.out_channels + channel) * kTaps;
+    T taps[kTaps][kLanes<T>] = {};
+    for (int lane = 0; lane < lanes; ++lane)
+      for (int tap = 0; tap < kTaps; ++tap) taps[tap][lane] = rows[lane * kTaps + tap];
+
+    T* to = packed + group * kPoints * 2 * panel_size + k * kTileColumns<T>;
+    for (int phase = 0; phase < kPhases; ++phase) {
+      const int a = phase / 2, b = phase % 2;
+      Wide half[2][M + 1], u[M + 1];
+      for (int tx = 0; tx < 2; ++tx) {
+        const Wide h0 = __builtin_convertvector(load(taps[4 * kTap[a][0] + kTap[b][tx]]), Wide);
+        const Wide h1 = __builtin_convertvector(load(taps[4 * kTap[a][1] + kTap[b][tx]]), Wide);
+        ToomCook<double, M>::weight(h0, h1, half[tx]);
+      }
+      for (int i = 0; i <= M; ++i) {
+        ToomCook<double, M>::weight(half[0][i], half[1][i], u);
+        for (int j = 0; j <= M; ++j)
+          store(to + ((i * (M + 1) + j) * 2 + a) * panel_size + b * kLanes<T>, __builtin_convertvector(u[j], Vec<T>));
+      }
+    }
+  }
+}
+
+// The M x M pixels of a tile -> their values at all points.
+template <int M, typename T>
+void evaluate_tile(const T* const* pixels, int64_t channels, T* to, int64_t point_stride) {
+  for_each_vector<T>(0, channels, [&](int64_t c, auto count) {
+    Vec<T> half[M + 1][M], x[M], v[M + 1];
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) x[i] = load(pixels[i * M + j] + c, count);
+      ToomCook<T, M>::input(x, v);
+#pragma GCC unroll 8
+      for (int i = 0; i <= M; ++i) half[i][j] = v[i];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i <= M; ++i) {
+      ToomCook<T, M>::input(half[i], v);
+#pragma GCC unroll 8
+      for (int j = 0; j <= M; ++j) store(to + (i * (M + 1) + j) * point_stride + c, v[j]);
+    }
+  });
+}
+
+// Tile rows [first, last) of the batch -> job.evaluated.
+template <int M, typename T>
+void evaluate_band(const StripJob<T>& job, int64_t first, int64_t last, int64_t lda, int64_t point_stride) {
+  const Deconvolution& conv = job.call.conv;
+  T* to = job.evaluated;
+  for (int64_t row = first; row < last; ++row)
+    for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx, to += lda) {
+      const int64_t n = row / job.plan.tiles_y, y0 = row % job.plan.tiles_y * M, x0 = tx * M;
+      const T* pixels[M * M];
+      for (int64_t i = 0; i < M; ++i)
+        for (int64_t j = 0; j < M; ++j) {
+          const int64_t y = y0 + i, x = x0 + j;
+          const bool inside = y < conv.y.input && x < conv.x.input;
+          pixels[i * M + j] =
+              inside ? job.call.input + ((n * conv.y.input + y) * conv.x.input + x) * conv.in_channels : job.zeros;
+        }
+      evaluate_tile<M, T>(pixels, conv.in_channels, to, point_stride);
+    }
+}
+
+// Walks over the output of tile rows and groups, a part of it with each tile of products.
+template <typename T>
+struct OutputPrefetch {
+  const T* group_start;
+  int64_t pixels, pixel_stride, pixel = 0, per_tile;
+  int shift = 0;
+
+  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group, int64_t groups,
+                 int64_t tiles_of_products)
+      : pixel_stride(job.call.conv.out_channels) {
+    const Deconvolution& conv = job.call.conv;
+    const int64_t n = first_row / job.plan.tiles_y, y = first_row % job.plan.tiles_y * job.plan.m * 2;
+    const int64_t begin = (n * conv.y.output + y) * conv.x.output;
+    group_start = job.call.output + begin * pixel_stride + first_group * kLanes<T>;
+    pixels = rows * job.plan.m * 2 * conv.x.output;
+    const int64_t wanted = pixels * groups / (tiles_of_products > 0 ? tiles_of_products : 1) + 1;
+    while ((conv.in_channels >> (shift + 1)) >= wanted) ++shift;
+    per_tile = conv.in_channels >> shift;
+  }
+  GF_INLINE Prefetch next() {
+    if (pixel >= pixels) {
+      pixel = 0;
+      group_start += kLanes<T>;
+    }
+    const T* first = group_start + pixel * pixel_stride;
+    pixel += per_tile;
+    return {first, pixel_stride * static_cast<int64_t>(sizeof(T)), shift};
+  }
+};
+
+// job.evaluated x weights -> job.products, for tile rows [first_row, last_row) and groups [first, last).
+template <int M, typename T>
+void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row, int64_t first, int64_t last,
+                     int64_t lda, int64_t point_stride) {
+  constexpr int64_t kPoints = (M + 1) * (M + 1);
+  const int64_t tiles = (last_row - first_row) * job.plan.tiles_x;
+  const int64_t depth = job.call.conv.in_channels, columns = (last - first) * kPhases * kLanes<T>;
+  auto panel = [&](int64_t point, int64_t group, int64_t half) {
+    return job.call.packed + ((group * kPoints + point) * 2 + half) * depth * kTileColumns<T>;
+  };
+  const int64_t free_tiles = (tiles + kTileRows - 1) / kTileRows - kPanelVectors;  // that do not prefetch weights
+  OutputPrefetch<T> output(job, first_row, last_row - first_row, first, last - first,
+                           kPoints * (last - first) * 2 * free_tiles);
+  for (int64_t point = 0; point < kPoints; ++point)
+    for (int64_t group = first; group < last; ++group)
+      for (int64_t half = 0; half < 2; ++half) {
+        const T* next = half == 0          ? panel(point, group, 1)
+                        : group + 1 < last ? panel(point, group + 1, 0)
+                                           : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
+        T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
+        multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
+                          kPoints * columns, next, [&] { return output.next(); });
+      }
+}
+
+// Where the products of one tile row, one group and one phase begin, and the distances between them.
+template <typename T>
+struct RowProducts {
+  const T* first;
+  int64_t point_stride, tile_stride;
+};
+
+// Interpolates a tile row, adds what neighbours share, and stores what no later tile adds to.  The rest goes to carry,
+// and nothing else does if carry_only.
+template <int M, bool Statistics, typename T, typename Count>
+void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64_t group, int phase,
+                     const RowProducts<T>& products, Count count) {
+  const Deconvolution& conv = job.call.conv;
+  const Epilogue<T>& epilogue = job.call.epilogue;
+  const int a = phase / 2, b = phase % 2;
+  const int64_t channel = group * kLanes<T>, n = row / job.plan.tiles_y, ty = row % job.plan.tiles_y;
+  const bool first_row = ty == 0, last_row = ty + 1 == job.plan.tiles_y;
+  const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
+  T* carry = job.carry + ((group - job.first_group) * kPhases + phase) * job.plan.positions() * kLanes<T>;
+  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel;
+  const int lanes = lanes_in(count, kLanes<T>);
+  LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
+
+  Vec<T> left[M + 1] = {};  // the last position of the tile before, by row
+  for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx) {
+    const bool last_tile = tx + 1 == job.plan.tiles_x;
+    const T* from = products.first + tx * products.tile_stride;
+    Vec<T> half[M + 1][M + 1], v[M + 1], y[M + 1];
+#pragma GCC unroll 8
+    for (int j = 0; j <= M; ++j) {
+#pragma GCC unroll 8
+      for (int i = 0; i <= M; ++i) v[i] = load(from + (i * (M + 1) + j) * products.point_stride);
+      ToomCook<T, M>::output(v, y);
+#pragma GCC unroll 8
+      for (int i = 0; i <= M; ++i) half[i][j] = y[i];
+    }
+    const int64_t column = 2 * tx * M - b;  // of the output, for position 0
+#pragma GCC unroll 8
+    for (int i = 0; i <= M; ++i) {
+      ToomCook<T, M>::output(half[i], y);
+      y[0] += left[i];
+      left[i] = y[M];
+      T* above = carry + tx * M * kLanes<T>;
+      if (i == 0 && !first_row) {
+#pragma GCC unroll 8
+        for (int j = 0; j <= M; ++j)
+          if (j < M || last_tile) y[j] += load(above + j * kLanes<T>);
+      }
+      if (i == M && !last_row) {
+#pragma GCC unroll 8
+        for (int j = 0; j <= M; ++j)
+          if (j < M || last_tile) store(above + j * kLanes<T>, y[j]);
+        continue;
+      }
+      const int64_t output_row = 2 * (ty * M + i) - a;
+      if (carry_only || output_row < 0 || output_row >= conv.y.output) continue;
+      T* to = image + (output_row * conv.x.output + column) * conv.out_channels;
+#pragma GCC unroll 8
+      for (int j = 0; j <= M; ++j) {
+        const int64_t output_column = column + 2 * j;
+        if ((j == M && !last_tile) || output_column < 0 || output_column >= conv.x.output) continue;
+        const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
+        store(to + 2 * j * conv.out_channels, value, count);
+        if constexpr (Statistics) sums.add(value);
+      }
+    }
+  }
+  if constexpr (Statistics)
+    if (sums.count > 0) sums.save(job.sums + channel, lanes);
+}
+
+template <int M, bool Statistics, typename T>
+void run_bands(const StripJob<T>& job) {
+  const ToomCookPlan& plan = job.plan;
+  const int64_t lda = leading_dimension<T>(job.call.conv.in_channels);
+  const int64_t point_stride = plan.band_tiles() * lda + 16;
+  const bool halo = job.first_row % plan.tiles_y != 0;
+  int64_t last;
+  for (int64_t first = job.first_row - halo; first < job.last_row; first = last) {
+    const bool carry_only = first < job.first_row;
+    last = carry_only ? job.first_row : first + plan.band_rows;
+    last = last < job.last_row ? last : job.last_row;
+    evaluate_band<M>(job, first, last, lda, point_stride);
+    int64_t last_group;
+    for (int64_t first_group = job.first_group; first_group < job.last_group; first_group = last_group) {
+      last_group = first_group + plan.chunk_groups;
+      last_group = last_group < job.last_group ? last_group : job.last_group;
+      const int64_t columns = (last_group - first_group) * kPhases * kLanes<T>;
+      multiply_points<M>(job, first, last, first_group, last_group, lda, point_stride);
+      for_each_vector<T>(
+          first_group * kLanes<T>,
+          last_group * kLanes<T> < job.call.conv.out_channels ? last_group * kLanes<T> : job.call.conv.out_channels,
+          [&](int64_t channel, auto count) {
+            const int64_t group = channel / kLanes<T>;
+            for (int phase = 0; phase < kPhases; ++phase)
+              for (int64_t row = first; row < last; ++row) {
+                const T* from = job.products + (row - first) * plan.tiles_x * plan.points * columns +
+                                ((group - first_group) * kPhases + phase) * kLanes<T>;
+                finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
+                                                  {from, columns, plan.points * columns}, count);
+              }
+          });
+    }
+  }
+}
+
+template <int M, typename T>
+void run_strip(const StripJob<T>& job) {
+  job.sums ? run_bands<M, true, T>(job) : run_bands<M, false, T>(job);
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
+
+#endif

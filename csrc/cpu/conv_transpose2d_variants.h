@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+// What each variant of the transposed convolution offers to conv_transpose2d_bn_act_kernel.cpp, which chooses among
+// them. Every variant packs and runs as conv_transpose2d_bn_act_kernel.h says; `sums` is [parts][Cout] for
+// channel_sums.h, sized and filled by run() if it is not null.
+#pragma once
+#include <vector>
+
+#include "cpu/channel_sums.h"
+#include "cpu/conv_transpose2d_bn_act_kernel.h"
+
+namespace genimg_fast::cpu {
+
+template <typename T>
+struct ConvolutionCall {
+  const Deconvolution& conv;
+  const T* input;
+  const T* packed;
+  const Epilogue<T>& epilogue;
+  T* output;
+};
+
+namespace direct {
+template <typename T>
+int64_t packed_count(const Deconvolution& conv);
+template <typename T>
+void pack(const Deconvolution& conv, const T* weight, T* packed);
+template <typename T>
+void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums);
+}  // namespace direct
+
+namespace toom_cook {
+bool supports(const Deconvolution& conv);
+template <typename T>
+int64_t packed_count(const Deconvolution& conv, int64_t m);
+template <typename T>
+void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed);
+template <typename T>
+void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
+}  // namespace toom_cook
+
+namespace narrow {
+bool supports(const Deconvolution& conv);
+template <typename T>
+int64_t packed_count(const Deconvolution& conv);
+template <typename T>
+void pack(const Deconvolution& conv, const T* weight, T* packed);
+template <typename T>
+void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums);
+}  // namespace narrow
+
+}  // namespace genimg_fast::cpu

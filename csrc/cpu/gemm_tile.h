@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+// The matrix product that every convolution variant rests on; for files compiled through foreach_isa.h, hence no
+// include guard.  One tile of the result stays in registers over the whole depth:
+//
+//     c [Rows x Vectors] = a [Rows x depth] * b [depth x Vectors]         Vectors counts registers of kLanes values
+//
+// a is read along its rows one value at a time, b as packed panels, [depth][Vectors * kLanes] without gaps.
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+// 26 accumulators of AVX-512's 32 registers, 12 of the other sets' 16; the rest hold a row of b and a value of a.
+constexpr int kTileRows = GENIMG_FAST_VECTOR_BYTES == 64 ? 13 : 6;
+constexpr int kPanelVectors = 2;
+template <typename T>
+constexpr int kTileColumns = kPanelVectors * kLanes<T>;
+
+// Memory that will be wanted soon.  A tile asks for one cache line every 2^shift steps of its depth, `stride` bytes
+// from the one before: spread over the products, the wait costs nothing.
+struct Prefetch {
+  const void* first;
+  int64_t stride;
+  int shift;
+};
+
+template <typename T, int Rows, int Vectors>
+void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch) {
+  const char* wanted = static_cast<const char*>(prefetch.first);
+  Vec<T> sum[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = Vec<T>{};
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> row[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
+    b += Vectors * kLanes<T>;
+    __builtin_prefetch(wanted + (k >> prefetch.shift) * prefetch.stride, 0, 2);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r * lda + k] * row[v];
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kLanes<T>, sum[r][v]);
+}
+
+// The tile of `rows` <= Rows rows.
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
+GF_INLINE void multiply(int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
+                        const Prefetch& prefetch) {
+  if (rows == Rows) return multiply_tile<T, Rows, Vectors>(a, lda, b, depth, c, ldc, prefetch);
+  if constexpr (Rows > 1) multiply<T, Rows - 1, Vectors>(rows, a, lda, b, depth, c, ldc, prefetch);
+}
+
+// All rows against one panel.  They are split evenly, so that no tile is left with a row or two.  While the first tiles
+// run, `next_panel` is fetched, and then what further() asks for.
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors, typename Further>
+GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
+                              const T* next_panel, const Further& further) {
+  const int64_t tiles = (rows + Rows - 1) / Rows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
+    const Prefetch prefetch =
+        t < Vectors ? Prefetch{next_panel + t * depth * kLanes<T>, GENIMG_FAST_VECTOR_BYTES, 0} : further();
+    multiply<T, Rows, Vectors>(last - first, a + first * lda, lda, b, depth, c + first * ldc, ldc, prefetch);
+  }
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
