@@ -25,12 +25,10 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define GENIMG_FAST_X86_BODIES 1
-#define GENIMG_FAST_DISPATCH_ISA(...)                                       \
-  (::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx512      \
-       ? ::genimg_fast::cpu::avx512::__VA_ARGS__                            \
-       : ::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx2  \
-             ? ::genimg_fast::cpu::avx2::__VA_ARGS__                        \
-             : ::genimg_fast::cpu::portable::__VA_ARGS__)
+#define GENIMG_FAST_DISPATCH_ISA(...)                                                                            \
+  (::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx512 ? ::genimg_fast::cpu::avx512::__VA_ARGS__ \
+   : ::genimg_fast::cpu::active_isa() == ::genimg_fast::cpu::Isa::avx2 ? ::genimg_fast::cpu::avx2::__VA_ARGS__   \
+                                                                       : ::genimg_fast::cpu::portable::__VA_ARGS__)
 #else
 #define GENIMG_FAST_X86_BODIES 0  // other CPUs and compilers: the portable body, at the compiler's default vector width
 #define GENIMG_FAST_DISPATCH_ISA(...) (::genimg_fast::cpu::portable::__VA_ARGS__)
