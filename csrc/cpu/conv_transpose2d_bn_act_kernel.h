@@ -13,8 +13,8 @@ struct Epilogue {
   T negative_slope;
 };
 
-// The ways to compute a transposed convolution.  Toom-Cook serves kernel 4, stride 2, padding 1 alone; a number is the
-// edge of its input tiles.  The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
+// The ways to compute a transposed convolution.  Toom-Cook serves kernel 4, stride 2, padding 1 in float alone; a
+// number is the edge of its input tiles.  The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
 enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
 
 // Process-wide settings.  A forced variant that cannot compute a shape gives way to direct.
@@ -23,7 +23,8 @@ Variant forced_variant();
 void allow_winograd(bool);
 bool winograd_allowed();
 
-// What a packed weight is: it serves any batch and image size, on the instruction set that it was packed for.
+// What a packed weight is.  It serves any batch and image size on the instruction set that it was packed for, but for
+// direct, which packs differently where the input is one row or one column (DeconvolutionAxis::make).
 struct PackedLayout {
   Variant variant;
   Isa isa;

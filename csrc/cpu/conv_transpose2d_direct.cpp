@@ -3,13 +3,13 @@
 //
 //   per phase:  C [rows x Cout] = A [rows x depth] * B [depth x Cout],   depth = live taps x Cin
 //
-//   A  the input pixels that the taps see.  A block of rows is gathered into a buffer that stays in L2; padding is
-//   zeros. B  the weights, packed once a call into panels of kPanel columns: [phase][panel][tap][Cin][kPanel]. C  never
-//   exists: a tile of kTileRows x kPanel is summed in registers over the full depth, goes through scale, shift and
-//      activation in L1, and is stored to the rows' places in the output.
+//   A  the input pixels that the taps see; padding is zeros.  A block of rows is gathered into a buffer that stays in
+//   L2. B  the weights, packed into panels of kTileColumns columns: [phase][panel][tap][Cin][column]. C  never exists:
+//   a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes through scale,
+//      shift and activation in L1, and is stored to the rows' places in the output.
 //
 // Work is split over threads by row blocks of all phases.  Bytes: the input once a phase, the weights once a row block,
-// the output once.
+// the output once.  FLOPs: 2 Cin taps an output value and channel, those on padding included.
 #ifndef GENIMG_FAST_ISA
 
 #include <algorithm>

@@ -35,7 +35,7 @@ struct NarrowPlan {
   int64_t run;                       // values of one position of one row
   int64_t panels, panel_vectors, columns;
 
-  int64_t pixels(int64_t width) const { return taps_x - 1 + std::max(width, positions_x); }
+  int64_t pixels(int64_t width) const { return taps_x - 1 + (width > positions_x ? width : positions_x); }
 };
 
 // Positions [first, last) of one image: the unit of work.
