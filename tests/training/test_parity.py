@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 import genimg_fast
@@ -15,29 +13,27 @@ CONV_VAE = {"model": "conv_vae", "model_args": {"width": 8, "latent": 16}}
 DCGAN = {"model": "dcgan", "model_args": {"width": 8, "latent": 16}}
 
 
-@pytest.mark.parametrize("variant", [None, "direct"])
 @pytest.mark.parametrize(
     ("kind", "losses", "parts"),
     [(CONV_VAE, ("loss",), ("reconstruction", "kl")), (DCGAN, ("discriminator_loss", "generator_loss"), ())],
     ids=["conv_vae", "dcgan"],
 )
-def test_the_first_twenty_losses_agree(tmp_path, kind, losses, parts, variant):
-    """What is minimised agrees to 1e-4 whichever kernels run.
+def test_the_first_twenty_losses_agree(tmp_path, kind, losses, parts):
+    """What is minimised agrees to 1e-4, its parts to 1e-3.
 
-    So do its parts where the convolution adds up as PyTorch's does.  Another order of adding can put a ReLU of this data, whose
-    flat background gives many equal values, on the other side of its kink, and the KL term, a hundredth of the loss, moves
-    by 2e-4.
+    The flat background of digits gives many equal values, so another order of adding can put a whole patch of a ReLU on the
+    other side of its kink; the KL term, a hundredth of the loss, then moves by 2e-4.
     """
-    names = losses if variant is None else losses + parts
-    force = genimg_fast.backends.cpu.force_variant(variant) if variant else contextlib.nullcontext()
     curves = {}
     for backend in ("native", "reference"):
-        with force if backend == "native" else contextlib.nullcontext(), genimg_fast.use_backend(backend):
+        with genimg_fast.use_backend(backend):
             result = train(config(tmp_path / backend, kind, image_size=32, batch_size=16, max_steps=20), progress=False)
-        curves[backend] = [[r[name] for name in names] for r in result.history if r["split"] == "train"]
+        curves[backend] = [r for r in result.history if r["split"] == "train"]
     assert len(curves["native"]) == 20
-    assert curves["native"][0] != curves["native"][-1]
-    for native, reference in zip(curves["native"], curves["reference"], strict=True):
-        assert native == pytest.approx(reference, rel=1e-4)
+    for names, tolerance in ((losses, 1e-4), (parts, 1e-3)):
+        for native, reference in zip(curves["native"], curves["reference"], strict=True):
+            assert [native[n] for n in names] == pytest.approx([reference[n] for n in names], rel=tolerance)
+    minimised = {backend: [record[losses[0]] for record in curve] for backend, curve in curves.items()}
+    assert minimised["native"][0] != minimised["native"][-1]
     # Had both gone through the same kernels, the last bits would agree too.
-    assert curves["native"] != curves["reference"]
+    assert minimised["native"] != minimised["reference"]
