@@ -180,8 +180,13 @@ def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
 
 
 def _prefers_channels_last(input: torch.Tensor) -> bool:
-    """The CPU kernels of the transposed convolution read channels_last; once is cheaper than in every layer."""
-    return input.device.type == "cpu" and input.dim() == 4 and input.is_contiguous()
+    """The CPU kernels of the transposed convolution read channels_last; once is cheaper than in every layer.
+
+    Not for a handful of pixels, which PyTorch's convolution may get, and which it takes faster in its own order.
+    """
+    if input.device.type != "cpu" or input.dim() != 4:
+        return False
+    return input.is_contiguous() and input.shape[0] * input.shape[2] * input.shape[3] >= 48
 
 
 def _to_channels_last(input: torch.Tensor) -> torch.Tensor:
