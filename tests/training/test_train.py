@@ -254,6 +254,15 @@ def test_stopping_saves_the_step_under_way(tmp_path, monkeypatch, number, code):
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.fixture
+def _ctrl_c_interrupts():
+    """Python's own reaction to Ctrl-C, which a shell takes away from what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_interrupts")
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
     def twice(run):
         # raise_signal and not kill: two signals on their way to a process can become one
