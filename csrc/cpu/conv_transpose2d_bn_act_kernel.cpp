@@ -17,9 +17,6 @@ namespace {
 std::atomic<Variant> forced{Variant::automatic};
 std::atomic<bool> winograd{true};
 
-bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
-int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }
-
 template <typename T>
 bool supports(const Deconvolution& conv, Variant variant) {
   if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv);
@@ -121,9 +118,10 @@ void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T*
 }
 
 template <typename T>
-void conv_transpose2d(const Deconvolution& conv, const T* input, const PackedLayout& layout, const T* packed,
-                      const Epilogue<T>& epilogue, T* output, T* mean, T* var) {
-  const ConvolutionCall<T> call{conv, input, packed, epilogue, output};
+void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<T>& prologue,
+                      const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue, T* output, T* mean,
+                      T* var) {
+  const ConvolutionCall<T> call{conv, input, prologue, packed, epilogue, output};
   std::vector<ChannelSums<T>> sums;
   run(call, layout.variant, mean ? &sums : nullptr);
   if (mean) combine(sums, conv.out_channels, mean, var);
@@ -135,14 +133,14 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const T* weight
   const PackedLayout layout = choose_layout<T>(conv, true);
   auto packed = aligned_array<T>(layout.count);
   pack_weight(conv, layout, weight, packed.get());
-  conv_transpose2d(conv, input, layout, packed.get(), epilogue, output, mean, var);
+  conv_transpose2d(conv, input, Prologue<T>{}, layout, packed.get(), epilogue, output, mean, var);
 }
 
 #define INSTANTIATE(T)                                                                                                 \
   template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                                  \
   template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                               \
-  template void conv_transpose2d<T>(const Deconvolution&, const T*, const PackedLayout&, const T*, const Epilogue<T>&, \
-                                    T*, T*, T*);                                                                       \
+  template void conv_transpose2d<T>(const Deconvolution&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
+                                    const Epilogue<T>&, T*, T*, T*);                                                   \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const T*, const Epilogue<T>&, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -14,6 +14,7 @@ template <typename T>
 struct ConvolutionCall {
   const Deconvolution& conv;
   const T* input;
+  const Prologue<T>& prologue;
   const T* packed;
   const Epilogue<T>& epilogue;
   T* output;

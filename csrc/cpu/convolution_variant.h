@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+// What the CPU's convolution kernels have in common: the ways to compute one, packed weights, and what is fused with
+// the reading of the input and the writing of the output.
+#pragma once
+#include <cstdint>
+
+#include "common/activation.h"
+#include "cpu/isa.h"
+
+namespace genimg_fast::cpu {
+
+// The ways to compute a convolution.  Toom-Cook serves some kernels in float alone; a number is the edge of its tiles.
+// The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
+enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
+
+inline bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
+inline int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }
+
+// Process-wide settings.  A forced variant that cannot compute a shape gives way to direct.
+void force_variant(Variant);
+Variant forced_variant();
+void allow_winograd(bool);
+bool winograd_allowed();
+
+// What a packed weight is.  It serves any batch on the instruction set that it was packed for.
+struct PackedLayout {
+  Variant variant;
+  Isa isa;
+  int64_t count;  // elements
+};
+
+// What happens to a value of the input as it is read: activation((x - mean[c]) * scale[c] + shift[c]), which is the
+// normalisation and activation of the block before.  Padding stays 0.  With a null mean nothing happens.
+template <typename T>
+struct Prologue {
+  const T *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [Cin]
+  Activation activation = Activation::none;
+  T negative_slope = 0;
+};
+
+// What happens to a sum before it is stored: activation(sum * scale[channel] + shift[channel]).
+template <typename T>
+struct Epilogue {
+  const T *scale, *shift;  // [Cout]
+  Activation activation;
+  T negative_slope;
+};
+
+}  // namespace genimg_fast::cpu
