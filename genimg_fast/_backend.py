@@ -85,6 +85,11 @@ def _inside_func_grad() -> bool:
     return any(level.key() != torch._C._functorch.TransformType.Vmap for level in stack)
 
 
+def inside_func_transform() -> bool:
+    """Inside torch.vmap, torch.func.grad or any other transform of torch.func."""
+    return not torch.compiler.is_compiling() and bool(torch._C._functorch.get_interpreter_stack())
+
+
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     """The first reason why no native kernel can take these tensors, or None if one can."""
     present = [t for t in tensors if t is not None]

@@ -50,20 +50,22 @@ GF_INLINE Vec<T> activate(Activation activation, Vec<T> x, T slope) {
   return activate_slowly<T>(activation, x);
 }
 
+// The derivative of the activation at x, given activate(x), which for a slope >= 0 has the sign of x.
+template <Activation A, typename T>
+GF_INLINE Vec<T> activate_grad_from_output(Vec<T> y, T slope) {
+  const Vec<T> one = broadcast(T(1));
+  if constexpr (A == Activation::relu) return y > 0 ? one : Vec<T>{};
+  if constexpr (A == Activation::leaky_relu) return y > 0 ? one : broadcast(slope);
+  if constexpr (A == Activation::tanh) return one - y * y;
+  if constexpr (A == Activation::sigmoid) return y * (one - y);
+  return one;
+}
+
 template <Activation A, typename T>
 GF_INLINE Vec<T> activate_grad(Vec<T> x, T slope) {
-  const Vec<T> one = broadcast(T(1));
-  if constexpr (A == Activation::relu) return x > 0 ? one : Vec<T>{};
-  if constexpr (A == Activation::leaky_relu) return x > 0 ? one : broadcast(slope);
-  if constexpr (A == Activation::tanh) {
-    const Vec<T> y = tanh(x);
-    return one - y * y;
-  }
-  if constexpr (A == Activation::sigmoid) {
-    const Vec<T> y = sigmoid<T>(x);
-    return y * (one - y);
-  }
-  return one;
+  if constexpr (A == Activation::tanh) return activate_grad_from_output<A, T>(tanh(x), slope);
+  if constexpr (A == Activation::sigmoid) return activate_grad_from_output<A, T>(sigmoid<T>(x), slope);
+  return activate_grad_from_output<A, T>(x, slope);  // the sign is that of the output
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -2,40 +2,25 @@
 // Schema and CPU registration of conv_transpose2d_bn_act.
 #include "ops/conv_transpose2d_bn_act.h"
 
-#include <cmath>
-
 #include "cpu/batch_norm_act_kernel.h"
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 
 namespace genimg_fast {
 namespace {
 
-using Pair = std::vector<int64_t>;
-
-template <typename T>
-void fold(const ChannelAffine<T>& affine, int64_t channels, std::vector<T>& scale, std::vector<T>& shift) {
-  scale.resize(channels);
-  shift.resize(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    double channel_scale, channel_shift;
-    affine.at(c, &channel_scale, &channel_shift);
-    scale[c] = static_cast<T>(channel_scale);
-    shift[c] = static_cast<T>(channel_shift);
-  }
-}
-
 Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps, Pair stride,
                  Pair padding, Pair output_padding, int64_t activation, double negative_slope) {
   const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
   check_channels(conv.out_channels, input.scalar_type(), bias, running_mean, running_var, bn_weight, bn_bias);
-  Tensor out = new_channels_last(input, conv);
+  Tensor out = new_channels_last(input, output_sizes(conv));
   const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> scale, shift;
-    fold<T>({data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
-            conv.out_channels, scale, shift);
+    fold_affine<T>(
+        {data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
+        conv.out_channels, scale, shift);
     const cpu::Epilogue<T> epilogue{scale.data(), shift.data(), static_cast<Activation>(activation),
                                     static_cast<T>(negative_slope)};
     cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), epilogue, mutable_data<T>(out), nullptr, nullptr);
@@ -50,14 +35,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
                                                     double negative_slope) {
   const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
   check_channels(conv.out_channels, input.scalar_type(), bias, bn_weight, bn_bias);
-  Tensor raw = new_channels_last(input, conv), out = new_channels_last(input, conv);
+  Tensor raw = new_channels_last(input, output_sizes(conv)), out = new_channels_last(input, output_sizes(conv));
   Tensor mean = torch::stable::new_empty(input, {conv.out_channels});
   Tensor var = torch::stable::new_empty(input, {conv.out_channels});
   const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> scale, shift;
-    fold<T>({data<T>(bias), nullptr, nullptr, nullptr, nullptr, eps}, conv.out_channels, scale, shift);
+    fold_affine<T>({data<T>(bias), nullptr, nullptr, nullptr, nullptr, eps}, conv.out_channels, scale, shift);
     cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), {scale.data(), shift.data(), Activation::none, T(0)},
                              mutable_data<T>(raw), mutable_data<T>(mean), mutable_data<T>(var));
     const ChannelLayout layout{conv.batch * conv.y.output * conv.x.output, conv.out_channels, 1};

@@ -32,6 +32,9 @@ void set_cpu_variant(int64_t variant) { cpu::force_variant(static_cast<cpu::Vari
 bool cpu_allow_winograd() { return cpu::winograd_allowed(); }
 void set_cpu_allow_winograd(bool allowed) { cpu::allow_winograd(allowed); }
 
+// All of the above in one number: what a packed weight depends on besides its convolution.
+int64_t cpu_settings() { return (cpu_isa() << 8) + (cpu_variant() << 1) + cpu_allow_winograd(); }
+
 }  // namespace
 }  // namespace genimg_fast
 
@@ -43,6 +46,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def("set_cpu_variant(int variant) -> ()");
   library.def("cpu_allow_winograd() -> bool");
   library.def("set_cpu_allow_winograd(bool allowed) -> ()");
+  library.def("cpu_settings() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CompositeExplicitAutograd, library) {
@@ -53,4 +57,5 @@ STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CompositeExplicitAutograd, library) {
   library.impl("set_cpu_variant", TORCH_BOX(&genimg_fast::set_cpu_variant));
   library.impl("cpu_allow_winograd", TORCH_BOX(&genimg_fast::cpu_allow_winograd));
   library.impl("set_cpu_allow_winograd", TORCH_BOX(&genimg_fast::set_cpu_allow_winograd));
+  library.impl("cpu_settings", TORCH_BOX(&genimg_fast::cpu_settings));
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,11 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import functional
+from genimg_fast.ops.block_chain import Block, block_chain
 
 # Exact classes: a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
+_BLOCKS = tuple(_CONVOLUTIONS.values())
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ACTIVATIONS: dict[type, str] = {
     nn.ReLU: "relu",
@@ -54,27 +57,24 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        output, reordered = self._run(input, False)
-        return output.contiguous() if reordered else output
+        chain: list[tuple[str, list[Any]]] = []  # convolution blocks that stand one after the other
+        for kind, children in self._groups():
+            if kind in _BLOCKS:
+                chain.append((kind, children))
+                continue
+            input = _run_chain(chain, input)
+            chain = []
+            input = _batch_norm_act(children, input) if kind else children[0](input)
+        return _run_chain(chain, input)
 
-    def _run(self, input: torch.Tensor, reordered: bool) -> tuple[torch.Tensor, bool]:
-        """`reordered`: the image was put into the kernels' memory order, in which no layer but the fused ones sees it."""
+    def _groups(self) -> Iterator[tuple[str | None, list[Any]]]:
+        """The steps with their children; those of a FusedSequential inside as if they were this one's own."""
         for names, kind, _ in self.plan():
             children = [self._modules[name] for name in names]
-            if kind is None:
-                child = children[0]
-                if _runs_inline(child):
-                    input, reordered = child._run(input, reordered)  # type: ignore[operator, union-attr]
-                    continue
-                input, reordered = input.contiguous() if reordered else input, False
-                input = child(input)  # type: ignore[misc]
-            elif kind == "batch_norm_act":
-                input = _batch_norm_act(children, input)
+            if kind is None and _runs_inline(children[0]):
+                yield from children[0]._groups()  # type: ignore[operator, union-attr]
             else:
-                if kind == "conv_transpose2d_bn_act" and _prefers_channels_last(input):
-                    input, reordered = _to_channels_last(input), True
-                input = _convolution_bn_act(kind, children, input)
-        return input, reordered
+                yield kind, children
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order.
@@ -179,40 +179,34 @@ def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _prefers_channels_last(input: torch.Tensor) -> bool:
-    """The CPU kernels of the transposed convolution read channels_last; once is cheaper than in every layer.
-
-    Not for a handful of pixels, which PyTorch's convolution may get, and which it takes faster in its own order.
-    """
-    if input.device.type != "cpu" or input.dim() != 4:
-        return False
-    return input.is_contiguous() and input.shape[0] * input.shape[2] * input.shape[3] >= 48
-
-
-def _to_channels_last(input: torch.Tensor) -> torch.Tensor:
-    if input.shape[2:] == (1, 1):  # already in both orders for contiguous(), which would keep strides that say NCHW
-        return input.flatten(1)[:, None, None, :].permute(0, 3, 1, 2)
-    return input.contiguous(memory_format=torch.channels_last)
-
-
 def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:
     bn = children[0]
     return functional.batch_norm_act(input, weight=bn.weight, bias=bn.bias, **_norm(bn, input), **_activation(children))
 
 
-def _convolution_bn_act(kind: str, children: list[Any], input: torch.Tensor) -> torch.Tensor:
-    conv = children[0]
-    arguments = {
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "groups": conv.groups,
-        "dilation": conv.dilation,
-        **_activation(children),
-    }
-    if kind == "conv_transpose2d_bn_act":
-        arguments["output_padding"] = conv.output_padding
+def _run_chain(chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch.Tensor:
+    return block_chain(input, [_block(kind, children, input) for kind, children in chain]) if chain else input
+
+
+def _block(kind: str, children: list[Any], input: torch.Tensor) -> Block:
+    conv, activation = children[0], _activation(children)
+    norm = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
+    bn_weight = bn_bias = None
     if len(children) > 1 and type(children[1]) is nn.BatchNorm2d:
-        bn = children[1]
-        # a convolution keeps the number of dimensions, so its input already shows whether bn accepts its output
-        arguments.update(_norm(bn, input), bn_weight=bn.weight, bn_bias=bn.bias)
-    return getattr(functional, kind)(input, conv.weight, conv.bias, **arguments)
+        # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
+        norm, bn_weight, bn_bias = _norm(children[1], input), children[1].weight, children[1].bias
+    return Block(
+        transposed=kind == "conv_transpose2d_bn_act",
+        weight=conv.weight,
+        bias=conv.bias,
+        bn_weight=bn_weight,
+        bn_bias=bn_bias,
+        stride=conv.stride,
+        padding=conv.padding,
+        output_padding=conv.output_padding if isinstance(conv, nn.ConvTranspose2d) else (0, 0),
+        dilation=conv.dilation,
+        groups=conv.groups,
+        activation=activation["activation"],
+        negative_slope=activation.get("negative_slope", 0.01),
+        **norm,  # type: ignore[arg-type]
+    )

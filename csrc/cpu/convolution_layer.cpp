@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+#include "cpu/convolution_layer.h"
+
+#include <vector>
+
+#include "cpu/aligned_array.h"
+#include "cpu/conv2d_bn_act_kernel.h"
+#include "cpu/conv_transpose2d_bn_act_kernel.h"
+#include "cpu/conv_weight_grad_kernel.h"
+
+namespace genimg_fast::cpu {
+namespace {
+
+// The gradient of a convolution of stride 1 is a convolution of stride 1 too, with the kernel mirrored.  Not worth it
+// where an output of one pixel would see padding with all taps but one.
+bool has_mirror(const Convolution& conv) {
+  auto fits = [](const ConvolutionAxis& axis) {
+    return axis.stride == 1 && axis.output > 1 && axis.padding < axis.kernel;
+  };
+  return fits(conv.y) && fits(conv.x);
+}
+
+Convolution mirror(const Convolution& conv) {
+  auto axis = [](const ConvolutionAxis& a) {
+    return ConvolutionAxis{a.output, a.input, a.kernel, 1, a.kernel - 1 - a.padding, 1};
+  };
+  return {conv.batch, conv.out_channels, conv.in_channels, axis(conv.y), axis(conv.x)};
+}
+
+// A convolution without prologue or activation, by a weight packed for this call.
+template <typename T, typename Conv, typename Pack, typename Run>
+void convolve_once(const Conv& conv, const Pack& pack, const Run& run) {
+  const PackedLayout layout = choose_layout<T>(conv, true);
+  auto packed = aligned_array<T>(layout.count);
+  pack(layout, packed.get());
+  const std::vector<T> scale(conv.out_channels, T(1)), shift(conv.out_channels, T(0));
+  run(layout, packed.get(), Epilogue<T>{scale.data(), shift.data(), Activation::none, T(0)});
+}
+
+template <typename T>
+void convolve(const Convolution& conv, WeightOrder order, const T* input, const T* weight, T* output) {
+  convolve_once<T>(
+      conv, [&](const PackedLayout& layout, T* packed) { pack_weight(conv, layout, order, weight, packed); },
+      [&](const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue) {
+        conv2d<T>(conv, input, {}, layout, packed, epilogue, output, nullptr, nullptr);
+      });
+}
+
+template <typename T>
+void convolve(const Deconvolution& conv, const T* input, const T* weight, T* output) {
+  convolve_once<T>(
+      conv, [&](const PackedLayout& layout, T* packed) { pack_weight(conv, layout, weight, packed); },
+      [&](const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue) {
+        conv_transpose2d<T>(conv, input, {}, layout, packed, epilogue, output, nullptr, nullptr);
+      });
+}
+
+}  // namespace
+
+template <typename T>
+PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once) {
+  return layer.transposed ? choose_layout<T>(layer.up, packed_once) : choose_layout<T>(layer.down, packed_once);
+}
+
+template <typename T>
+void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed) {
+  layer.transposed ? pack_weight(layer.up, layout, weight, packed)
+                   : pack_weight(layer.down, layout, WeightOrder::forward, weight, packed);
+}
+
+template <typename T>
+void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
+                 const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var) {
+  layer.transposed ? conv_transpose2d(layer.up, input, prologue, layout, packed, epilogue, output, mean, var)
+                   : conv2d(layer.down, input, prologue, layout, packed, epilogue, output, mean, var);
+}
+
+template <typename T>
+void convolution_input_grad(const ConvolutionLayer& layer, const T* grad, const T* weight, T* grad_input) {
+  if (layer.transposed)
+    convolve(layer.down, WeightOrder::forward, grad, weight, grad_input);
+  else if (has_mirror(layer.down))
+    convolve(mirror(layer.down), WeightOrder::mirrored, grad, weight, grad_input);
+  else
+    convolve(layer.up, grad, weight, grad_input);
+}
+
+template <typename T>
+void convolution_weight_grad(const ConvolutionLayer& layer, const T* grad, const T* input, const Prologue<T>& prologue,
+                             T* grad_weight) {
+  if (layer.transposed)
+    conv_weight_grad<T>(layer.down, input, prologue, grad, {}, grad_weight);
+  else
+    conv_weight_grad<T>(layer.down, grad, {}, input, prologue, grad_weight);
+}
+
+#define INSTANTIATE(T)                                                                                               \
+  template PackedLayout choose_layout<T>(const ConvolutionLayer&, bool);                                             \
+  template void pack_weight<T>(const ConvolutionLayer&, const PackedLayout&, const T*, T*);                          \
+  template void convolution<T>(const ConvolutionLayer&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
+                               const Epilogue<T>&, T*, T*, T*);                                                      \
+  template void convolution_input_grad<T>(const ConvolutionLayer&, const T*, const T*, T*);                          \
+  template void convolution_weight_grad<T>(const ConvolutionLayer&, const T*, const T*, const Prologue<T>&, T*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace genimg_fast::cpu

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+// A chain of blocks, each a convolution or transposed convolution (+ batch normalisation) (+ activation), as the
+// registration of block_chain and convolution_backward see it.
+#pragma once
+#include "cpu/convolution_layer.h"
+#include "ops/conv_transpose2d_bn_act.h"
+
+namespace genimg_fast {
+
+struct Geometry {
+  bool transposed;
+  Pair stride, padding, output_padding, dilation;
+
+  // On an input of these sizes.
+  cpu::ConvolutionLayer layer(const std::vector<int64_t>& input, const Tensor& weight) const {
+    const std::vector<int64_t> w = sizes_of(weight);
+    if (transposed) return cpu::ConvolutionLayer(deconvolution(input, w, stride, padding, output_padding));
+    check(input.size() == 4 && w.size() == 4 && input[1] == w[1],
+          "genimg_fast: input must be [N, Cin, H, W] and weight [Cout, Cin, kH, kW]");
+    check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+          "genimg_fast: stride, padding and dilation must be pairs");
+    auto axis = [&](int d) {
+      check(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0, "genimg_fast: bad stride, padding or dilation");
+      return ConvolutionAxis::make(input[2 + d], w[2 + d], stride[d], padding[d], dilation[d]);
+    };
+    const Convolution conv{input[0], input[1], w[0], axis(0), axis(1)};
+    check(conv.y.output > 0 && conv.x.output > 0, "genimg_fast: the output would be empty");
+    return cpu::ConvolutionLayer(conv);
+  }
+};
+
+inline std::vector<int64_t> output_sizes(const cpu::ConvolutionLayer& layer) {
+  if (layer.transposed) return output_sizes(layer.up);
+  return {layer.down.batch, layer.down.out_channels, layer.down.y.output, layer.down.x.output};
+}
+
+// What a block normalises by.
+enum class Statistics : int64_t { none = 0, batch = 1, fixed = 2 };
+
+// One block, with its tensors.  `code` is what genimg_fast/ops/block_chain.py makes of it: kCodes integers.
+struct Block {
+  static constexpr size_t kCodes = 14, kNumbers = 2;
+
+  Geometry geometry;
+  Activation activation;
+  Statistics statistics;
+  double eps, negative_slope;
+  Tensor weight;
+  OptionalTensor bias, bn_weight, bn_bias;
+
+  // Takes its tensors from `parameters`, from `next` on.
+  Block(const int64_t* code, const double* numbers, const std::vector<Tensor>& parameters, size_t& next)
+      : geometry{code[0] != 0, {code[1], code[2]}, {code[3], code[4]}, {code[5], code[6]}, {code[7], code[8]}},
+        activation(static_cast<Activation>(code[9])),
+        statistics(static_cast<Statistics>(code[10])),
+        eps(numbers[0]),
+        negative_slope(numbers[1]),
+        weight(take(parameters, next)) {
+    check(code[9] >= 0 && code[9] <= static_cast<int64_t>(Activation::sigmoid), "block_chain: unknown activation");
+    check(code[10] >= 0 && code[10] <= 2, "block_chain: unknown kind of statistics");
+    if (code[11]) bias = take(parameters, next);
+    if (code[12]) bn_weight = take(parameters, next);
+    if (code[13]) bn_bias = take(parameters, next);
+    check(weight.dim() == 4, "block_chain: weight must have 4 dimensions");
+    check_channels(out_channels(), weight.scalar_type(), bias, bn_weight, bn_bias);
+  }
+
+  bool normalized() const { return statistics != Statistics::none; }
+  int64_t out_channels() const { return geometry.transposed ? weight.size(1) : weight.size(0); }
+  // Its tensors in the order of `parameters`.
+  int64_t parameter_count() const { return 1 + bias.has_value() + bn_weight.has_value() + bn_bias.has_value(); }
+
+ private:
+  static Tensor take(const std::vector<Tensor>& parameters, size_t& next) {
+    check(next < parameters.size(), "block_chain: too few parameters");
+    return torch::stable::contiguous(parameters[next++]);
+  }
+};
+
+inline std::vector<Block> read_blocks(const Tensor& input, const std::vector<Tensor>& parameters,
+                                      const std::vector<int64_t>& codes, const std::vector<double>& numbers) {
+  for (const Tensor& p : parameters)
+    check(p.scalar_type() == input.scalar_type(), "block_chain: a parameter is not of input's dtype");
+  const size_t count = codes.size() / Block::kCodes;
+  check(count > 0 && codes.size() == count * Block::kCodes && numbers.size() == count * Block::kNumbers,
+        "block_chain: malformed description");
+  std::vector<Block> blocks;
+  size_t next = 0;
+  for (size_t i = 0; i < count; ++i)
+    blocks.emplace_back(codes.data() + i * Block::kCodes, numbers.data() + i * Block::kNumbers, parameters, next);
+  check(next == parameters.size(), "block_chain: too many parameters");
+  return blocks;
+}
+
+// What each block normalises by; undefined tensors where it does not.
+struct Moments {
+  Tensor mean, var;
+};
+
+// Hands (mean, var) out of flat lists: `batch` to the blocks that took them of their batch, `fixed` to those that were
+// given them.
+inline std::vector<Moments> hand_out(const std::vector<Block>& blocks, const std::vector<Tensor>& batch,
+                                     const std::vector<Tensor>& fixed) {
+  std::vector<Moments> moments;
+  size_t next_batch = 0, next_fixed = 0;
+  for (const Block& block : blocks) {
+    moments.emplace_back();
+    if (!block.normalized()) continue;
+    const std::vector<Tensor>& from = block.statistics == Statistics::batch ? batch : fixed;
+    size_t& next = block.statistics == Statistics::batch ? next_batch : next_fixed;
+    check(next + 2 <= from.size(), "block_chain: too few statistics");
+    moments.back() = {torch::stable::contiguous(from[next]), torch::stable::contiguous(from[next + 1])};
+    next += 2;
+    check_channels(block.out_channels(), block.weight.scalar_type(), OptionalTensor(moments.back().mean),
+                   OptionalTensor(moments.back().var));
+  }
+  check(next_batch == batch.size() && next_fixed == fixed.size(), "block_chain: too many statistics");
+  return moments;
+}
+
+// Normalisation with given statistics and activation, for the prologue of the block after.
+template <typename T>
+struct Normalization {
+  std::vector<T> mean, scale, shift;
+  cpu::Prologue<T> prologue;
+
+  Normalization(const Block& block, const Moments& moments)
+      : mean(data<T>(moments.mean), data<T>(moments.mean) + moments.mean.numel()),
+        scale(mean.size()),
+        shift(mean.size(), T(0)) {
+    for (size_t c = 0; c < scale.size(); ++c) {
+      const double weight = block.bn_weight ? data<T>(block.bn_weight)[c] : 1.0;
+      scale[c] = static_cast<T>(weight / std::sqrt(static_cast<double>(data<T>(moments.var)[c]) + block.eps));
+    }
+    if (block.bn_bias) std::copy_n(data<T>(block.bn_bias), shift.size(), shift.begin());
+    prologue = {mean.data(), scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)};
+  }
+};
+
+inline Tensor to_channels_last(const Tensor& t) { return torch::stable::contiguous(t, MemoryFormat::ChannelsLast); }
+
+}  // namespace genimg_fast

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// Schema and CPU registration of a chain of blocks in inference: weights packed beforehand, normalisation folded into
+// the epilogue of each convolution.
+//
+// A packed weight is one tensor, the kernels' values and after them what tells whether it still serves:
+//
+//     [layout.count values][variant][instruction set][kSamples values of the weight it was made of]
+//
+// The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
+// through `weight.data`.
+#include <cstring>
+
+#include "cpu/aligned_array.h"
+#include "ops/block_chain.h"
+
+namespace genimg_fast {
+namespace {
+
+constexpr int64_t kSamples = 32, kTrailer = 2 + kSamples;
+
+template <typename T>
+T sample(const Tensor& weight, int64_t i) {
+  return data<T>(weight)[weight.numel() / kSamples * i + (weight.numel() % kSamples) * i / kSamples];
+}
+
+template <typename T>
+void write_trailer(const cpu::PackedLayout& layout, const Tensor& weight, T* trailer) {
+  trailer[0] = static_cast<T>(layout.variant);
+  trailer[1] = static_cast<T>(layout.isa);
+  for (int64_t i = 0; i < kSamples; ++i) trailer[2 + i] = sample<T>(weight, i);
+}
+
+template <typename T>
+bool serves(const Tensor& packed, const cpu::PackedLayout& layout, const Tensor& weight) {
+  if (packed.numel() != layout.count + kTrailer || packed.scalar_type() != weight.scalar_type()) return false;
+  if (weight.numel() == 0) return false;
+  T expected[kTrailer];
+  write_trailer(layout, weight, expected);
+  return std::memcmp(expected, data<T>(packed) + layout.count, sizeof expected) == 0;
+}
+
+std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
+                         std::vector<double> numbers) {
+  std::vector<Tensor> packed;
+  std::vector<int64_t> sizes = sizes_of(input);
+  for (const Block& block : read_blocks(input, parameters, codes, numbers)) {
+    const cpu::ConvolutionLayer layer = block.geometry.layer(sizes, block.weight);
+    sizes = output_sizes(layer);
+    dispatch_float_double(input, [&](auto zero) {
+      using T = decltype(zero);
+      const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
+      packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kTrailer}));
+      T* values = mutable_data<T>(packed.back());
+      cpu::pack_weight(layer, layout, data<T>(block.weight), values);
+      if (block.weight.numel() > 0) write_trailer(layout, block.weight, values + layout.count);
+    });
+  }
+  return packed;
+}
+
+template <typename T>
+Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, const Moments& moments) {
+  const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
+  cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
+  cpu::AlignedArray<T> own;
+  const T* values = packed && serves<T>(*packed, layout, block.weight) ? data<T>(*packed) : nullptr;
+  if (!values) {
+    layout = cpu::choose_layout<T>(layer, true);
+    own = cpu::aligned_array<T>(layout.count);
+    cpu::pack_weight(layer, layout, data<T>(block.weight), own.get());
+    values = own.get();
+  }
+  std::vector<T> scale, shift;
+  const ChannelAffine<T> affine{data<T>(block.bias),
+                                block.normalized() ? data<T>(moments.mean) : nullptr,
+                                block.normalized() ? data<T>(moments.var) : nullptr,
+                                data<T>(block.bn_weight),
+                                data<T>(block.bn_bias),
+                                block.eps};
+  fold_affine<T>(affine, layer.out_channels(), scale, shift);
+  Tensor output = new_channels_last(input, output_sizes(layer));
+  cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
+                      {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
+                      mutable_data<T>(output), nullptr, nullptr);
+  return output;
+}
+
+// packed: of `pack`, or empty.
+Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> fixed, std::vector<Tensor> packed,
+                 std::vector<int64_t> codes, std::vector<double> numbers) {
+  const std::vector<Block> blocks = read_blocks(input, parameters, codes, numbers);
+  const std::vector<Moments> moments = hand_out(blocks, {}, fixed);
+  check(packed.empty() || packed.size() == blocks.size(), "block_chain_inference: a packed weight is missing");
+  Tensor image = to_channels_last(input);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    image = dispatch_float_double(input, [&](auto zero) {
+      return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i]);
+    });
+  return is_channels_last(input) ? image : torch::stable::contiguous(image);
+}
+
+}  // namespace
+}  // namespace genimg_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
+  library.def("block_chain_pack(Tensor input, Tensor[] parameters, int[] codes, float[] numbers) -> Tensor[]");
+  library.def(
+      "block_chain_inference(Tensor input, Tensor[] parameters, Tensor[] fixed, Tensor[] packed, int[] codes, "
+      "float[] numbers) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
+  library.impl("block_chain_pack", TORCH_BOX(&genimg_fast::pack));
+  library.impl("block_chain_inference", TORCH_BOX(&genimg_fast::inference));
+}

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""Consecutive convolution blocks as one call and, in training, one node of the autograd graph.
+
+Only the raw output of each convolution is kept for backward: the next block normalises and activates it as it reads, forward
+and backward.  In inference each weight is packed once for as long as it does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from genimg_fast import _backend
+from genimg_fast.ops import _check
+from genimg_fast.ops._registration import register
+from genimg_fast.ops.batch_norm_act import update_running_statistics
+from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
+from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
+from genimg_fast.reference import block_chain as reference
+from genimg_fast.reference.block_chain import Block
+
+_NONE, _BATCH, _FIXED = 0, 1, 2  # Statistics in csrc/ops/block_chain.h
+_PACKED_SHAPES = 4  # for how many shapes of the input a chain keeps packed weights
+
+
+def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Each block in turn; those that the native chain serves run together."""
+    if not _may_chain(input):
+        return _one_by_one(input, blocks)
+    shape: tuple[int, ...] = tuple(input.shape)
+    shapes = []
+    for block in blocks:
+        shapes.append(shape)
+        shape = block.output_shape(shape)
+    served = [_serves(input, shape, block) for shape, block in zip(shapes, blocks, strict=True)]
+    for native, run in groupby(range(len(blocks)), served.__getitem__):
+        part = [blocks[i] for i in run]
+        input = _native(input, part) if native else _one_by_one(input, part)
+    return input
+
+
+def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    for block in blocks:
+        function = conv_transpose2d_bn_act if block.transposed else conv2d_bn_act
+        input = function(input, **block.arguments())  # type: ignore[arg-type]
+    return input
+
+
+def _may_chain(input: torch.Tensor) -> bool:
+    return (
+        isinstance(input, torch.Tensor)
+        and input.device.type == "cpu"
+        and input.dim() == 4
+        and _backend.current_backend() != "reference"
+        and not torch.is_autocast_enabled("cpu")
+        and not _backend.inside_func_transform()
+    )
+
+
+def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
+    """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
+    tensors = (block.weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    if any(t is not None and (t.dtype != input.dtype or t.device != input.device) for t in tensors):
+        return False
+    in_channels = block.weight.shape[0] if block.transposed else block.weight.shape[1]
+    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0 or shape[1] != in_channels:
+        return False
+    out = block.output_shape(shape)
+    values = out[0] * out[2] * out[3]
+    if min(shape) <= 0 or min(out) <= 0 or (block.training and values == 1):
+        return False
+    if any(o >= s for o, s in zip(block.output_padding, block.stride, strict=True)):
+        return False
+    return _backend.why_not_native(input, *tensors) is None
+
+
+def _native(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    parameters, fixed, codes, numbers = _describe(blocks)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *parameters)):
+        inference = False
+    else:
+        inference = not any(block.training for block in blocks)
+    for block in blocks:
+        _backend.use_native(block.op, input)
+    if inference:
+        packed = _packed_weights(input, blocks, parameters, codes, numbers)
+        return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
+
+    _packed.pop(blocks[0].weight, None)  # what changes with every step is not worth its memory
+    output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
+    moments = iter(statistics)
+    shape: tuple[int, ...] = tuple(input.shape)
+    for block in blocks:
+        shape = block.output_shape(shape)
+        if block.training:
+            mean, var = next(moments), next(moments)
+            if block.running_mean is not None and block.running_var is not None:
+                count = shape[0] * shape[2] * shape[3]
+                update_running_statistics(block.running_mean, block.running_var, mean, var, count, block.momentum)
+    return output
+
+
+def _describe(blocks: Sequence[Block]) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int], list[float]]:
+    """What the native operators take: parameters, fixed statistics, and the rest in numbers (Block in csrc/ops/block_chain.h)."""
+    parameters: list[torch.Tensor] = []
+    fixed: list[torch.Tensor] = []
+    codes: list[int] = []
+    numbers: list[float] = []
+    for block in blocks:
+        optional = (block.bias, block.bn_weight, block.bn_bias)
+        parameters += [block.weight, *(t for t in optional if t is not None)]
+        statistics = _BATCH if block.training else _NONE
+        if not block.training and block.running_mean is not None and block.running_var is not None:
+            statistics = _FIXED
+            fixed += [block.running_mean, block.running_var]
+        codes += [
+            block.transposed,
+            *block.stride,
+            *block.padding,
+            *block.output_padding,
+            *block.dilation,
+            _check.ACTIVATIONS[block.activation],
+            statistics,
+            *(t is not None for t in optional),
+        ]
+        numbers += [block.eps, block.negative_slope]
+    return parameters, fixed, codes, numbers
+
+
+# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}
+_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _packed_weights(input, blocks, parameters, codes, numbers) -> list[torch.Tensor]:
+    """The packed weights of a chain, made anew after a weight has changed; empty where they cannot be kept."""
+    weights = [block.weight for block in blocks]
+    if torch.compiler.is_compiling() or not all(isinstance(w, torch.nn.Parameter) for w in weights):
+        return []
+    if any(w.is_inference() for w in weights):  # which have no version counter
+        return []
+    state = [(w.data_ptr(), w._version) for w in weights]
+    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
+    kept = _packed.setdefault(weights[0], {})
+    if key in kept and kept[key][0] == state:
+        return kept[key][1]
+    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
+    kept.pop(key, None)
+    for other_state, other in kept.values():  # the same packed weight may serve several shapes
+        if other_state == state:
+            packed = [o if _same_packing(o, p) else p for o, p in zip(other, packed, strict=True)]
+    while len(kept) >= _PACKED_SHAPES:
+        del kept[next(iter(kept))]
+    kept[key] = (state, packed)
+    return packed
+
+
+def _same_packing(a: torch.Tensor, b: torch.Tensor) -> bool:
+    trailer = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
+    return a.shape == b.shape and torch.equal(a[-trailer:], b[-trailer:])
+
+
+def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
+    """What `_describe` was given, but for running statistics of blocks that train and for momentum."""
+    parameters, fixed, numbers = iter(parameters), iter(fixed), iter(numbers)
+    for i in range(0, len(codes), 14):
+        transposed, s0, s1, p0, p1, o0, o1, d0, d1, activation, statistics, *present = codes[i : i + 14]
+        weight = next(parameters)
+        bias, bn_weight, bn_bias = (next(parameters) if given else None for given in present)
+        mean, var = (next(fixed), next(fixed)) if statistics == _FIXED else (None, None)
+        yield Block(
+            bool(transposed), weight, bias, mean, var, bn_weight, bn_bias, statistics == _BATCH, 0.0, next(numbers),
+            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.activation_name(activation), next(numbers),
+        )  # fmt: skip
+
+
+def _like(input, shape, channels_last):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def _is_channels_last(t):
+    # is_channels_last() of csrc/ops/conv_transpose2d_bn_act.h
+    _, c, _, w = t.shape
+    return c > 1 and t.stride()[1:] == (1, c * w, c)
+
+
+def _fake_training(input, parameters, fixed, codes, numbers):
+    shape, stored, statistics = tuple(input.shape), [], []
+    for block in _blocks(parameters, fixed, codes, numbers):
+        shape = block.output_shape(shape)
+        stored.append(_like(input, shape, True))
+        statistics += [input.new_empty(shape[1]) for _ in range(2 if block.training else 0)]
+    if not block.training and block.running_mean is None:
+        stored.pop()  # the output itself
+    return _like(input, shape, _is_channels_last(input)), stored, statistics
+
+
+def _fake_backward(grad, input, output, parameters, fixed, stored, statistics, codes, numbers, wanted):
+    grad_input = _like(input, input.shape, True) if wanted[0] else input.new_empty(0)
+    grads = [torch.empty_like(p) if want else p.new_empty(0) for p, want in zip(parameters, wanted[1:], strict=True)]
+    return grad_input, grads
+
+
+def _fake_inference(input, parameters, fixed, packed, codes, numbers):
+    shape = tuple(input.shape)
+    for block in _blocks(parameters, fixed, codes, numbers):
+        shape = block.output_shape(shape)
+    return _like(input, shape, _is_channels_last(input))
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    input, parameters, fixed, ctx.codes, ctx.numbers = inputs
+    output, stored, statistics = output
+    ctx.mark_non_differentiable(*stored, *statistics)
+    ctx.set_materialize_grads(False)
+    ctx.counts = [len(parameters), len(fixed), len(stored), len(statistics)]
+    ctx.save_for_backward(input, output, *parameters, *fixed, *stored, *statistics)
+
+
+def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
+    input, output, *saved = ctx.saved_tensors
+    saved = iter(saved)
+    parameters, fixed, stored, statistics = ([next(saved) for _ in range(count)] for count in ctx.counts)
+    if grad is None:
+        return None, [None] * len(parameters), [None] * len(fixed), None, None
+    needs_input, needs_parameters, *_ = ctx.needs_input_grad
+    wanted = [needs_input, *needs_parameters]
+    if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
+        result = reference.block_chain(input, list(_blocks(parameters, fixed, ctx.codes, ctx.numbers)))
+        leaves = [t for t, want in zip((input, *parameters), wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(result, leaves, grad, create_graph=True, allow_unused=True))
+        grads = [next(found) if want else None for want in wanted]
+    else:
+        grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
+            grad, input, output, parameters, fixed, stored, statistics, ctx.codes, ctx.numbers, [int(w) for w in wanted]
+        )
+        grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wanted, strict=True)]
+    return grads[0], grads[1:], [None] * len(fixed), None, None
+
+
+register("block_chain_training", _fake_training, backward=_backward, setup_context=_setup_context)
+register("block_chain_backward", _fake_backward)
+register("block_chain_inference", _fake_inference)
