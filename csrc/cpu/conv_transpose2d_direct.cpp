@@ -154,6 +154,7 @@ INSTANTIATE(double)
 #include "cpu/gemm_tile.h"
 #include "cpu/vec_activation.h"
 #include "cpu/vec_channel_sums.h"
+#include "cpu/vec_prologue.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
@@ -162,7 +163,7 @@ TileShape tile_shape() {
   return {kTileRows, kTileColumns<T>};
 }
 
-// Copies the pixels that each row's taps see next to each other, and finds where each row's results go.
+// Lays the pixels that each row's taps see next to each other, prologue applied, and finds where each row's results go.
 template <typename T>
 void gather(const RowBlockJob<T>& job, int64_t lda, int64_t* output_offset) {
   const Deconvolution& conv = job.call.conv;
@@ -178,7 +179,8 @@ void gather(const RowBlockJob<T>& job, int64_t lda, int64_t* output_offset) {
       for (int64_t tx = 0; tx < x.taps(px); ++tx, to += channels) {
         const int64_t iy = j + y.shift(py, ty), ix = i + x.shift(px, tx);
         if (iy >= 0 && iy < y.input && ix >= 0 && ix < x.input)
-          __builtin_memcpy(to, job.call.input + ((n * y.input + iy) * x.input + ix) * channels, channels * sizeof(T));
+          apply_prologue(job.call.prologue, job.call.input + ((n * y.input + iy) * x.input + ix) * channels, 1,
+                         channels, to, channels);
         else
           __builtin_memset(to, 0, channels * sizeof(T));
       }

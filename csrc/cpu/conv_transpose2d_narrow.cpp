@@ -46,6 +46,7 @@ struct ImageBand {
   int64_t image, first, last;
   const T *scale, *shift;            // of each value of an output row
   T* products;                       // [taps_y][pixels][columns], zero where there is no pixel
+  T* input_row;                      // [W * Cin] after the prologue
   T* row;                            // [positions_x * run] and a vector
   const T** terms;                   // [taps_y * taps_x]
   T *origin, *sum, *sum_of_squares;  // of each value of an output row over the band's rows, or null
@@ -132,6 +133,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   parallel_for(0, conv.batch * bands, 1, [&](int64_t begin, int64_t end) {
     const int64_t products = plan.taps_y * plan.pixels(conv.x.input) * plan.columns + 64;
     auto buffer = aligned_array<T>(products);
+    std::vector<T> input_row(call.prologue.mean ? conv.x.input * conv.in_channels : 0);
     std::vector<T> row(plan.positions_x * plan.run + 64), statistics(sums ? 3 * row_values : 0);
     std::vector<const T*> terms(plan.taps_y * plan.taps_x);
     for (int64_t item = begin; item < end; ++item) {
@@ -147,6 +149,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
                               scale.data(),
                               shift.data(),
                               buffer.get(),
+                              input_row.data(),
                               row.data(),
                               terms.data(),
                               statistic,
@@ -172,6 +175,7 @@ INSTANTIATE(double)
 
 #include "cpu/gemm_tile.h"
 #include "cpu/vec_activation.h"
+#include "cpu/vec_prologue.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
@@ -182,10 +186,15 @@ void multiply_row(const ImageBand<T>& band, int64_t y, T* products) {
   const Deconvolution& conv = band.call.conv;
   const int64_t width = conv.x.input, depth = conv.in_channels, panel_size = depth * Vectors * kLanes<T>;
   const T* a = band.call.input + (band.image * conv.y.input + y) * width * depth;
+  const T* next_row = a + width * depth;
+  if (band.call.prologue.mean) {
+    apply_prologue(band.call.prologue, a, width, depth, band.input_row, depth);
+    a = band.input_row;
+  }
   T* c = products + (band.plan.taps_x - 1) * band.plan.columns;
   for (int64_t panel = 0; panel < band.plan.panels; ++panel)
     multiply_panel<T, kRows, Vectors>(width, a, depth, band.call.packed + panel * panel_size, depth,
-                                      c + panel * Vectors * kLanes<T>, band.plan.columns, a + width * depth,
+                                      c + panel * Vectors * kLanes<T>, band.plan.columns, next_row,
                                       [&] { return Prefetch{a, 0, 0}; });
 }
 

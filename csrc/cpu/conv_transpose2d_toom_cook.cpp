@@ -48,6 +48,7 @@ struct StripJob {
   T* evaluated;          // [points][band tiles][leading_dimension(Cin)]
   T* products;           // [band tiles][points][chunk columns]
   T* carry;              // [groups of the job][phase][positions][lanes]
+  T* pixels;             // [m * m][leading_dimension(Cin)]: a tile after the prologue
   const T* zeros;        // [Cin] for tiles that hang over the edge of the image
   ChannelSums<T>* sums;  // [Cout] of the strip, or null
 };
@@ -104,6 +105,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
     auto evaluated_buffer = aligned_array<T>(evaluated);
     auto products_buffer = aligned_array<T>(products);
     auto carry = aligned_array<T>(part_groups * kPhases * plan.positions() * lanes);
+    auto pixels = aligned_array<T>(call.prologue.mean ? m * m * leading_dimension<T>(conv.in_channels) : 0);
     const std::vector<T> zeros(conv.in_channels, T(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t strip = item / parts, part = item % parts;
@@ -116,6 +118,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
                             evaluated_buffer.get(),
                             products_buffer.get(),
                             carry.get(),
+                            pixels.get(),
                             zeros.data(),
                             sums ? sums->data() + strip * conv.out_channels : nullptr};
       if (m == 2)
@@ -141,6 +144,7 @@ INSTANTIATE(float)
 #include "cpu/toom_cook.h"
 #include "cpu/vec_activation.h"
 #include "cpu/vec_channel_sums.h"
+#include "cpu/vec_prologue.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
@@ -213,8 +217,12 @@ void evaluate_band(const StripJob<T>& job, int64_t first, int64_t last, int64_t 
         for (int64_t j = 0; j < M; ++j) {
           const int64_t y = y0 + i, x = x0 + j;
           const bool inside = y < conv.y.input && x < conv.x.input;
-          pixels[i * M + j] =
-              inside ? job.call.input + ((n * conv.y.input + y) * conv.x.input + x) * conv.in_channels : job.zeros;
+          const T*& pixel = pixels[i * M + j];
+          pixel = inside ? job.call.input + ((n * conv.y.input + y) * conv.x.input + x) * conv.in_channels : job.zeros;
+          if (!inside || !job.call.prologue.mean) continue;
+          T* after = job.pixels + (i * M + j) * lda;
+          apply_prologue(job.call.prologue, pixel, 1, conv.in_channels, after, lda);
+          pixel = after;
         }
       evaluate_tile<M, T>(pixels, conv.in_channels, to, point_stride);
     }
