@@ -59,12 +59,12 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
     cpu::pack_weight(layer, layout, data<T>(block.weight), packed.get());
 
     std::vector<T> scale, shift;
-    fold_affine<T>({data<T>(block.bias), nullptr, nullptr, nullptr, nullptr, 0}, layer.out_channels(), scale, shift);
+    fold<T>({data<T>(block.bias), nullptr, nullptr, nullptr, nullptr, 0}, layer.out_channels(), scale, shift);
     const cpu::Epilogue<T> epilogue{scale.data(), shift.data(),
                                     block.normalized() ? Activation::none : block.activation,
                                     static_cast<T>(block.negative_slope)};
     const bool from_batch = block.statistics == Statistics::batch;
-    Tensor output = new_channels_last(input, output_sizes(layer));
+    Tensor output = new_channels_last(input, layer);
     cpu::convolution(layer, data<T>(link.stored), link.prologue(), layout, packed.get(), epilogue,
                      mutable_data<T>(output), from_batch ? mutable_data<T>(moments[i].mean) : nullptr,
                      from_batch ? mutable_data<T>(moments[i].var) : nullptr);

@@ -3,6 +3,7 @@
 // registration of block_chain and convolution_backward see it.
 #pragma once
 #include "cpu/convolution_layer.h"
+#include "ops/conv2d_bn_act.h"
 #include "ops/conv_transpose2d_bn_act.h"
 
 namespace genimg_fast {
@@ -15,17 +16,7 @@ struct Geometry {
   cpu::ConvolutionLayer layer(const std::vector<int64_t>& input, const Tensor& weight) const {
     const std::vector<int64_t> w = sizes_of(weight);
     if (transposed) return cpu::ConvolutionLayer(deconvolution(input, w, stride, padding, output_padding));
-    check(input.size() == 4 && w.size() == 4 && input[1] == w[1],
-          "genimg_fast: input must be [N, Cin, H, W] and weight [Cout, Cin, kH, kW]");
-    check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-          "genimg_fast: stride, padding and dilation must be pairs");
-    auto axis = [&](int d) {
-      check(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0, "genimg_fast: bad stride, padding or dilation");
-      return ConvolutionAxis::make(input[2 + d], w[2 + d], stride[d], padding[d], dilation[d]);
-    };
-    const Convolution conv{input[0], input[1], w[0], axis(0), axis(1)};
-    check(conv.y.output > 0 && conv.x.output > 0, "genimg_fast: the output would be empty");
-    return cpu::ConvolutionLayer(conv);
+    return cpu::ConvolutionLayer(convolution(input, w, stride, padding, dilation));
   }
 };
 
@@ -137,6 +128,5 @@ struct Normalization {
   }
 };
 
-inline Tensor to_channels_last(const Tensor& t) { return torch::stable::contiguous(t, MemoryFormat::ChannelsLast); }
 
 }  // namespace genimg_fast

@@ -77,8 +77,8 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
                                 data<T>(block.bn_weight),
                                 data<T>(block.bn_bias),
                                 block.eps};
-  fold_affine<T>(affine, layer.out_channels(), scale, shift);
-  Tensor output = new_channels_last(input, output_sizes(layer));
+  fold<T>(affine, layer.out_channels(), scale, shift);
+  Tensor output = new_channels_last(input, layer);
   cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
                       {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
                       mutable_data<T>(output), nullptr, nullptr);

@@ -13,12 +13,12 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTenso
                  Pair padding, Pair output_padding, int64_t activation, double negative_slope) {
   const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
   check_channels(conv.out_channels, input.scalar_type(), bias, running_mean, running_var, bn_weight, bn_bias);
-  Tensor out = new_channels_last(input, output_sizes(conv));
+  Tensor out = new_channels_last(input, conv);
   const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> scale, shift;
-    fold_affine<T>(
+    fold<T>(
         {data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
         conv.out_channels, scale, shift);
     const cpu::Epilogue<T> epilogue{scale.data(), shift.data(), static_cast<Activation>(activation),
@@ -35,14 +35,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
                                                     double negative_slope) {
   const Deconvolution conv = deconvolution(input, weight, stride, padding, output_padding);
   check_channels(conv.out_channels, input.scalar_type(), bias, bn_weight, bn_bias);
-  Tensor raw = new_channels_last(input, output_sizes(conv)), out = new_channels_last(input, output_sizes(conv));
+  Tensor raw = new_channels_last(input, conv), out = new_channels_last(input, conv);
   Tensor mean = torch::stable::new_empty(input, {conv.out_channels});
   Tensor var = torch::stable::new_empty(input, {conv.out_channels});
   const Tensor x = torch::stable::contiguous(input, MemoryFormat::ChannelsLast), w = torch::stable::contiguous(weight);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> scale, shift;
-    fold_affine<T>({data<T>(bias), nullptr, nullptr, nullptr, nullptr, eps}, conv.out_channels, scale, shift);
+    fold<T>({data<T>(bias), nullptr, nullptr, nullptr, nullptr, eps}, conv.out_channels, scale, shift);
     cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), {scale.data(), shift.data(), Activation::none, T(0)},
                              mutable_data<T>(raw), mutable_data<T>(mean), mutable_data<T>(var));
     const ChannelLayout layout{conv.batch * conv.y.output * conv.x.output, conv.out_channels, 1};

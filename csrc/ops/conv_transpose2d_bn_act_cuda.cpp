@@ -22,7 +22,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTenso
   check_channels(conv.out_channels, ScalarType::Float, bias, running_mean, running_var, bn_weight, bn_bias);
   const Tensor w = torch::stable::contiguous(weight);
   Tensor out =
-      is_channels_last(input) ? new_channels_last(input, output_sizes(conv)) : torch::stable::new_empty(input, output_sizes(conv));
+      is_channels_last(input) ? new_channels_last(input, conv) : torch::stable::new_empty(input, output_sizes(conv));
   cuda::conv_transpose2d(cuda_dtype(input), conv, input.const_data_ptr(), strides(input), w.const_data_ptr(),
                          {data<float>(bias), data<float>(running_mean), data<float>(running_var),
                           data<float>(bn_weight), data<float>(bn_bias), eps},
@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
   check_channels(conv.out_channels, ScalarType::Float, bias, bn_weight, bn_bias);
   const cuda::DType dtype = cuda_dtype(input);
   const Tensor w = torch::stable::contiguous(weight);
-  Tensor raw = new_channels_last(input, output_sizes(conv)), out = new_channels_last(input, output_sizes(conv));
+  Tensor raw = new_channels_last(input, conv), out = new_channels_last(input, conv);
   cuda::conv_transpose2d(dtype, conv, input.const_data_ptr(), strides(input), w.const_data_ptr(),
                          {data<float>(bias), nullptr, nullptr, nullptr, nullptr, eps}, Activation::none, 0.0f,
                          raw.mutable_data_ptr(), strides(raw), scope.stream);
