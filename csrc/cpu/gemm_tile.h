@@ -70,4 +70,55 @@ GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b,
   }
 }
 
+// The product of two matrices that are summed along their rows: c [Rows x Vectors] (+)= a^T [Rows x depth] * b, where a
+// is [depth][lda] and b is [depth][ldb].
+template <typename T, int Rows, int Vectors>
+void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c, int64_t ldc,
+                              bool add) {
+  Vec<T> sum[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      sum[r][v] = Vec<T>{};
+      __builtin_prefetch(c + r * ldc + v * kLanes<T>, 1, 3);
+    }
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> row[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r] * row[v];
+    a += lda;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      T* to = c + r * ldc + v * kLanes<T>;
+      store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+    }
+}
+
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
+GF_INLINE void multiply_transposed(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
+                                   int64_t ldc, bool add) {
+  if (rows == Rows) return multiply_transposed_tile<T, Rows, Vectors>(a, lda, b, ldb, depth, c, ldc, add);
+  if constexpr (Rows > 1) multiply_transposed<T, Rows - 1, Vectors>(rows, a, lda, b, ldb, depth, c, ldc, add);
+}
+
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
+GF_INLINE void multiply_transposed_panel(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
+                                         T* c, int64_t ldc, bool add) {
+  const int64_t tiles = (rows + Rows - 1) / Rows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
+    multiply_transposed<T, Rows, Vectors>(last - first, a + first, lda, b, ldb, depth, c + first * ldc, ldc, add);
+  }
+}
+
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

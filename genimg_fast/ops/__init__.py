@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The ops: each chooses its backend and ties its native kernels to autograd.  `genimg_fast.functional` is the public face."""
 
+from genimg_fast.ops import _conv_weight_grad as _conv_weight_grad
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.bce_loss import bce_loss
 from genimg_fast.ops.bce_with_logits_loss import bce_with_logits_loss
