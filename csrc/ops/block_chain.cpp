@@ -64,7 +64,7 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
                                     block.normalized() ? Activation::none : block.activation,
                                     static_cast<T>(block.negative_slope)};
     const bool from_batch = block.statistics == Statistics::batch;
-    Tensor output = new_channels_last(input, layer);
+    Tensor output = new_channels_last(input, output_sizes(layer));
     cpu::convolution(layer, data<T>(link.stored), link.prologue(), layout, packed.get(), epilogue,
                      mutable_data<T>(output), from_batch ? mutable_data<T>(moments[i].mean) : nullptr,
                      from_batch ? mutable_data<T>(moments[i].var) : nullptr);

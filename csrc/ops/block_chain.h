@@ -128,5 +128,4 @@ struct Normalization {
   }
 };
 
-
 }  // namespace genimg_fast

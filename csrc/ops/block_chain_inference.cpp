@@ -78,7 +78,7 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
                                 data<T>(block.bn_bias),
                                 block.eps};
   fold<T>(affine, layer.out_channels(), scale, shift);
-  Tensor output = new_channels_last(input, layer);
+  Tensor output = new_channels_last(input, output_sizes(layer));
   cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
                       {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
                       mutable_data<T>(output), nullptr, nullptr);

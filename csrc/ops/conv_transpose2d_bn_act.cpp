@@ -18,9 +18,8 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTenso
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> scale, shift;
-    fold<T>(
-        {data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
-        conv.out_channels, scale, shift);
+    fold<T>({data<T>(bias), data<T>(running_mean), data<T>(running_var), data<T>(bn_weight), data<T>(bn_bias), eps},
+            conv.out_channels, scale, shift);
     const cpu::Epilogue<T> epilogue{scale.data(), shift.data(), static_cast<Activation>(activation),
                                     static_cast<T>(negative_slope)};
     cpu::conv_transpose2d<T>(conv, data<T>(x), data<T>(w), epilogue, mutable_data<T>(out), nullptr, nullptr);

@@ -47,8 +47,7 @@ Tensor conv_weight_grad(Tensor small, Tensor large, Pair kernel_size, Pair strid
   dispatch_float_double(small, [&](auto zero) {
     using T = decltype(zero);
     cpu::conv_weight_grad<T>(conv, data<T>(s), prologue_of<T>(small_prologue, activation, negative_slope), data<T>(l),
-                             prologue_of<T>(large_prologue, activation, negative_slope),
-                             mutable_data<T>(grad_weight));
+                             prologue_of<T>(large_prologue, activation, negative_slope), mutable_data<T>(grad_weight));
   });
   return grad_weight;
 }
