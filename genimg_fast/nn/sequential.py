@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import functional
-from genimg_fast.ops.block_chain import Block, block_chain
+from genimg_fast.nn.chain import run_blocks
+from genimg_fast.reference.block_chain import Block
 
 # Exact classes: a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
@@ -185,7 +186,7 @@ def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:
 
 
 def _run_chain(chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch.Tensor:
-    return block_chain(input, [_block(kind, children, input) for kind, children in chain]) if chain else input
+    return run_blocks(input, [_block(kind, children, input) for kind, children in chain]) if chain else input
 
 
 def _block(kind: str, children: list[Any], input: torch.Tensor) -> Block:

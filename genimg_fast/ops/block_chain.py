@@ -8,89 +8,31 @@ and backward.  In inference each weight is packed once for as long as it does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
-from genimg_fast import _backend
-from genimg_fast.ops import _check
+from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import update_running_statistics
-from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
-from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
 _NONE, _BATCH, _FIXED = 0, 1, 2  # Statistics in csrc/ops/block_chain.h
-_PACKED_SHAPES = 4  # for how many shapes of the input a chain keeps packed weights
 
 
 def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """Each block in turn; those that the native chain serves run together."""
-    if not _may_chain(input):
-        return _one_by_one(input, blocks)
-    shape: tuple[int, ...] = tuple(input.shape)
-    shapes = []
-    for block in blocks:
-        shapes.append(shape)
-        shape = block.output_shape(shape)
-    served = [_serves(input, shape, block) for shape, block in zip(shapes, blocks, strict=True)]
-    for native, run in groupby(range(len(blocks)), served.__getitem__):
-        part = [blocks[i] for i in run]
-        input = _native(input, part) if native else _one_by_one(input, part)
-    return input
-
-
-def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    for block in blocks:
-        function = conv_transpose2d_bn_act if block.transposed else conv2d_bn_act
-        input = function(input, **block.arguments())  # type: ignore[arg-type]
-    return input
-
-
-def _may_chain(input: torch.Tensor) -> bool:
-    return (
-        isinstance(input, torch.Tensor)
-        and input.device.type == "cpu"
-        and input.dim() == 4
-        and _backend.current_backend() != "reference"
-        and not torch.is_autocast_enabled("cpu")
-        and not _backend.inside_func_transform()
-    )
-
-
-def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
-    """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
-    tensors = (block.weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    if any(t is not None and (t.dtype != input.dtype or t.device != input.device) for t in tensors):
-        return False
-    in_channels = block.weight.shape[0] if block.transposed else block.weight.shape[1]
-    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0 or shape[1] != in_channels:
-        return False
-    out = block.output_shape(shape)
-    values = out[0] * out[2] * out[3]
-    if min(shape) <= 0 or min(out) <= 0 or (block.training and values == 1):
-        return False
-    if any(o >= s for o, s in zip(block.output_padding, block.stride, strict=True)):
-        return False
-    return _backend.why_not_native(input, *tensors) is None
-
-
-def _native(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`."""
     parameters, fixed, codes, numbers = _describe(blocks)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *parameters)):
         inference = False
     else:
         inference = not any(block.training for block in blocks)
-    for block in blocks:
-        _backend.use_native(block.op, input)
     if inference:
-        packed = _packed_weights(input, blocks, parameters, codes, numbers)
+        packed = _packed.packed_weights(input, blocks, parameters, codes, numbers)
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
-    _packed.pop(blocks[0].weight, None)  # what changes with every step is not worth its memory
+    _packed.forget(blocks)  # what changes with every step is not worth its memory
     output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
     moments = iter(statistics)
     shape: tuple[int, ...] = tuple(input.shape)
@@ -129,38 +71,6 @@ def _describe(blocks: Sequence[Block]) -> tuple[list[torch.Tensor], list[torch.T
         ]
         numbers += [block.eps, block.negative_slope]
     return parameters, fixed, codes, numbers
-
-
-# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}
-_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-
-def _packed_weights(input, blocks, parameters, codes, numbers) -> list[torch.Tensor]:
-    """The packed weights of a chain, made anew after a weight has changed; empty where they cannot be kept."""
-    weights = [block.weight for block in blocks]
-    if torch.compiler.is_compiling() or not all(isinstance(w, torch.nn.Parameter) for w in weights):
-        return []
-    if any(w.is_inference() for w in weights):  # which have no version counter
-        return []
-    state = [(w.data_ptr(), w._version) for w in weights]
-    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
-    kept = _packed.setdefault(weights[0], {})
-    if key in kept and kept[key][0] == state:
-        return kept[key][1]
-    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
-    kept.pop(key, None)
-    for other_state, other in kept.values():  # the same packed weight may serve several shapes
-        if other_state == state:
-            packed = [o if _same_packing(o, p) else p for o, p in zip(other, packed, strict=True)]
-    while len(kept) >= _PACKED_SHAPES:
-        del kept[next(iter(kept))]
-    kept[key] = (state, packed)
-    return packed
-
-
-def _same_packing(a: torch.Tensor, b: torch.Tensor) -> bool:
-    trailer = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
-    return a.shape == b.shape and torch.equal(a[-trailer:], b[-trailer:])
 
 
 def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:

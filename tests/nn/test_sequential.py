@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from genimg_fast import functional
-from genimg_fast.nn import FusedSequential, sequential
+from genimg_fast import _backend, functional
+from genimg_fast.nn import FusedSequential, chain
 from tests import _cases
 
 
@@ -128,8 +128,27 @@ def test_each_step_is_one_call(monkeypatch):
     for name in (CONV, DECONV, NORM):
         original = getattr(functional, name)
         monkeypatch.setattr(functional, name, lambda *a, n=name, f=original, **k: calls.append(n) or f(*a, **k))
-    model(torch.randn(2, 2, 3, 3))
+    with _backend.use_backend("reference"):
+        model(torch.randn(2, 2, 3, 3))
     assert calls == [CONV, DECONV, NORM]
+
+
+@pytest.fixture
+def chains(monkeypatch):
+    """The operations of each native chain that ran."""
+    ran = []
+    original = chain.block_chain
+    monkeypatch.setattr(chain, "block_chain", lambda x, b: ran.append([block.op for block in b]) or original(x, b))
+    return ran
+
+
+def test_consecutive_convolution_blocks_are_one_chain(chains):
+    inner = FusedSequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+    model = FusedSequential(nn.Conv2d(2, 3, 1), inner, nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 3), nn.Flatten())
+    with _backend.record_decisions() as decisions:
+        model(torch.randn(2, 2, 5, 5))
+    assert chains == [[CONV, DECONV], [CONV]]  # groups are PyTorch's
+    assert [(d.op, d.native) for d in decisions] == [(CONV, True), (DECONV, True), (CONV, False), (CONV, True)]
 
 
 class CountingConv(nn.Conv2d):
@@ -322,14 +341,6 @@ def test_memory_format_is_that_of_nn_sequential(case, memory_format):
     out, plain_out = model(x), plain_twin(model)(x)
     assert out.stride() == plain_out.stride()
     torch.testing.assert_close(out, plain_out)
-
-
-def test_nested_blocks_change_the_memory_order_once(monkeypatch):
-    changes = []
-    original = sequential._to_channels_last
-    monkeypatch.setattr(sequential, "_to_channels_last", lambda x: changes.append(x) or original(x))
-    FusedSequential(deconv_block(), deconv_block(), deconv_block())(_cases.randn(IMAGES))
-    assert len(changes) == 1
 
 
 @pytest.mark.parametrize("case", MEMORY_CASES)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Runs convolution blocks that stand one after the other: as a native chain where that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from genimg_fast import _backend, functional
+from genimg_fast.ops.block_chain import block_chain
+from genimg_fast.reference.block_chain import Block
+
+
+def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Each block in turn; those that the native chain serves run together."""
+    if not _may_chain(input):
+        return _one_by_one(input, blocks)
+    run: list[Block] = []
+    shape: tuple[int, ...] = tuple(input.shape)
+    for block in blocks:
+        if _serves(input, shape, block):
+            run.append(block)
+        else:
+            input = _one_by_one(_run(input, run) if run else input, [block])
+            run = []
+        shape = block.output_shape(shape)
+    return _run(input, run) if run else input
+
+
+def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    for block in blocks:
+        input = getattr(functional, block.op)(input, **block.arguments())
+    return input
+
+
+def _may_chain(input: torch.Tensor) -> bool:
+    return (
+        isinstance(input, torch.Tensor)
+        and input.device.type == "cpu"
+        and input.dim() == 4
+        and _backend.current_backend() != "reference"
+        and not torch.is_autocast_enabled("cpu")
+        and not _backend.inside_func_transform()
+    )
+
+
+def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
+    """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
+    tensors = (block.weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    if any(t is not None and (t.dtype != input.dtype or t.device != input.device) for t in tensors):
+        return False
+    in_channels = block.weight.shape[0] if block.transposed else block.weight.shape[1]
+    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0 or shape[1] != in_channels:
+        return False
+    out = block.output_shape(shape)
+    values = out[0] * out[2] * out[3]
+    if min(shape) <= 0 or min(out) <= 0 or (block.training and values == 1):
+        return False
+    if any(o >= s for o, s in zip(block.output_padding, block.stride, strict=True)):
+        return False
+    return _backend.why_not_native(input, *tensors) is None
+
+
+def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    for block in blocks:
+        _backend.use_native(block.op, input)  # which explain() listens to
+    return block_chain(input, blocks)

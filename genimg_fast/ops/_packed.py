@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Packed weights of chains in inference, kept for as long as the weights do not change.
+
+A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: against them
+the kernels compare some values with those they packed, and where they differ pack for that call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from genimg_fast.reference.block_chain import Block
+
+_SHAPES = 4  # of the input, for which a chain keeps packed weights
+_TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
+
+# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def packed_weights(
+    input: torch.Tensor,
+    blocks: Sequence[Block],
+    parameters: list[torch.Tensor],
+    codes: list[int],
+    numbers: list[float],
+) -> list[torch.Tensor]:
+    """One for each block; none at all where they cannot be kept."""
+    weights = [block.weight for block in blocks]
+    # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
+    if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
+        return []
+    state = [(w.data_ptr(), w._version) for w in weights]
+    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
+    kept = _kept.setdefault(weights[0], {})
+    if key in kept and kept[key][0] == state:
+        return kept[key][1]
+    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
+    kept.pop(key, None)
+    for other_state, other in kept.values():  # what is packed alike for another shape is kept once
+        if other_state == state:
+            packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
+    while len(kept) >= _SHAPES:
+        del kept[next(iter(kept))]
+    kept[key] = (state, packed)
+    return packed
+
+
+def forget(blocks: Sequence[Block]) -> None:
+    if not torch.compiler.is_compiling():
+        _kept.pop(blocks[0].weight, None)
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a[-_TRAILER:], b[-_TRAILER:])
