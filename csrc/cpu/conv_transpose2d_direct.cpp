@@ -208,12 +208,13 @@ template <Activation A, bool Statistics, typename T>
 void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int64_t* output_offset) {
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kTileColumns<T>;
   alignas(64) T tile[kTileRows * kTileColumns<T>];
+  const int64_t tiles = (job.block.count + kTileRows - 1) / kTileRows;
   const T* b = job.packed;
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kTileColumns<T>, b += panel_size)
-    for (int64_t r = 0; r < job.block.count; r += kTileRows) {
-      const int64_t rows = r + kTileRows < job.block.count ? kTileRows : job.block.count - r;
-      const Prefetch next{b + panel_size + (r == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
-      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>, next);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t r = job.block.count * t / tiles, rows = job.block.count * (t + 1) / tiles - r;
+      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>,
+                  share_of_panel(b + panel_size, depth, t, tiles));
       const int64_t last_channel = first_channel + kTileColumns<T>;
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
                          [&](int64_t channel, auto count) {

@@ -194,8 +194,7 @@ void multiply_row(const ImageBand<T>& band, int64_t y, T* products) {
   T* c = products + (band.plan.taps_x - 1) * band.plan.columns;
   for (int64_t panel = 0; panel < band.plan.panels; ++panel)
     multiply_panel<T, kRows, Vectors>(width, a, depth, band.call.packed + panel * panel_size, depth,
-                                      c + panel * Vectors * kLanes<T>, band.plan.columns, next_row,
-                                      [&] { return Prefetch{a, 0, 0}; });
+                                      c + panel * Vectors * kLanes<T>, band.plan.columns, next_row, [](Prefetch&) {});
 }
 
 // Adds the runs of terms[0 ... count) at each position of a row.

@@ -228,33 +228,29 @@ void evaluate_band(const StripJob<T>& job, int64_t first, int64_t last, int64_t 
     }
 }
 
-// Walks over the output of tile rows and groups, a part of it with each tile of products.
+// Walks over the lines of the output that tile rows and groups will write, group by group, a part with each tile of
+// products.
 template <typename T>
 struct OutputPrefetch {
   const T* group_start;
-  int64_t pixels, pixel_stride, pixel = 0, per_tile;
-  int shift = 0;
+  int64_t pixels, pixel_stride, per_tile, pixel = 0;
 
-  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group, int64_t groups,
-                 int64_t tiles_of_products)
-      : pixel_stride(job.call.conv.out_channels) {
+  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group)
+      : pixel_stride(job.call.conv.out_channels), per_tile(job.call.conv.in_channels / kDepthStep) {
     const Deconvolution& conv = job.call.conv;
     const int64_t n = first_row / job.plan.tiles_y, y = first_row % job.plan.tiles_y * job.plan.m * 2;
     const int64_t begin = (n * conv.y.output + y) * conv.x.output;
     group_start = job.call.output + begin * pixel_stride + first_group * kLanes<T>;
     pixels = rows * job.plan.m * 2 * conv.x.output;
-    const int64_t wanted = pixels * groups / (tiles_of_products > 0 ? tiles_of_products : 1) + 1;
-    while ((conv.in_channels >> (shift + 1)) >= wanted) ++shift;
-    per_tile = conv.in_channels >> shift;
   }
-  GF_INLINE Prefetch next() {
+  GF_INLINE void add_to(Prefetch& prefetch) {
     if (pixel >= pixels) {
       pixel = 0;
       group_start += kLanes<T>;
     }
-    const T* first = group_start + pixel * pixel_stride;
+    prefetch.output = group_start + pixel * pixel_stride;
+    prefetch.output_stride = pixel_stride * static_cast<int64_t>(sizeof(T));
     pixel += per_tile;
-    return {first, pixel_stride * static_cast<int64_t>(sizeof(T)), shift};
   }
 };
 
@@ -268,9 +264,7 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
   auto panel = [&](int64_t point, int64_t group, int64_t half) {
     return job.call.packed + ((group * kPoints + point) * 2 + half) * depth * kTileColumns<T>;
   };
-  const int64_t free_tiles = (tiles + kTileRows - 1) / kTileRows - kPanelVectors;  // that do not prefetch weights
-  OutputPrefetch<T> output(job, first_row, last_row - first_row, first, last - first,
-                           kPoints * (last - first) * 2 * free_tiles);
+  OutputPrefetch<T> output(job, first_row, last_row - first_row, first);
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t group = first; group < last; ++group)
       for (int64_t half = 0; half < 2; ++half) {
@@ -279,7 +273,7 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
                                            : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
         T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
         multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
-                          kPoints * columns, next, [&] { return output.next(); });
+                          kPoints * columns, next, [&](Prefetch& prefetch) { output.add_to(prefetch); });
       }
 }
 
