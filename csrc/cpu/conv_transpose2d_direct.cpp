@@ -15,8 +15,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -130,9 +130,9 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   const std::vector<RowBlock> blocks = split_rows(conv, tile.rows, sizeof(T));
   if (sums) sums->resize(blocks.size() * conv.out_channels);
   parallel_for(0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
-    auto gathered = aligned_array<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
+    const auto [gathered] = thread_workspace<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
     for (int64_t b = begin; b < end; ++b) {
-      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered.get(),
+      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered,
                                sums ? sums->data() + b * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_block<T>(job));
     }

@@ -32,8 +32,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
+#include "cpu/thread_workspace.h"
 #include "cpu/toom_cook_plan.h"
 
 namespace genimg_fast::cpu {
@@ -100,13 +100,12 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   const int64_t parts = strips % threads == 0 || strips >= 8 * threads ? 1 : std::min(plan.groups, threads);
   const int64_t part_groups = divide_up(plan.groups, parts);
   parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
-    const int64_t evaluated = plan.points * (plan.band_tiles() * leading_dimension<T>(conv.in_channels) + 16);
-    const int64_t products = plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes;
-    auto evaluated_buffer = aligned_array<T>(evaluated);
-    auto products_buffer = aligned_array<T>(products);
-    auto carry = aligned_array<T>(part_groups * kPhases * plan.positions() * lanes);
-    auto pixels = aligned_array<T>(call.prologue.mean ? m * m * leading_dimension<T>(conv.in_channels) : 0);
-    const std::vector<T> zeros(conv.in_channels, T(0));
+    const int64_t row = leading_dimension<T>(conv.in_channels);
+    const auto [evaluated, products, carry, pixels, zeros] =
+        thread_workspace<T>(plan.points * (plan.band_tiles() * row + 16),
+                            plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes,
+                            part_groups * kPhases * plan.positions() * lanes, m * m * row, row);
+    std::fill_n(zeros, row, T(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t strip = item / parts, part = item % parts;
       const StripJob<T> job{call,
@@ -115,11 +114,11 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
                             bounds[strip + 1],
                             plan.groups * part / parts,
                             plan.groups * (part + 1) / parts,
-                            evaluated_buffer.get(),
-                            products_buffer.get(),
-                            carry.get(),
-                            pixels.get(),
-                            zeros.data(),
+                            evaluated,
+                            products,
+                            carry,
+                            pixels,
+                            zeros,
                             sums ? sums->data() + strip * conv.out_channels : nullptr};
       if (m == 2)
         GENIMG_FAST_DISPATCH_ISA(run_strip<2, T>(job));
