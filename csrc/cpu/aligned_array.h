@@ -24,10 +24,10 @@ template <typename T>
 AlignedArray<T> aligned_array(int64_t count) {
   constexpr int64_t kHugePage = 2 << 20;
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-  const std::align_val_t alignment{static_cast<size_t>(bytes < 2 * kHugePage ? 64 : kHugePage)};
+  const std::align_val_t alignment{static_cast<size_t>(bytes < kHugePage ? 64 : kHugePage)};
   void* p = ::operator new[](bytes, alignment);
 #ifdef MADV_HUGEPAGE
-  if (bytes >= 2 * kHugePage) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  if (bytes >= kHugePage) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   return AlignedArray<T>(static_cast<T*>(p), {alignment});
 }

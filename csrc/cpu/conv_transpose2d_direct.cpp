@@ -15,8 +15,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -130,9 +130,9 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   const std::vector<RowBlock> blocks = split_rows(conv, tile.rows, sizeof(T));
   if (sums) sums->resize(blocks.size() * conv.out_channels);
   parallel_for(0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
-    auto gathered = aligned_array<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
+    const auto [gathered] = thread_workspace<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
     for (int64_t b = begin; b < end; ++b) {
-      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered.get(),
+      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered,
                                sums ? sums->data() + b * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_block<T>(job));
     }
@@ -208,12 +208,13 @@ template <Activation A, bool Statistics, typename T>
 void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int64_t* output_offset) {
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kTileColumns<T>;
   alignas(64) T tile[kTileRows * kTileColumns<T>];
+  const int64_t tiles = (job.block.count + kTileRows - 1) / kTileRows;
   const T* b = job.packed;
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kTileColumns<T>, b += panel_size)
-    for (int64_t r = 0; r < job.block.count; r += kTileRows) {
-      const int64_t rows = r + kTileRows < job.block.count ? kTileRows : job.block.count - r;
-      const Prefetch next{b + panel_size + (r == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
-      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>, next);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t r = job.block.count * t / tiles, rows = job.block.count * (t + 1) / tiles - r;
+      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>,
+                  share_of_panel(b + panel_size, depth, t, tiles));
       const int64_t last_channel = first_channel + kTileColumns<T>;
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
                          [&](int64_t channel, auto count) {

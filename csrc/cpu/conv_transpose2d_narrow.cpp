@@ -24,8 +24,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -132,15 +132,15 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   if (sums) sums->resize(conv.batch * bands * conv.out_channels);
   parallel_for(0, conv.batch * bands, 1, [&](int64_t begin, int64_t end) {
     const int64_t products = plan.taps_y * plan.pixels(conv.x.input) * plan.columns + 64;
-    auto buffer = aligned_array<T>(products);
-    std::vector<T> input_row(call.prologue.mean ? conv.x.input * conv.in_channels : 0);
-    std::vector<T> row(plan.positions_x * plan.run + 64), statistics(sums ? 3 * row_values : 0);
+    const auto [buffer, input_row, row, statistics] =
+        thread_workspace<T>(products, call.prologue.mean ? conv.x.input * conv.in_channels : 0,
+                            plan.positions_x * plan.run + 64, sums ? 3 * row_values : 0);
     std::vector<const T*> terms(plan.taps_y * plan.taps_x);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t part = item % bands;
-      std::fill_n(buffer.get(), products, T(0));
-      std::fill(statistics.begin(), statistics.end(), T(0));
-      T* statistic = sums ? statistics.data() : nullptr;
+      std::fill_n(buffer, products, T(0));
+      if (sums) std::fill_n(statistics, 3 * row_values, T(0));
+      T* statistic = sums ? statistics : nullptr;
       const ImageBand<T> band{call,
                               plan,
                               item / bands,
@@ -148,9 +148,9 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
                               plan.positions_y * (part + 1) / bands,
                               scale.data(),
                               shift.data(),
-                              buffer.get(),
-                              input_row.data(),
-                              row.data(),
+                              buffer,
+                              input_row,
+                              row,
                               terms.data(),
                               statistic,
                               sums ? statistic + row_values : nullptr,
@@ -194,8 +194,7 @@ void multiply_row(const ImageBand<T>& band, int64_t y, T* products) {
   T* c = products + (band.plan.taps_x - 1) * band.plan.columns;
   for (int64_t panel = 0; panel < band.plan.panels; ++panel)
     multiply_panel<T, kRows, Vectors>(width, a, depth, band.call.packed + panel * panel_size, depth,
-                                      c + panel * Vectors * kLanes<T>, band.plan.columns, next_row,
-                                      [&] { return Prefetch{a, 0, 0}; });
+                                      c + panel * Vectors * kLanes<T>, band.plan.columns, next_row, [](Prefetch&) {});
 }
 
 // Adds the runs of terms[0 ... count) at each position of a row.

@@ -32,8 +32,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
+#include "cpu/thread_workspace.h"
 #include "cpu/toom_cook_plan.h"
 
 namespace genimg_fast::cpu {
@@ -100,13 +100,12 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   const int64_t parts = strips % threads == 0 || strips >= 8 * threads ? 1 : std::min(plan.groups, threads);
   const int64_t part_groups = divide_up(plan.groups, parts);
   parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
-    const int64_t evaluated = plan.points * (plan.band_tiles() * leading_dimension<T>(conv.in_channels) + 16);
-    const int64_t products = plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes;
-    auto evaluated_buffer = aligned_array<T>(evaluated);
-    auto products_buffer = aligned_array<T>(products);
-    auto carry = aligned_array<T>(part_groups * kPhases * plan.positions() * lanes);
-    auto pixels = aligned_array<T>(call.prologue.mean ? m * m * leading_dimension<T>(conv.in_channels) : 0);
-    const std::vector<T> zeros(conv.in_channels, T(0));
+    const int64_t row = leading_dimension<T>(conv.in_channels);
+    const auto [evaluated, products, carry, pixels, zeros] =
+        thread_workspace<T>(plan.points * (plan.band_tiles() * row + 16),
+                            plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes,
+                            part_groups * kPhases * plan.positions() * lanes, m * m * row, row);
+    std::fill_n(zeros, row, T(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t strip = item / parts, part = item % parts;
       const StripJob<T> job{call,
@@ -115,11 +114,11 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
                             bounds[strip + 1],
                             plan.groups * part / parts,
                             plan.groups * (part + 1) / parts,
-                            evaluated_buffer.get(),
-                            products_buffer.get(),
-                            carry.get(),
-                            pixels.get(),
-                            zeros.data(),
+                            evaluated,
+                            products,
+                            carry,
+                            pixels,
+                            zeros,
                             sums ? sums->data() + strip * conv.out_channels : nullptr};
       if (m == 2)
         GENIMG_FAST_DISPATCH_ISA(run_strip<2, T>(job));
@@ -228,33 +227,29 @@ void evaluate_band(const StripJob<T>& job, int64_t first, int64_t last, int64_t 
     }
 }
 
-// Walks over the output of tile rows and groups, a part of it with each tile of products.
+// Walks over the lines of the output that tile rows and groups will write, group by group, a part with each tile of
+// products.
 template <typename T>
 struct OutputPrefetch {
   const T* group_start;
-  int64_t pixels, pixel_stride, pixel = 0, per_tile;
-  int shift = 0;
+  int64_t pixels, pixel_stride, per_tile, pixel = 0;
 
-  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group, int64_t groups,
-                 int64_t tiles_of_products)
-      : pixel_stride(job.call.conv.out_channels) {
+  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group)
+      : pixel_stride(job.call.conv.out_channels), per_tile(job.call.conv.in_channels / kDepthStep) {
     const Deconvolution& conv = job.call.conv;
     const int64_t n = first_row / job.plan.tiles_y, y = first_row % job.plan.tiles_y * job.plan.m * 2;
     const int64_t begin = (n * conv.y.output + y) * conv.x.output;
     group_start = job.call.output + begin * pixel_stride + first_group * kLanes<T>;
     pixels = rows * job.plan.m * 2 * conv.x.output;
-    const int64_t wanted = pixels * groups / (tiles_of_products > 0 ? tiles_of_products : 1) + 1;
-    while ((conv.in_channels >> (shift + 1)) >= wanted) ++shift;
-    per_tile = conv.in_channels >> shift;
   }
-  GF_INLINE Prefetch next() {
+  GF_INLINE void add_to(Prefetch& prefetch) {
     if (pixel >= pixels) {
       pixel = 0;
       group_start += kLanes<T>;
     }
-    const T* first = group_start + pixel * pixel_stride;
+    prefetch.output = group_start + pixel * pixel_stride;
+    prefetch.output_stride = pixel_stride * static_cast<int64_t>(sizeof(T));
     pixel += per_tile;
-    return {first, pixel_stride * static_cast<int64_t>(sizeof(T)), shift};
   }
 };
 
@@ -268,9 +263,7 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
   auto panel = [&](int64_t point, int64_t group, int64_t half) {
     return job.call.packed + ((group * kPoints + point) * 2 + half) * depth * kTileColumns<T>;
   };
-  const int64_t free_tiles = (tiles + kTileRows - 1) / kTileRows - kPanelVectors;  // that do not prefetch weights
-  OutputPrefetch<T> output(job, first_row, last_row - first_row, first, last - first,
-                           kPoints * (last - first) * 2 * free_tiles);
+  OutputPrefetch<T> output(job, first_row, last_row - first_row, first);
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t group = first; group < last; ++group)
       for (int64_t half = 0; half < 2; ++half) {
@@ -279,7 +272,7 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
                                            : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
         T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
         multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
-                          kPoints * columns, next, [&] { return output.next(); });
+                          kPoints * columns, next, [&](Prefetch& prefetch) { output.add_to(prefetch); });
       }
 }
 

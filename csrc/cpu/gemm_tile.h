@@ -14,34 +14,61 @@ constexpr int kPanelVectors = 2;
 template <typename T>
 constexpr int kTileColumns = kPanelVectors * kLanes<T>;
 
-// Memory that will be wanted soon.  A tile asks for one cache line every 2^shift steps of its depth, `stride` bytes
-// from the one before: spread over the products, the wait costs nothing.
+// Memory that will be wanted soon.  A tile asks for it while it multiplies, every kDepthStep steps of its depth:
+// `lines` cache lines of the panel that comes next, and one of the output, each `output_stride` bytes from the one
+// before.
 struct Prefetch {
-  const void* first;
-  int64_t stride;
-  int shift;
+  const void* panel = nullptr;
+  const void* output = nullptr;
+  int64_t output_stride = 0, lines = 0;
 };
+
+constexpr int64_t kDepthStep = 4, kCacheLine = 64;
+
+// What tile number `tile` of `tiles` fetches of a panel, if each does its share.
+template <typename T, int Vectors = kPanelVectors>
+GF_INLINE Prefetch share_of_panel(const T* panel, int64_t depth, int64_t tile, int64_t tiles) {
+  const int64_t lines = (kDepthStep * Vectors * GENIMG_FAST_VECTOR_BYTES / kCacheLine + tiles - 1) / tiles;
+  return {reinterpret_cast<const char*>(panel) + tile * (depth / kDepthStep) * lines * kCacheLine, nullptr, 0, lines};
+}
 
 template <typename T, int Rows, int Vectors>
 void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch) {
-  const char* wanted = static_cast<const char*>(prefetch.first);
+  // An address is base + index * (1 or 2): with a base every three rows, all of them stay in registers.
+  constexpr int kBases = (Rows + 2) / 3;
+  const T* base[kBases];
+#pragma GCC unroll 8
+  for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
   Vec<T> sum[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sum[r][v] = Vec<T>{};
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < depth; ++k) {
+  auto add_products = [&]() __attribute__((always_inline)) {
     Vec<T> row[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
     b += Vectors * kLanes<T>;
-    __builtin_prefetch(wanted + (k >> prefetch.shift) * prefetch.stride, 0, 2);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r * lda + k] * row[v];
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += base[r / 3][r % 3 * lda] * row[v];
+#pragma GCC unroll 8
+    for (int i = 0; i < kBases; ++i) {
+      ++base[i];
+      asm("" : "+r"(base[i]));  // else the compiler makes a pointer of every row, and runs out of registers
+    }
+  };
+  const char* panel = static_cast<const char*>(prefetch.panel);
+  const char* output = static_cast<const char*>(prefetch.output ? prefetch.output : c);
+  for (; depth >= kDepthStep; depth -= kDepthStep) {
+    for (int64_t line = 0; line < prefetch.lines; ++line, panel += kCacheLine) __builtin_prefetch(panel, 0, 2);
+    __builtin_prefetch(output, 1, 3);
+    output += prefetch.output_stride;
+#pragma GCC unroll 4
+    for (int k = 0; k < kDepthStep; ++k) add_products();
   }
+  for (; depth > 0; --depth) add_products();
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
@@ -56,16 +83,16 @@ GF_INLINE void multiply(int64_t rows, const T* a, int64_t lda, const T* b, int64
   if constexpr (Rows > 1) multiply<T, Rows - 1, Vectors>(rows, a, lda, b, depth, c, ldc, prefetch);
 }
 
-// All rows against one panel.  They are split evenly, so that no tile is left with a row or two.  While the first tiles
-// run, `next_panel` is fetched, and then what further() asks for.
-template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors, typename Further>
+// All rows against one panel.  They are split evenly, so that no tile is left with a row or two.  Meanwhile
+// `next_panel` is fetched, and what add_output(prefetch) asks for.
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors, typename AddOutput>
 GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
-                              const T* next_panel, const Further& further) {
+                              const T* next_panel, const AddOutput& add_output) {
   const int64_t tiles = (rows + Rows - 1) / Rows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
-    const Prefetch prefetch =
-        t < Vectors ? Prefetch{next_panel + t * depth * kLanes<T>, GENIMG_FAST_VECTOR_BYTES, 0} : further();
+    Prefetch prefetch = share_of_panel<T, Vectors>(next_panel, depth, t, tiles);
+    add_output(prefetch);
     multiply<T, Rows, Vectors>(last - first, a + first * lda, lda, b, depth, c + first * ldc, ldc, prefetch);
   }
 }
