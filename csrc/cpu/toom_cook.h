@@ -10,6 +10,9 @@
 // coefficients of input() and output() a power of two or one, and leave the fractions to the weights, which are
 // transformed once, in double.
 //
+// The gradient of the weight is the same algorithm read backwards: with g the gradient of y, that of h is
+// weight_transposed(input(x) * output_transposed(g)), summed over all tiles before weight_transposed.
+//
 // V is any vector of T.
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
@@ -55,6 +58,17 @@ struct ToomCook<T, 2> {
     y[1] = p[0] + p[2] - p[1];
     y[2] = p[2];
   }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    p[0] = y[0] + y[1];
+    p[1] = -y[1];
+    p[2] = y[1] + y[2];
+  }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    h[0] = u[0] + u[1];
+    h[1] = u[2] - u[1];
+  }
 };
 
 template <typename T>
@@ -82,6 +96,19 @@ struct ToomCook<T, 4> {
     y[2] = T(-1.5) * (p[0] + p[4]) + (T(-0.5) * (p[1] + p[3]) + p[2]);
     y[3] = T(1.5) * p[4] + (T(0.4) * p[2] + (T(-0.5) * p[1] + (p[3] - p[0])));
     y[4] = p[4];
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    p[0] = T(1.5) * (y[1] - y[2]) + (y[0] - y[3]);
+    p[1] = T(-0.5) * (y[2] + y[3]) + y[1];
+    p[2] = T(0.4) * (y[1] + y[3]) + y[2];
+    p[3] = T(-0.5) * (y[1] + y[2]) + y[3];
+    p[4] = T(1.5) * (y[3] - y[2]) + (y[4] - y[1]);
+  }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    h[0] = u[0] + T(1.0 / 9) * (T(5) * u[2] - (T(2) * u[1] + u[3]));
+    h[1] = u[4] + T(1.0 / 9) * (T(5) * u[2] + (T(2) * u[3] + u[1]));
   }
 };
 
