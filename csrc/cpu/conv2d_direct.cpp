@@ -294,8 +294,8 @@ void run_patch_tiles(const PatchJob<T>& job, int64_t depth, int64_t lda) {
       if constexpr (Vectors == 0) {
         multiply_dots<T>(channels, rows, a, lda, b, whole_vectors, tile, kColumns);
       } else {
-        const Prefetch next{b + panel_size + (t == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
-        multiply<T, kTileRows, Vectors>(rows, a, lda, b, depth, tile, kColumns, next);
+        multiply<T, kTileRows, Vectors>(rows, a, lda, b, depth, tile, kColumns,
+                                        share_of_panel<T, Vectors>(b + panel_size, depth, t, tiles));
       }
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
                          [&](int64_t channel, auto count) {

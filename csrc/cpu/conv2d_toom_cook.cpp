@@ -287,7 +287,7 @@ void multiply_bands_points(const TileBand<T>& band, int64_t depth, int64_t lda, 
       const T* a = band.evaluated + point * point_stride;
       T* c = band.products + ((panel - band.first_panel) * points + point) * kTileColumns<T>;
       multiply_panel<T>(band.last_tile - band.first_tile, a, lda, weights(point, panel), depth, c,
-                        panels * points * kTileColumns<T>, next, [&] { return Prefetch{a, 0, 0}; });
+                        panels * points * kTileColumns<T>, next, [](Prefetch&) {});
     }
 }
 

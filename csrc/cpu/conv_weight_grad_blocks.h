@@ -14,6 +14,7 @@
 // Where blocks are too few to share out, the terms are split too, into parts whose gradients are added in order.
 #pragma once
 #include <algorithm>
+#include <vector>
 
 #include "cpu/aligned_array.h"
 #include "cpu/conv_weight_grad_variants.h"
@@ -39,7 +40,6 @@ struct WeightGradJob {
   int64_t first_term, last_term;
   T *a, *b, *c;
   const T* zeros;  // [max(small_block, large_block)]: a pixel beyond the edge
-  T* pixels;       // pixels of a tile after the prologue
   T* grad_weight;
 
   int64_t lda() const { return leading_dimension<T>(plan.small_block); }
@@ -57,9 +57,9 @@ inline int64_t even_block(int64_t n, int64_t most) {
   return (n + blocks - 1) / blocks;
 }
 
-// Calls run(job) for all blocks and parts.  `tile_pixels` is what job.pixels holds.
+// Calls run(job) for all blocks and parts.
 template <typename T, typename Run>
-void for_each_block(const WeightGradCall<T>& call, const WeightGradPlan& plan, int64_t tile_pixels, const Run& run) {
+void for_each_block(const WeightGradCall<T>& call, const WeightGradPlan& plan, const Run& run) {
   constexpr int64_t kEnoughItems = 16;  // not a function of the number of threads, for the parts add up in order
   const Convolution& conv = call.conv;
   auto count = [](int64_t n, int64_t block) { return (n + block - 1) / block; };
@@ -72,14 +72,13 @@ void for_each_block(const WeightGradCall<T>& call, const WeightGradPlan& plan, i
   auto partial = aligned_array<T>(parts > 1 ? parts * weights : 0);
 
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    WeightGradJob<T> job{call, plan, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-    const int64_t pixel = std::max(plan.small_block, plan.large_block) + 64 / sizeof(T);
+    WeightGradJob<T> job{call, plan, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
+    const std::vector<T> zeros(std::max(plan.small_block, plan.large_block), T(0));
     auto a = aligned_array<T>(plan.points * job.a_point()), b = aligned_array<T>(plan.points * job.b_point());
-    auto c = aligned_array<T>(plan.points * job.c_point()), pixels = aligned_array<T>((tile_pixels + 1) * pixel);
+    auto c = aligned_array<T>(plan.points * job.c_point());
     // What lies between the rows' ends and the vectors' is multiplied, though never used.
     std::fill_n(b.get(), plan.points * job.b_point(), T(0));
-    std::fill_n(pixels.get(), pixel, T(0));
-    job.a = a.get(), job.b = b.get(), job.c = c.get(), job.zeros = pixels.get(), job.pixels = pixels.get() + pixel;
+    job.a = a.get(), job.b = b.get(), job.c = c.get(), job.zeros = zeros.data();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t part = item / blocks, block = item % blocks;
       job.first_small = block % small_blocks * plan.small_block;

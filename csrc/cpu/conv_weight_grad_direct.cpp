@@ -29,8 +29,7 @@ void run(const WeightGradCall<T>& call) {
   plan.large_block = even_block(conv.in_channels, std::max<int64_t>(kColumns / taps, std::min<int64_t>(lanes, 4)));
   plan.columns = (taps * plan.large_block + lanes - 1) / lanes * lanes;
   plan.band = std::min(plan.terms, kBand);
-  for_each_block(call, plan, 0,
-                 [](const WeightGradJob<T>& job) { GENIMG_FAST_DISPATCH_ISA(run_direct_block<T>(job)); });
+  for_each_block(call, plan, [](const WeightGradJob<T>& job) { GENIMG_FAST_DISPATCH_ISA(run_direct_block<T>(job)); });
 }
 
 template void run<float>(const WeightGradCall<float>&);

@@ -3,6 +3,7 @@
 #include "cpu/conv_weight_grad_kernel.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/conv_weight_grad_variants.h"
 
@@ -14,6 +15,9 @@ void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>
   const int64_t weights = conv.out_channels * conv.in_channels * conv.taps();
   if (weights == 0 || conv.pixels() == 0) return void(std::fill_n(grad_weight, weights, T(0)));
   const WeightGradCall<T> call{conv, small, small_prologue, large, large_prologue, grad_weight};
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(forced_variant()) && toom_cook::supports(conv))
+      return toom_cook::run(call, tile_edge(forced_variant()));
   direct::run(call);
 }
 

@@ -20,4 +20,10 @@ template <typename T>
 void run(const WeightGradCall<T>& call);
 }  // namespace direct
 
+namespace toom_cook {
+bool supports(const Convolution& conv);
+template <typename T>
+void run(const WeightGradCall<T>& call, int64_t m);
+}  // namespace toom_cook
+
 }  // namespace genimg_fast::cpu

@@ -13,6 +13,8 @@
 // The three maps are linear, and so are their transposes.  With these the same points serve the gradients of a product,
 // and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product with
 // respect to its inputs) is input_transposed(output_transposed(y) * weight(h)).
+// The gradient of the weight is the same algorithm read backwards: with g the gradient of y, that of h is
+// weight_transposed(input(x) * output_transposed(g)), summed over all tiles before weight_transposed.
 //
 // V is any vector of T.
 
@@ -70,6 +72,11 @@ struct ToomCook<T, 2> {
     p[1] = -y[1];
     p[2] = y[1] + y[2];
   }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    h[0] = u[0] + u[1];
+    h[1] = u[2] - u[1];
+  }
 };
 
 template <typename T>
@@ -112,6 +119,11 @@ struct ToomCook<T, 4> {
     p[2] = T(0.4) * (y[1] + y[3]) + y[2];
     p[3] = y[3] - T(0.5) * (y[1] + y[2]);
     p[4] = (y[4] - y[1]) + T(1.5) * (y[3] - y[2]);
+  }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    h[0] = u[0] + T(1.0 / 9) * (T(5) * u[2] - (T(2) * u[1] + u[3]));
+    h[1] = u[4] + T(1.0 / 9) * (T(5) * u[2] + (T(2) * u[3] + u[1]));
   }
 };
 
