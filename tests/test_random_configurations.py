@@ -100,7 +100,7 @@ class Configuration:
             min(height, width) >= 1
             and (self.batch or 1) * pixels * weights <= MOST_WORK
             # Of few values normalisation leaves little more than rounding errors.
-            and (values_per_channel >= 12 and weights > self.out_channels or not self.norm.startswith("training"))
+            and ((values_per_channel >= 12 and weights > self.out_channels) or not self.norm.startswith("training"))
             and (self.batch is not None or self.norm == "none")
         )
 
@@ -189,7 +189,7 @@ def make_tensors(configuration: Configuration) -> dict[str, torch.Tensor | None]
         channels += ["running_mean", "running_var"]
     if c.affine and c.norm != "none":
         channels += ["bn_weight", "bn_bias"]
-    shapes |= {name: (c.out_channels,) for name in channels}
+    shapes |= dict.fromkeys(channels, (c.out_channels,))
     tensors = {n: _cases.randn(s, c.dtype, 1000 * c.seed + i) for i, (n, s) in enumerate(shapes.items())}
     tensors["weight"] = tensors["weight"] * 2 / max(1, tensors["weight"][0].numel()) ** 0.5
     if "running_var" in tensors:
