@@ -16,7 +16,7 @@ void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>
   if (weights == 0 || conv.pixels() == 0) return void(std::fill_n(grad_weight, weights, T(0)));
   const WeightGradCall<T> call{conv, small, small_prologue, large, large_prologue, grad_weight};
   if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(forced_variant()) && toom_cook::supports(conv))
+    if (is_toom_cook(forced_variant()) && toom_cook::supports_weight_grad(conv))
       return toom_cook::run(call, tile_edge(forced_variant()));
   direct::run(call);
 }

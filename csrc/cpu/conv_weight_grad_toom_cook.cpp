@@ -26,7 +26,7 @@
 
 namespace genimg_fast::cpu::toom_cook {
 
-bool supports(const Convolution& conv) {
+bool supports_weight_grad(const Convolution& conv) {
   auto fits = [](const ConvolutionAxis& axis) {
     return axis.kernel == 4 && axis.stride == 2 && axis.padding == 1 && axis.dilation == 1 &&
            axis.input == 2 * axis.output;
