@@ -2,8 +2,6 @@
 // Schema and CPU registration of conv_transpose2d_bn_act.
 #include "ops/conv_transpose2d_bn_act.h"
 
-#include <cmath>
-
 #include "cpu/batch_norm_act_kernel.h"
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 
@@ -11,18 +9,6 @@ namespace genimg_fast {
 namespace {
 
 using Pair = std::vector<int64_t>;
-
-template <typename T>
-void fold(const ChannelAffine<T>& affine, int64_t channels, std::vector<T>& scale, std::vector<T>& shift) {
-  scale.resize(channels);
-  shift.resize(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    double channel_scale, channel_shift;
-    affine.at(c, &channel_scale, &channel_shift);
-    scale[c] = static_cast<T>(channel_scale);
-    shift[c] = static_cast<T>(channel_shift);
-  }
-}
 
 Tensor inference(Tensor input, Tensor weight, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps, Pair stride,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the two convolution ops share: the checks of their arguments."""
+"""What the two convolution ops share: the checks of their arguments, and parts of their fakes and backwards."""
 
 from __future__ import annotations
 
@@ -53,3 +53,29 @@ def check_arguments(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
         )
     _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
+
+
+def records_gradient(*tensors: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def memory_format(input: torch.Tensor) -> torch.memory_format:
+    """That of the native ops' output: is_channels_last() of csrc/ops/convolution.h."""
+    _, c, _, w = input.shape
+    channels_last = c > 1 and input.stride()[1:] == (1, c * w, c)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def activate_backward_from_output(
+    grad: torch.Tensor, output: torch.Tensor, activation: str, slope: float
+) -> torch.Tensor:
+    """The gradient from the activation's result alone: each of them tells on which branch, or how steep, it was."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, output, 0)
+    if activation == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(grad, output, slope, self_is_result=True)
+    if activation == "tanh":
+        return torch.ops.aten.tanh_backward(grad, output)
+    if activation == "sigmoid":
+        return torch.ops.aten.sigmoid_backward(grad, output)
+    return grad

@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv2d(input))): PyTorch's convolution, then the fused batch_norm_act."""
+"""activation(batch_norm(conv2d(input))): chooses the backend and ties the native ops to autograd.
+
+Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
+from genimg_fast import _backend
+from genimg_fast.ops import _check
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import check_arguments, pair
-from genimg_fast.ops.batch_norm_act import batch_norm_act
-from genimg_fast.reference.activation import activate
+from genimg_fast.ops._convolution import (
+    activate_backward_from_output,
+    check_arguments,
+    memory_format,
+    pair,
+    records_gradient,
+)
+from genimg_fast.ops._registration import register
+from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
+from genimg_fast.reference.activation import activate, activate_backward
+from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
+from genimg_fast.reference.conv2d_bn_act import convolution_backward
 
 
 def conv2d_bn_act(
@@ -36,10 +50,157 @@ def conv2d_bn_act(
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=False)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
-    raw = F.conv2d(input, weight, bias, stride, padding, pair(op, "dilation", dilation, 1), groups)
-    if not training and running_mean is None:
+    dilation = pair(op, "dilation", dilation, 1)
+
+    has_norm = training or running_mean is not None
+    native = _backend.use_native(
+        op,
+        input,
+        weight,
+        bias,
+        *norm.values(),
+        unless=_unsupported(input, weight, padding, groups, dilation, negative_slope, norm),
+        slower=_slower(input, weight, stride, padding, dilation),
+    )
+    if native and training:
+        output, _, mean, var = torch.ops.genimg_fast.conv2d_bn_act_training(
+            input, weight, bias, bn_weight, bn_bias, eps, stride, padding, dilation, _check.ACTIVATIONS[activation],
+            negative_slope,
+        )  # fmt: skip
+        if running_mean is not None and running_var is not None:
+            count = output.numel() // output.shape[1]
+            update_running_statistics(running_mean, running_var, mean, var, count, momentum)
+        return output
+    if native and not (has_norm and records_gradient(input, weight, bias, bn_weight, bn_bias)):
+        return torch.ops.genimg_fast.conv2d_bn_act(
+            input, weight, bias, *norm.values(), eps, stride, padding, dilation, _check.ACTIVATIONS[activation],
+            negative_slope,
+        )  # fmt: skip
+    if native:  # fixed statistics with gradients: the normalisation needs the convolution's output
+        raw = torch.ops.genimg_fast.conv2d_bn_act(
+            input, weight, bias, None, None, None, None, eps, stride, padding, dilation, _check.ACTIVATIONS["none"],
+            negative_slope,
+        )  # fmt: skip
+    else:
+        raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if not has_norm:
         return activate(raw, activation, negative_slope)
     return batch_norm_act(
         raw, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
         activation=activation, negative_slope=negative_slope,
     )  # fmt: skip
+
+
+def _unsupported(input, weight, padding, groups, dilation, negative_slope, norm) -> str | None:
+    if input.device.type == "cuda":
+        return "there is no CUDA kernel for it; cuDNN convolves"
+    if groups != 1:
+        return f"groups={groups}; the kernels take 1"
+    if input.dim() != 4:
+        return "unbatched input; the kernels take (N, C, H, W)"
+    if any(
+        input.shape[d + 2] + 2 * padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) or weight.shape[d + 2] == 0
+        for d in (0, 1)
+    ):
+        return "the kernel is larger than the padded input"  # PyTorch raises
+    if negative_slope < 0:
+        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    if any(t is not None and t.dtype != input.dtype for t in norm.values()):
+        return "batch normalisation in another dtype than input"
+    return None
+
+
+def _slower(input, weight, stride, padding, dilation) -> str | None:
+    if input.dim() != 4:
+        return None
+    n, _, h, w = _output_shape(input, weight, stride, padding, dilation)
+    if n * h * w < 48 and weight.numel() >= 1 << 20:
+        return f"packing a weight of {weight.numel()} values takes longer than {n * h * w} output pixels save"
+    return None
+
+
+def _output_shape(input, weight, stride, padding, dilation):
+    size = [
+        (input.shape[d + 2] + 2 * padding[d] - dilation[d] * (weight.shape[d + 2] - 1) - 1) // stride[d] + 1
+        for d in (0, 1)
+    ]
+    return input.shape[0], weight.shape[0], *size
+
+
+def _fake(
+    input,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    bn_weight,
+    bn_bias,
+    eps,
+    stride,
+    padding,
+    dilation,
+    *activation,
+):
+    shape = _output_shape(input, weight, stride, padding, dilation)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+
+
+def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, stride, padding, dilation, *activation):
+    output = _fake(input, weight, None, None, None, None, None, eps, stride, padding, dilation)
+    raw = torch.empty(output.shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
+    mean = torch.empty(weight.shape[0], dtype=input.dtype, device=input.device)
+    return output, raw, mean, torch.empty_like(mean)
+
+
+def _setup_context(ctx, inputs, output):
+    input, weight, bias, running_mean, _, _, _, _, ctx.stride, ctx.padding, ctx.dilation, code, ctx.slope = inputs
+    ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
+    ctx.save_for_backward(input, weight, bias, output)
+
+
+def _backward(ctx, grad):
+    if ctx.has_norm:
+        raise RuntimeError("conv2d_bn_act: the folded operator has no gradient; call genimg_fast.functional")
+    input, weight, bias, output = ctx.saved_tensors
+    geometry = (ctx.stride, ctx.padding, ctx.dilation)
+    if torch.is_grad_enabled():
+        raw = F.conv2d(input, weight, bias, *geometry)
+        grad = activate_backward(grad, raw, ctx.activation, ctx.slope)
+    else:
+        grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
+    grads = convolution_backward(grad, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
+    return *grads, *[None] * 10
+
+
+def _setup_context_training(ctx, inputs, output):
+    input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.stride, ctx.padding, ctx.dilation, code, ctx.slope = inputs
+    _, raw, mean, var = output
+    ctx.activation = _check.activation_name(code)
+    ctx.mark_non_differentiable(raw, mean, var)
+    ctx.save_for_backward(input, weight, bias, bn_weight, bn_bias, raw, mean, var)
+
+
+def _backward_training(ctx, grad, *_):
+    input, weight, bias, bn_weight, bn_bias, raw, mean, var = ctx.saved_tensors
+    geometry = (ctx.stride, ctx.padding, ctx.dilation)
+    if torch.is_grad_enabled():
+        raw = F.conv2d(input, weight, bias, *geometry)
+        grad_raw, grad_bn_weight, grad_bn_bias = batch_norm_act_backward(
+            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, ctx.activation, ctx.slope, True
+        )
+    else:
+        grad_raw, grad_bn_weight, grad_bn_bias = torch.ops.genimg_fast.batch_norm_act_backward(
+            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, _check.ACTIVATIONS[ctx.activation], ctx.slope, True
+        )
+    grads = convolution_backward(grad_raw, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
+    given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
+    return *grads, *given, *[None] * 6
+
+
+register("conv2d_bn_act", _fake, backward=_backward, setup_context=_setup_context)
+register(
+    "conv2d_bn_act_training",
+    _fake_training,
+    backward=_backward_training,
+    setup_context=_setup_context_training,
+)

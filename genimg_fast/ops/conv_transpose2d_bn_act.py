@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from genimg_fast import _backend
 from genimg_fast.ops import _check
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import check_arguments, pair
+from genimg_fast.ops._convolution import (
+    activate_backward_from_output,
+    check_arguments,
+    memory_format,
+    pair,
+    records_gradient,
+)
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
 from genimg_fast.reference.activation import activate, activate_backward
@@ -70,7 +76,7 @@ def conv_transpose2d_bn_act(
             count = output.numel() // output.shape[1]
             update_running_statistics(running_mean, running_var, mean, var, count, momentum)
         return output
-    if native and not (has_norm and _records_gradient(input, weight, bias, bn_weight, bn_bias)):
+    if native and not (has_norm and records_gradient(input, weight, bias, bn_weight, bn_bias)):
         return torch.ops.genimg_fast.conv_transpose2d_bn_act(
             input, weight, bias, *norm.values(), eps, stride, padding, output_padding,
             _check.ACTIVATIONS[activation], negative_slope,
@@ -113,22 +119,11 @@ def _slower(input, weight) -> str | None:
     return None
 
 
-def _records_gradient(*tensors: torch.Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def _output_shape(input, weight, stride, padding, output_padding):
     size = [
         (input.shape[d + 2] - 1) * stride[d] - 2 * padding[d] + weight.shape[d + 2] + output_padding[d] for d in (0, 1)
     ]
     return input.shape[0], weight.shape[1], *size
-
-
-def _memory_format(input):
-    # is_channels_last() of csrc/ops/conv_transpose2d_bn_act.h
-    _, c, _, w = input.shape
-    channels_last = c > 1 and input.stride()[1:] == (1, c * w, c)
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _fake(
@@ -146,7 +141,7 @@ def _fake(
     *activation,
 ):
     shape = _output_shape(input, weight, stride, padding, output_padding)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_memory_format(input))
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
 
 
 def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, stride, padding, output_padding, *activation):
@@ -174,22 +169,9 @@ def _backward(ctx, grad):
         raw = F.conv_transpose2d(input, weight, bias, *geometry)
         grad = activate_backward(grad, raw, ctx.activation, ctx.slope)
     else:
-        grad = _activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
+        grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
     grads = convolution_backward(grad, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
     return *grads, *[None] * 10
-
-
-def _activate_backward_from_output(grad, output, activation, slope):
-    """The gradient from the activation's result alone: each of them tells on which branch, or how steep, it was."""
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward(grad, output, 0)
-    if activation == "leaky_relu":
-        return torch.ops.aten.leaky_relu_backward(grad, output, slope, self_is_result=True)
-    if activation == "tanh":
-        return torch.ops.aten.tanh_backward(grad, output)
-    if activation == "sigmoid":
-        return torch.ops.aten.sigmoid_backward(grad, output)
-    return grad
 
 
 def _setup_context_training(ctx, inputs, output):

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT
+// Convolution on the CPU as one GEMM, any kernel, stride, padding and dilation; prologue in the gathering of its
+// rows, epilogue in its tiles.
+//
+//      C [output pixels x Cout] = patches [output pixels x depth] * weights [depth x Cout]       depth = taps x Cin
+//
+//   patches  the input pixels that an output pixel's taps see, next to each other; padding is zeros.  A block of them
+//   is
+//            gathered into a buffer that stays in L2.  The taps of a kernel row lie side by side in the input: one
+//            copy.
+//   weights  packed into panels of one or two vectors of output channels: [panel][tap][Cin][column]
+//   C        never exists: a tile is summed in registers over the full depth, goes through scale, shift and activation
+//            in L1, and is stored.
+//
+// A vector of one to four output channels is mostly air.  The narrow variant has vectors run along the depth instead,
+// and multiplies patches and weights [Cout][depth] as dot products.
+//
+// Work is split over threads by blocks of pixels, and by panels where blocks are few.  Bytes: the input about once, the
+// weights once a block, the output once.  FLOPs: 2 depth an output value, those on padding included.
+#ifndef GENIMG_FAST_ISA
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/aligned_array.h"
+#include "cpu/conv2d_variants.h"
+
+namespace genimg_fast::cpu {
+
+struct PatchTile {
+  int64_t rows, lanes;
+};
+
+// A block of output pixels and a range of panels: the unit of work.
+template <typename T>
+struct PatchJob {
+  const Conv2dCall<T>& call;
+  int64_t first, count;  // output pixels
+  int64_t panel_vectors, first_panel, last_panel;
+  T* patches;            // [count, leading_dimension(depth)]
+  ChannelSums<T>* sums;  // [Cout] of this block, or null
+};
+
+constexpr int64_t kNarrowChannels = 4;
+
+}  // namespace genimg_fast::cpu
+
+#define GENIMG_FAST_KERNEL_FILE "cpu/conv2d_direct.cpp"
+#include "cpu/foreach_isa.h"
+
+namespace genimg_fast::cpu::direct {
+namespace {
+
+constexpr int64_t kPatchBytes = 512 * 1024,
+                  kMaxPatches = 192;  // of one block: a quarter of L2, the rest is for weights
+
+int64_t depth_of(const Convolution& conv) { return conv.taps() * conv.in_channels; }
+
+int64_t panel_vectors(const Convolution& conv, int64_t lanes) { return conv.out_channels <= lanes ? 1 : 2; }
+
+int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+
+// Output pixels of a block: enough blocks to share out, and not a function of the number of threads, since statistics
+// add up in the blocks' order.
+int64_t block_size(const Convolution& conv, int64_t tile_rows, int64_t element_size) {
+  const int64_t fair = std::max(tile_rows, conv.pixels() / 16);
+  const int64_t size = std::min({kPatchBytes / (depth_of(conv) * element_size), kMaxPatches, fair});
+  return std::max(size / tile_rows, int64_t{1}) * tile_rows;
+}
+
+}  // namespace
+
+bool supports_narrow(const Convolution& conv) { return conv.out_channels <= kNarrowChannels; }
+
+template <typename T>
+int64_t packed_count(const Convolution& conv, bool narrow) {
+  const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
+  if (narrow) return conv.out_channels * round_up(depth_of(conv), tile.lanes);
+  return depth_of(conv) * round_up(conv.out_channels, panel_vectors(conv, tile.lanes) * tile.lanes);
+}
+
+// Weight -> [panel][tap][Cin][column], or for narrow [Cout][tap][Cin] padded to whole vectors.  What stands for no
+// channel or tap is zero.
+template <typename T>
+void pack(const Convolution& conv, bool narrow, WeightOrder order, const T* weight, T* packed) {
+  const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
+  const WeightView view(conv, order);
+  const int64_t taps = conv.taps(), channels = conv.in_channels, depth = depth_of(conv);
+  if (narrow) {
+    const int64_t row = round_up(depth, tile.lanes);
+    for (int64_t o = 0; o < conv.out_channels; ++o) {
+      T* to = packed + o * row;
+      for (int64_t c = 0; c < channels; ++c) {
+        const T* from = weight + view.at(o, c);
+        for (int64_t t = 0; t < taps; ++t) to[t * channels + c] = from[t * view.tap_stride];
+      }
+      std::fill(to + depth, to + row, T(0));
+    }
+    return;
+  }
+  const int64_t columns = panel_vectors(conv, tile.lanes) * tile.lanes;
+  const int64_t panels = round_up(conv.out_channels, columns) / columns;
+  parallel_for(0, panels * channels, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t panel = item / channels, c = item % channels;
+      const int64_t used = std::min(columns, conv.out_channels - panel * columns);
+      const T* from = weight + view.at(panel * columns, c);
+      T* to = packed + (panel * depth + c) * columns;
+      for (int64_t t = 0; t < taps; ++t, to += channels * columns) {
+        for (int64_t column = 0; column < used; ++column)
+          to[column] = from[column * view.out_stride + t * view.tap_stride];
+        for (int64_t column = used; column < columns; ++column) to[column] = 0;
+      }
+    }
+  });
+}
+
+template <typename T>
+void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* sums) {
+  const Convolution& conv = call.conv;
+  const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
+  const int64_t vectors = panel_vectors(conv, tile.lanes);
+  const int64_t panels = narrow ? 1 : round_up(conv.out_channels, vectors * tile.lanes) / (vectors * tile.lanes);
+  const int64_t size = block_size(conv, tile.rows, sizeof(T)), pixels = conv.pixels();
+  const int64_t blocks = round_up(pixels, size) / size, parts = channel_parts(blocks, panels);
+  if (sums) sums->resize(blocks * conv.out_channels);
+  parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
+    auto patches = aligned_array<T>((size + tile.rows) * leading_dimension<T>(depth_of(conv)));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t block = item / parts, part = item % parts;
+      const PatchJob<T> job{call,
+                            block * size,
+                            std::min(size, pixels - block * size),
+                            narrow ? 0 : vectors,
+                            panels * part / parts,
+                            panels * (part + 1) / parts,
+                            patches.get(),
+                            sums ? sums->data() + block * conv.out_channels : nullptr};
+      GENIMG_FAST_DISPATCH_ISA(run_patches<T>(job));
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                        \
+  template int64_t packed_count<T>(const Convolution&, bool);                 \
+  template void pack<T>(const Convolution&, bool, WeightOrder, const T*, T*); \
+  template void run<T>(const Conv2dCall<T>&, bool, std::vector<ChannelSums<T>>*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace genimg_fast::cpu::direct
+
+#else  // once per instruction set
+
+#include "cpu/gemm_tile.h"
+#include "cpu/vec_activation.h"
+#include "cpu/vec_channel_sums.h"
+#include "cpu/vec_prologue.h"
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+template <typename T>
+PatchTile patch_tile() {
+  return {kTileRows, kLanes<T>};
+}
+
+// Copies count values.  Whole vectors are stored: up to a vector beyond the end of `to` is overwritten.  Nothing is
+// read beyond the input's end.
+template <typename T>
+GF_INLINE void copy_run(const T* from, const T* input_end, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    if (from + i + kLanes<T> <= input_end)
+      store(to + i, load(from + i));
+    else
+      store(to + i, load(from + i, Tail{static_cast<int>(count - i < kLanes<T> ? count - i : kLanes<T>)}));
+  }
+}
+
+template <typename T>
+GF_INLINE void zero_run(int64_t count, T* to) {
+  for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, Vec<T>{});
+}
+
+// The pixels that the taps of each output pixel see -> job.patches.
+template <bool HasPrologue, typename T>
+void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
+  const Convolution& conv = job.call.conv;
+  const ConvolutionAxis &y = conv.y, &x = conv.x;
+  const int64_t channels = conv.in_channels, image = y.input * x.input * channels;
+  const T* input_end = job.call.input + conv.batch * image;
+  const int64_t together = x.dilation == 1 ? x.kernel : 1;  // taps of a kernel row that are neighbours in the input
+  for (int64_t r = 0; r < job.count; ++r) {
+    const int64_t pixel = job.first + r, n = pixel / (y.output * x.output);
+    const int64_t oy = pixel / x.output % y.output, ox = pixel % x.output;
+    T* to = job.patches + r * lda;
+    for (int64_t ky = 0; ky < y.kernel; ++ky) {
+      const int64_t iy = oy * y.stride - y.padding + ky * y.dilation;
+      const T* row = job.call.input + n * image + iy * x.input * channels;
+      for (int64_t kx = 0; kx < x.kernel; kx += together, to += together * channels) {
+        const int64_t ix = ox * x.stride - x.padding + kx * x.dilation;
+        int64_t begin = ix < 0 ? -ix : 0, end = x.input - ix < together ? x.input - ix : together;  // taps inside
+        if (iy < 0 || iy >= y.input || begin >= end) begin = end = together;
+        zero_run(begin * channels, to);
+        if constexpr (HasPrologue)
+          apply_prologue(job.call.prologue, row + (ix + begin) * channels, end - begin, channels, to + begin * channels,
+                         channels);
+        else
+          copy_run(row + (ix + begin) * channels, input_end, (end - begin) * channels, to + begin * channels);
+        zero_run((together - end) * channels, to + end * channels);
+      }
+    }
+    store(job.patches + r * lda + depth, Vec<T>{});  // dot products run on to the end of a vector
+  }
+}
+
+// The sum of all lanes, by halves.
+template <typename T>
+GF_INLINE T add_lanes(Vec<T> v) {
+  Mask<T> lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int step = kLanes<T> / 2; step > 0; step /= 2) v += __builtin_shuffle(v, lane ^ step);
+  return v[0];
+}
+
+// c [Rows x Channels] = a [Rows x depth] * b [Channels x depth], depth in whole vectors.
+template <typename T, int Rows, int Channels>
+void multiply_dots_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc) {
+  Vec<T> sum[Rows][Channels] = {};
+  for (int64_t k = 0; k < depth; k += kLanes<T>) {
+    Vec<T> row[Channels];
+#pragma GCC unroll 4
+    for (int i = 0; i < Channels; ++i) row[i] = load(b + i * depth + k);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      const Vec<T> x = load(a + r * lda + k);
+#pragma GCC unroll 4
+      for (int i = 0; i < Channels; ++i) sum[r][i] += x * row[i];
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < Channels; ++i) c[r * ldc + i] = add_lanes<T>(sum[r][i]);
+}
+
+// All rows against Channels = job's output channels.
+template <typename T, int Channels = kNarrowChannels>
+void multiply_dots(int64_t channels, int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c,
+                   int64_t ldc) {
+  if constexpr (Channels > 1)
+    if (channels < Channels) return multiply_dots<T, Channels - 1>(channels, rows, a, lda, b, depth, c, ldc);
+  constexpr int kRows = GENIMG_FAST_VECTOR_BYTES == 64 || Channels <= 2 ? 4 : 2;  // by the registers there are
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    multiply_dots_tile<T, kRows, Channels>(a + r * lda, lda, b, depth, c + r * ldc, ldc);
+  for (; r < rows; ++r) multiply_dots_tile<T, 1, Channels>(a + r * lda, lda, b, depth, c + r * ldc, ldc);
+}
+
+// The epilogue of one vector of output channels over the rows of a tile, and the sums for its statistics.
+template <Activation A, bool Statistics, typename T, typename Count>
+GF_INLINE void finish_patches(const PatchJob<T>& job, const T* tile, int64_t tile_columns, int64_t first_pixel,
+                              int64_t rows, int64_t channel, Count count) {
+  const Epilogue<T>& epilogue = job.call.epilogue;
+  const Vec<T> scale = load(epilogue.scale + channel, count);
+  const Vec<T> shift = load(epilogue.shift + channel, count);
+  const int64_t channels = job.call.conv.out_channels;
+  T* to = job.call.output + first_pixel * channels + channel;
+  const int lanes = lanes_in(count, kLanes<T>);
+  LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Vec<T> v = activate<A, T>(load(tile + r * tile_columns) * scale + shift, epilogue.negative_slope);
+    store(to + r * channels, v, count);
+    if constexpr (Statistics) sums.add(v);
+  }
+  if constexpr (Statistics) sums.save(job.sums + channel, lanes);
+}
+
+// Vectors of output channels a panel; 0 means narrow.
+template <int Vectors, Activation A, bool Statistics, typename T>
+void run_patch_tiles(const PatchJob<T>& job, int64_t depth, int64_t lda) {
+  constexpr int64_t kColumns = (Vectors ? Vectors : 1) * kLanes<T>;
+  const int64_t channels = job.call.conv.out_channels, panel_size = depth * kColumns;
+  const int64_t whole_vectors = (depth + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  const int64_t tiles = (job.count + kTileRows - 1) / kTileRows;
+  alignas(64) T tile[kTileRows * kColumns];
+  for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
+    const T* b = job.call.packed + panel * panel_size;
+    const int64_t first_channel = panel * kColumns, last_channel = first_channel + kColumns;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t r = job.count * t / tiles, rows = job.count * (t + 1) / tiles - r;  // split evenly
+      const T* a = job.patches + r * lda;
+      if constexpr (Vectors == 0) {
+        multiply_dots<T>(channels, rows, a, lda, b, whole_vectors, tile, kColumns);
+      } else {
+        const Prefetch next{b + panel_size + (t == 0 ? 0 : depth * kLanes<T>), GENIMG_FAST_VECTOR_BYTES, 0};
+        multiply<T, kTileRows, Vectors>(rows, a, lda, b, depth, tile, kColumns, next);
+      }
+      for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
+                         [&](int64_t channel, auto count) {
+                           finish_patches<A, Statistics, T>(job, tile + channel - first_channel, kColumns,
+                                                            job.first + r, rows, channel, count);
+                         });
+    }
+  }
+}
+
+template <int Vectors, typename T>
+void run_patch_panels(const PatchJob<T>& job, int64_t depth, int64_t lda) {
+  with_activation(job.call.epilogue.activation, [&](auto tag) {
+    if (job.sums)
+      run_patch_tiles<Vectors, decltype(tag)::value, true>(job, depth, lda);
+    else
+      run_patch_tiles<Vectors, decltype(tag)::value, false>(job, depth, lda);
+  });
+}
+
+template <typename T>
+void run_patches(const PatchJob<T>& job) {
+  const int64_t depth = job.call.conv.taps() * job.call.conv.in_channels, lda = leading_dimension<T>(depth);
+  if (job.call.prologue.mean)
+    gather_patches<true>(job, depth, lda);
+  else
+    gather_patches<false>(job, depth, lda);
+  if (job.panel_vectors == 0)
+    run_patch_panels<0>(job, depth, lda);
+  else if (job.panel_vectors == 1)
+    run_patch_panels<1>(job, depth, lda);
+  else
+    run_patch_panels<2>(job, depth, lda);
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
+
+#endif

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// What each variant of the convolution offers to conv2d_bn_act_kernel.cpp, which chooses among them.  Every variant
+// packs and runs as conv2d_bn_act_kernel.h says; `sums` is [parts][Cout] for channel_sums.h, sized and filled by run()
+// if it is not null.
+#pragma once
+#include <vector>
+
+#include "cpu/channel_sums.h"
+#include "cpu/conv2d_bn_act_kernel.h"
+
+namespace genimg_fast::cpu {
+
+template <typename T>
+struct Conv2dCall {
+  const Convolution& conv;
+  const T* input;
+  const Prologue<T>& prologue;
+  const T* packed;
+  const Epilogue<T>& epilogue;
+  T* output;
+};
+
+// Finds the taps of an output channel and an input channel in a weight of either order.
+struct WeightView {
+  int64_t out_stride, in_stride, first_tap, tap_stride;
+
+  WeightView(const Convolution& conv, WeightOrder order) {
+    const int64_t taps = conv.taps();
+    const bool forward = order == WeightOrder::forward;
+    out_stride = forward ? conv.in_channels * taps : taps;
+    in_stride = forward ? taps : conv.out_channels * taps;
+    first_tap = forward ? 0 : taps - 1;
+    tap_stride = forward ? 1 : -1;
+  }
+  int64_t at(int64_t out_channel, int64_t in_channel) const {
+    return out_channel * out_stride + in_channel * in_stride + first_tap;
+  }
+};
+
+// In how many parts to cut the output channels, where `units` of work alone do not share out evenly over the threads.
+// Each part then reads the input for itself; results do not depend on it.
+inline int64_t channel_parts(int64_t units, int64_t panels) {
+  const int64_t threads = thread_count();
+  return units % threads == 0 || units >= 8 * threads ? 1 : panels < threads ? panels : threads;
+}
+
+namespace direct {
+// Direct and narrow differ in the tile alone: a panel of output channels, or dot products for a few of them.
+bool supports_narrow(const Convolution& conv);
+template <typename T>
+int64_t packed_count(const Convolution& conv, bool narrow);
+template <typename T>
+void pack(const Convolution& conv, bool narrow, WeightOrder order, const T* weight, T* packed);
+template <typename T>
+void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* sums);
+}  // namespace direct
+
+namespace toom_cook {
+bool supports(const Convolution& conv);
+template <typename T>
+int64_t packed_count(const Convolution& conv, int64_t m);
+template <typename T>
+void pack(const Convolution& conv, int64_t m, WeightOrder order, const T* weight, T* packed);
+template <typename T>
+void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
+}  // namespace toom_cook
+
+}  // namespace genimg_fast::cpu

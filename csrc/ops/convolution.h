@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// What the registrations of the two convolution blocks share.
+#pragma once
+#include "common/deconvolution.h"
+#include "ops/tensor.h"
+
+namespace genimg_fast {
+
+using torch::headeronly::MemoryFormat;
+
+template <typename... Optionals>
+void check_channels(int64_t channels, ScalarType dtype, const Optionals&... tensors) {
+  auto fits = [&](const OptionalTensor& t) {
+    return !t || (t->numel() == channels && t->is_contiguous() && t->scalar_type() == dtype);
+  };
+  check((fits(tensors) && ...), "genimg_fast: a convolution's per-channel tensor must be contiguous, hold Cout values ",
+        "and be of input's dtype (of float32 on CUDA)");
+}
+
+// Memory order N, H, W, C by its strides, which tell even where sizes of 1 leave both orders possible (as for torch).
+inline bool is_channels_last(const Tensor& t) {
+  return t.size(1) > 1 && t.stride(1) == 1 && t.stride(3) == t.size(1) && t.stride(2) == t.size(1) * t.size(3);
+}
+
+// Geometry: Convolution or Deconvolution.
+template <typename Geometry>
+std::vector<int64_t> output_sizes(const Geometry& conv) {
+  return {conv.batch, conv.out_channels, conv.y.output, conv.x.output};
+}
+
+template <typename Geometry>
+Tensor new_channels_last(const Tensor& like, const Geometry& conv) {
+  return torch::stable::empty(output_sizes(conv), like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              MemoryFormat::ChannelsLast);
+}
+
+// The scale and the shift of each channel.
+template <typename T>
+void fold(const ChannelAffine<T>& affine, int64_t channels, std::vector<T>& scale, std::vector<T>& shift) {
+  scale.resize(channels);
+  shift.resize(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    double channel_scale, channel_shift;
+    affine.at(c, &channel_scale, &channel_shift);
+    scale[c] = static_cast<T>(channel_scale);
+    shift[c] = static_cast<T>(channel_shift);
+  }
+}
+
+}  // namespace genimg_fast

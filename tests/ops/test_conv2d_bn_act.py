@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genimg_fast import _backend
+from genimg_fast.backends import cpu
+from genimg_fast.ops._check import ACTIVATIONS
+from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
+from genimg_fast.reference.conv2d_bn_act import conv2d_bn_act as reference
+from tests import _cases
+from tests.ops import _contract
+
+# N, Cin, Cout, H, W, kernel, stride, padding, dilation.  The models' own kernels on sizes around the tile (13 rows of 32
+# channels) and around a vector's depth, one pixel, one channel, gaps between the taps' pixels, padding beyond the kernel.
+GEOMETRIES = [
+    (2, 7, 5, 8, 10, 4, 2, 1, 1),
+    (5, 16, 33, 4, 4, 4, 1, 0, 1),
+    (3, 8, 31, 9, 7, 3, 1, 1, 1),
+    (13, 3, 32, 6, 2, 2, 2, 0, 1),
+    (2, 1, 40, 5, 3, 3, 2, 1, 1),
+    (1, 5, 3, 7, 7, 5, 2, 2, 1),
+    (2, 4, 64, 9, 9, 3, 1, 2, 2),
+    (2, 4, 9, 7, 7, 1, 3, 2, 1),
+    (1, 6, 1, 1, 9, 3, 2, 1, 1),
+    (2, 3, 17, 4, 5, 2, 1, 3, 3),
+    (0, 3, 4, 4, 4, 4, 2, 1, 1),
+]
+
+
+def make_inputs(geometry, dtype=torch.float32):
+    n, c_in, c_out, h, w, k, *_ = geometry
+    shapes = [(n, c_in, h, w), (c_out, c_in, k, k), (c_out,), (c_out,), (c_out,), (c_out,), (c_out,)]
+    input, weight, bias, mean, var, bn_weight, bn_bias = (_cases.randn(s, dtype, i) for i, s in enumerate(shapes))
+    return input, weight, bias, mean, var.abs() + 0.5, bn_weight, bn_bias
+
+
+def options(geometry, **more):
+    *_, stride, padding, dilation = geometry
+    return {"stride": stride, "padding": padding, "dilation": dilation, "negative_slope": 0.2, **more}
+
+
+def run(function, tensors, **kwargs):
+    """Output, running statistics afterwards and all gradients, under an upstream gradient that varies."""
+    input, weight, bias, mean, var, bn_weight, bn_bias = (None if t is None else t.clone() for t in tensors)
+    leaves = [t.requires_grad_() for t in (input, weight, bias, bn_weight, bn_bias) if t is not None]
+    out = function(input, weight, bias, mean, var, bn_weight, bn_bias, **kwargs)
+    (out * _cases.randn(tuple(out.shape), out.dtype, 99)).sum().backward()
+    return [out.detach(), mean, var, *(t.grad for t in leaves)]
+
+
+def assert_parity(tensors, **kwargs):
+    if kwargs.get("training"):
+        tensors = [*tensors[:2], None, *tensors[3:]]  # normalisation removes a bias: its gradient is 0, all noise
+    exact = run(reference, [None if t is None else t.double() for t in tensors], **kwargs)
+    torch_result = run(reference, tensors, **kwargs)
+    with _backend.use_backend("native"):
+        actual = run(conv2d_bn_act, tensors, **kwargs)
+    for i, (a, e, t) in enumerate(zip(actual, exact, torch_result, strict=True)):
+        if e is not None:
+            _cases.assert_accurate(a, e, t, what=f"result {i}")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_inference_matches_float64(isa, geometry, layout):
+    tensors = make_inputs(geometry)
+    kwargs = options(geometry, activation="leaky_relu")
+    exact = reference(*(t.double() for t in tensors), **kwargs)
+    torch_result = reference(*tensors, **kwargs)
+    input = dict(_cases.layouts(tuple(tensors[0].shape)))[layout](tensors[0])
+    with _backend.use_backend("native"), torch.no_grad():
+        actual = conv2d_bn_act(input, *tensors[1:], **kwargs)
+    _cases.assert_accurate(actual, exact, torch_result)
+    channels_last = input.shape[1] > 1 and input.stride(1) == 1 and input.stride(3) == input.shape[1]
+    assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+# Of Toom-Cook (kernel 4 and stride 2, kernel 3 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
+# bands that end inside an image and bands of several images, channels around the vector widths.  Of narrow: one to
+# four channels, any kernel.
+VARIANT_GEOMETRIES = [
+    (3, 7, 5, 8, 10, 4, 2, 1, 1),
+    (2, 17, 33, 15, 17, 4, 2, 1, 1),
+    (1, 3, 3, 129, 66, 4, 2, 1, 1),
+    (70, 3, 16, 2, 6, 4, 2, 1, 1),
+    (1, 20, 70, 16, 16, 4, 2, 1, 1),
+    (2, 5, 18, 9, 12, 4, 2, 0, 1),
+    (2, 5, 18, 9, 12, 4, 2, 3, 1),
+    (2, 9, 1, 6, 5, 3, 2, 1, 1),
+    (2, 17, 33, 7, 9, 3, 1, 1, 1),
+    (1, 20, 70, 12, 5, 3, 1, 0, 1),
+    (3, 3, 2, 1, 3, 3, 1, 2, 1),
+    (1, 16, 4, 5, 20, 5, 1, 2, 1),
+    (2, 6, 2, 7, 3, 3, 3, 1, 2),
+    (0, 3, 4, 4, 4, 4, 2, 1, 1),
+]
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("geometry", VARIANT_GEOMETRIES)
+def test_each_variant_matches_float64(isa, geometry, variant):
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+    factor = _cases.ERROR_FACTOR_WINOGRAD if variant.startswith("toom_cook") else _cases.ERROR_FACTOR
+    fixed = (input, weight, bias, mean, var, bn_weight, bn_bias)
+    batch = (input, weight, None, None, None, bn_weight, bn_bias)
+    for tensors, training, activation in [
+        (fixed, False, "tanh"),
+        (fixed, False, "relu"),
+        (batch, True, "leaky_relu"),
+    ]:
+        if training and geometry[0] == 0:
+            continue
+        kwargs = options(geometry, training=training, activation=activation)
+        exact = reference(*(None if t is None else t.double() for t in tensors), **kwargs)
+        torch_result = reference(*tensors, **kwargs)
+        with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
+            actual = conv2d_bn_act(*tensors, **kwargs)
+        _cases.assert_accurate(actual, exact, torch_result, factor, f"{activation}, training={training}")
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+def test_statistics_of_each_variant(isa, variant):
+    geometry = (3, 8, 19, 74, 24, 4, 2, 1, 1)
+    input, weight, *_ = make_inputs(geometry)
+    bias = torch.linspace(-1000, 1000, 19)
+    with cpu.force_variant(variant):
+        _, raw, mean, var = torch.ops.genimg_fast.conv2d_bn_act_training(
+            input, weight, bias, None, None, 1e-5, [2, 2], [1, 1], [1, 1], ACTIVATIONS["relu"], 0.0
+        )
+    channels = raw.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean.double(), channels.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), channels.var(1, unbiased=False), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
+    input, weight, *_ = make_inputs((5, 8, 40, 18, 12, 4, 2, 1, 1))
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with cpu.force_variant(variant):
+            results.append(
+                torch.ops.genimg_fast.conv2d_bn_act_training(
+                    input, weight, None, None, None, 1e-5, [2, 2], [1, 1], [1, 1], ACTIVATIONS["relu"], 0.0
+                )
+            )
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_variant_loses_a_nan_or_spreads_it_beyond_its_tile(isa, variant, value):
+    geometry = (2, 3, 5, 26, 26, 4, 2, 1, 1)
+    input, weight, *_ = make_inputs(geometry)
+    clean = reference(input, weight, **options(geometry))
+    input[1, 1, 10, 13] = value
+    expected = reference(input, weight, **options(geometry))
+    with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
+        actual = conv2d_bn_act(input, weight, **options(geometry, activation="relu"))
+    touched = ~expected.isfinite()
+    # ReLU makes a plain -inf a finite 0; Toom-Cook's may be NaN.
+    assert not actual[touched & ~(expected == -float("inf"))].isfinite().any()
+    far = torch.ones_like(touched)
+    far[1, :, 4:8, 4:8] = False  # the tile of outputs that see it
+    torch.testing.assert_close(actual[far], clean.relu()[far], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
+    input, weight = _cases.randn((8, 64, 32, 32)), _cases.randn((64, 64, 4, 4), seed=1)
+
+    def run_with(allowed):
+        before = cpu.allow_winograd
+        cpu.allow_winograd = allowed
+        try:
+            with _backend.use_backend("native"), torch.no_grad():
+                return conv2d_bn_act(input, weight, stride=2, padding=1)
+        finally:
+            cpu.allow_winograd = before
+
+    def forced(variant):
+        with cpu.force_variant(variant), _backend.use_backend("native"), torch.no_grad():
+            return conv2d_bn_act(input, weight, stride=2, padding=1)
+
+    assert torch.equal(run_with(False), forced("direct"))
+    assert torch.equal(run_with(True), forced("toom_cook_4"))
+
+
+def test_auto_leaves_a_large_weight_and_few_pixels_to_pytorch():
+    weight = torch.zeros(512, 256, 4, 4)
+    for batch, native in [(1, False), (4, True)]:
+        with _backend.record_decisions() as decisions, torch.no_grad():
+            conv2d_bn_act(torch.zeros(batch, 256, 8, 8), weight, stride=2, padding=1)
+        assert decisions[0].native == native
+    with _backend.record_decisions() as decisions, torch.no_grad():
+        conv2d_bn_act(torch.zeros(1, 3, 8, 8), torch.zeros(8, 3, 4, 4), stride=2, padding=1)
+    assert decisions[0].native
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if g[0]])
+def test_gradients_match_float64(isa, geometry, training):
+    assert_parity(make_inputs(geometry), **options(geometry, training=training, activation="leaky_relu"))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", ["training", "fixed", "none"])
+def test_activations(isa, activation, norm):
+    geometry = GEOMETRIES[2]
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+    tensors = [input, weight, bias] + ([None] * 4 if norm == "none" else [mean, var, bn_weight, bn_bias])
+    assert_parity(tensors, **options(geometry, training=norm == "training", activation=activation))
+
+
+def test_optional_arguments():
+    geometry = GEOMETRIES[2]
+    input, weight, *_ = make_inputs(geometry)
+    assert_parity([input, weight, None, None, None, None, None], **options(geometry, training=True, activation="relu"))
+    assert_parity([input, weight, None, None, None, None, None], **options(geometry, activation="tanh"))
+
+
+def test_gradient_of_a_bias_that_normalisation_removes_is_nearly_zero():
+    geometry = GEOMETRIES[2]
+    bias_grad = run(conv2d_bn_act, make_inputs(geometry), **options(geometry, training=True))[5]
+    torch.testing.assert_close(bias_grad, torch.zeros_like(bias_grad), atol=1e-4, rtol=0)
+
+
+def test_float64(isa):
+    for geometry in GEOMETRIES[:4]:
+        assert_parity(make_inputs(geometry, torch.float64), **options(geometry, training=True, activation="tanh"))
+
+
+def test_statistics_survive_a_mean_far_from_zero(isa):
+    geometry = (64, 8, 16, 16, 16, 4, 2, 1, 1)
+    input, weight, _, *_ = make_inputs(geometry)
+    bias = torch.full((16,), 1000.0)
+    exact = reference(input.double(), weight.double(), bias.double(), training=True, **options(geometry))
+    torch_result = reference(input, weight, bias, training=True, **options(geometry))
+    with _backend.use_backend("native"):
+        actual = conv2d_bn_act(input, weight, bias, training=True, **options(geometry))
+    _cases.assert_accurate(actual, exact, torch_result)
+
+
+def test_nan_and_inf_travel(isa):
+    geometry = GEOMETRIES[2]
+    tensors = make_inputs(geometry)
+    tensors[0][0, 0, 2, 3], tensors[0][1, 1, 0, 0] = float("nan"), float("inf")
+    with _backend.use_backend("native"), torch.no_grad():
+        actual = conv2d_bn_act(*tensors, **options(geometry, activation="relu"))
+    torch.testing.assert_close(actual, reference(*tensors, **options(geometry, activation="relu")), equal_nan=True)
+
+
+def test_result_does_not_depend_on_the_number_of_threads(isa):
+    geometry = GEOMETRIES[2]
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        with _backend.use_backend("native"):
+            results.append(run(conv2d_bn_act, make_inputs(geometry), **options(geometry, training=True))[:3])
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["training", "fixed", "none"])
+def test_contract_with_pytorch(norm):
+    geometry = (2, 2, 3, 4, 4, 3, 2, 1, 1)
+    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
+
+    def function(input, weight, bias, bn_weight, bn_bias):
+        statistics = (mean.to(input), var.to(input)) if norm == "fixed" else (None, None)
+        return conv2d_bn_act(
+            input, weight, bias, *statistics, bn_weight, bn_bias, training=norm == "training",
+            **options(geometry, activation="tanh"),
+        )  # fmt: skip
+
+    def without_norm(input, weight, bias):
+        return conv2d_bn_act(input, weight, bias, **options(geometry, activation="tanh"))
+
+    if norm == "none":
+        _contract.check(without_norm, input, weight, bias)
+    else:
+        _contract.check(function, input, weight, bias, bn_weight, bn_bias)
+
+
+def test_opcheck():
+    geometry = (2, 3, 9, 6, 6, 4, 2, 1, 1)
+    input, weight, bias, mean, var, bn_weight, bn_bias = (t.requires_grad_() for t in make_inputs(geometry))
+    shape = ([2, 2], [1, 1], [1, 1], ACTIVATIONS["relu"], 0.0)
+    ops = torch.ops.genimg_fast
+    torch.library.opcheck(ops.conv2d_bn_act.default, (input, weight, bias, None, None, None, None, 1e-5, *shape))
+    torch.library.opcheck(ops.conv2d_bn_act_training.default, (input, weight, bias, bn_weight, bn_bias, 1e-5, *shape))
+    folded = (t.detach() for t in (input, weight, bias, mean, var, bn_weight, bn_bias))
+    torch.library.opcheck(ops.conv2d_bn_act.default, (*folded, 1e-5, *shape))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [({"groups": 3}, "groups=3"), ({"negative_slope": -0.5}, "negative_slope")],
+)
+def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
+    groups = more.get("groups", 1)
+    input, weight = _cases.randn((2, 6, 8, 8)), _cases.randn((9, 6 // groups, 4, 4), seed=1)
+    kwargs = {"stride": 2, "padding": 1, "training": True, "activation": "leaky_relu", **more}
+    with _backend.record_decisions() as decisions:
+        actual = conv2d_bn_act(input, weight, **kwargs)
+    torch.testing.assert_close(actual, reference(input, weight, **kwargs))
+    assert reason in decisions[0].reason
+    assert decisions[1].op == "batch_norm_act"
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match=reason):
+        conv2d_bn_act(input, weight, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"input": torch.zeros(2, 5, 8, 8)},
+            ValueError,
+            r"input has 5 channels but weight of shape \(4, 6, 4, 4\) takes 6",
+        ),
+        ({"input": torch.zeros(6)}, ValueError, r"input must be \(N, C, H, W\) or \(C, H, W\), got shape \(6,\)"),
+        ({"weight": torch.zeros(4, 6, 4)}, ValueError, r"weight must have 4 dimensions, got shape \(4, 6, 4\)"),
+        ({"weight": torch.zeros(4, 6, 4, 4).double()}, TypeError, "weight is torch.float64 but input is torch.float32"),
+        (
+            {"bias": torch.zeros(5)},
+            ValueError,
+            r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)",
+        ),
+        ({"running_mean": torch.zeros(4)}, ValueError, "running_mean and running_var must be given together"),
+        ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
+        ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
+        ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),
+    ],
+)
+@pytest.mark.parametrize("backend", _backend.BACKENDS)
+def test_bad_input_gets_one_clear_line(backend, change, error, message):
+    arguments = {
+        "input": torch.zeros(2, 6, 8, 8),
+        "weight": torch.zeros(4, 6, 4, 4),
+        "stride": 2,
+        "padding": 1,
+        **change,
+    }
+    with _backend.use_backend(backend), pytest.raises(error, match=message):
+        conv2d_bn_act(**arguments)
