@@ -55,6 +55,15 @@ def check_arguments(
     _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
 
 
+def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
+    """Batch statistics need several values a channel."""
+    n, _, h, w = output_shape
+    if n * h * w == 1:
+        raise ValueError(
+            f"{op}: Expected more than 1 value per channel when training, got output size {tuple(output_shape)}"
+        )
+
+
 def records_gradient(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 

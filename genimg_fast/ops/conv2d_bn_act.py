@@ -15,6 +15,7 @@ from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import (
     activate_backward_from_output,
     check_arguments,
+    check_batch_statistics,
     memory_format,
     pair,
     records_gradient,
@@ -51,6 +52,8 @@ def conv2d_bn_act(
     check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=False)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
+    if training:
+        check_batch_statistics(op, _output_shape(input, weight, stride, padding, dilation))
 
     has_norm = training or running_mean is not None
     native = _backend.use_native(

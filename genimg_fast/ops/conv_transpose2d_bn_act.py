@@ -15,6 +15,7 @@ from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import (
     activate_backward_from_output,
     check_arguments,
+    check_batch_statistics,
     memory_format,
     pair,
     records_gradient,
@@ -56,6 +57,8 @@ def conv_transpose2d_bn_act(
         raise ValueError(
             f"{op}: output_padding {output_padding} must be smaller than stride {stride} or dilation {dilation}"
         )
+    if training and dilation == (1, 1):
+        check_batch_statistics(op, _output_shape(input, weight, stride, padding, output_padding))
 
     has_norm = training or running_mean is not None
     native = _backend.use_native(

@@ -332,6 +332,11 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
             r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)",
         ),
         ({"running_mean": torch.zeros(4)}, ValueError, "running_mean and running_var must be given together"),
+        (
+            {"input": torch.zeros(1, 6, 4, 4), "training": True, "stride": 1, "padding": 0},
+            ValueError,
+            r"Expected more than 1 value per channel when training, got output size \(1, 4, 1, 1\)",
+        ),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
         ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),

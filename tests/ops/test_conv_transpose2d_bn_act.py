@@ -339,6 +339,17 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
             r"bias must have shape \(4,\) \(one value an output channel\), got \(5,\)",
         ),
         ({"running_mean": torch.zeros(4)}, ValueError, "running_mean and running_var must be given together"),
+        (
+            {
+                "input": torch.zeros(1, 6, 1, 1),
+                "weight": torch.zeros(6, 4, 1, 1),
+                "training": True,
+                "padding": 0,
+                "stride": 1,
+            },
+            ValueError,
+            r"Expected more than 1 value per channel when training, got output size \(1, 4, 1, 1\)",
+        ),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
         ({"output_padding": 2}, ValueError, r"output_padding \(2, 2\) must be smaller than stride \(2, 2\)"),
