@@ -10,6 +10,10 @@
 // coefficients of input() and output() a power of two or one, and leave the fractions to the weights, which are
 // transformed once, in double.
 //
+// The three maps are linear, and so are their transposes.  With these the same points serve the gradients of a product,
+// and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product with
+// respect to its inputs) is input_transposed(output_transposed(y) * weight(h)).
+//
 // V is any vector of T.
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
@@ -55,6 +59,17 @@ struct ToomCook<T, 2> {
     y[1] = p[0] + p[2] - p[1];
     y[2] = p[2];
   }
+  template <typename V>
+  static GF_INLINE void input_transposed(const V* v, V* x) {
+    x[0] = v[0] + v[1];
+    x[1] = v[2] - v[1];
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    p[0] = y[0] + y[1];
+    p[1] = -y[1];
+    p[2] = y[1] + y[2];
+  }
 };
 
 template <typename T>
@@ -82,6 +97,21 @@ struct ToomCook<T, 4> {
     y[2] = T(-1.5) * (p[0] + p[4]) + (T(-0.5) * (p[1] + p[3]) + p[2]);
     y[3] = T(1.5) * p[4] + (T(0.4) * p[2] + (T(-0.5) * p[1] + (p[3] - p[0])));
     y[4] = p[4];
+  }
+  template <typename V>
+  static GF_INLINE void input_transposed(const V* v, V* x) {
+    x[0] = (v[0] + v[2]) + (T(8) * v[1] + v[3]);
+    x[1] = v[2] - T(2) * (T(2) * v[1] + v[3]);
+    x[2] = v[2] + T(2) * (v[1] + T(2) * v[3]);
+    x[3] = (v[4] + v[2]) - (v[1] + T(8) * v[3]);
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    p[0] = (y[0] - y[3]) + T(1.5) * (y[1] - y[2]);
+    p[1] = y[1] - T(0.5) * (y[2] + y[3]);
+    p[2] = T(0.4) * (y[1] + y[3]) + y[2];
+    p[3] = y[3] - T(0.5) * (y[1] + y[2]);
+    p[4] = (y[4] - y[1]) + T(1.5) * (y[3] - y[2]);
   }
 };
 
