@@ -14,12 +14,14 @@ namespace {
 
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return false;
+  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv);
   return variant == Variant::direct || (variant == Variant::narrow && direct::supports_narrow(conv));
 }
 
 template <typename T>
 int64_t packed_count(const Convolution& conv, Variant variant) {
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
   return direct::packed_count<T>(conv, variant == Variant::narrow);
 }
 
@@ -27,11 +29,15 @@ template <typename T>
 Variant choose(const Convolution& conv, bool) {
   const Variant asked = forced_variant();
   if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  if (supports<T>(conv, Variant::toom_cook_4) && winograd_allowed() && conv.in_channels >= 32)
+    return Variant::toom_cook_4;
   return supports<T>(conv, Variant::narrow) ? Variant::narrow : Variant::direct;
 }
 
 template <typename T>
 void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
   direct::run(call, variant == Variant::narrow, sums);
 }
 
@@ -45,6 +51,8 @@ PackedLayout choose_layout(const Convolution& conv, bool packed_once) {
 
 template <typename T>
 void pack_weight(const Convolution& conv, const PackedLayout& layout, WeightOrder order, const T* weight, T* packed) {
+  if constexpr (std::is_same_v<T, float>)
+    if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), order, weight, packed);
   direct::pack(conv, layout.variant == Variant::narrow, order, weight, packed);
 }
 

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: MIT
+// Convolution with kernel 4 and stride 2, or kernel 3 and stride 1, any padding, by Toom-Cook products (toom_cook.h).
+//
+// Kernel 4, stride 2: the input's rows and columns fall into two phases by the tap pair that sees them.  Along a row:
+//
+//      input, padded      0    1    2    3    4    5    6    7
+//      phase 0            p0        p1        p2        p3             output o = sum over both phases of
+//      phase 1                 p0        p1        p2        p3                   p[o] h0 + p[o+1] h1
+//
+// with (h0, h1) = taps (0, 2) for phase 0 and (1, 3) for phase 1: correlations of two taps, the transposes of the
+// products that conv_transpose2d_toom_cook.cpp adds up.  Kernel 3, stride 1 is the case of one phase and three taps.
+//
+// In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated
+// at P^2 points, and each point is one GEMM over all phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
+// tiles do not overlap.  Multiplications an output, input and output channel:
+//
+//                 kernel 4, stride 2        kernel 3, stride 1
+//      direct           16                          9
+//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4
+//      M = 4        4 * 25 / 16 = 6.25          36 / 16 = 2.25
+//
+// Work.  Tiles of all images are numbered through and cut into bands:
+//
+//      input    -> evaluated [point][tile][phase][Cin]
+//      GEMMs    -> products  [tile][panel][point][column]
+//      products -> interpolate -> epilogue -> output
+//
+// Weights: [point][panel][phase][Cin][column], read once a band, in that order.  What one point needs stays in L2 while
+// its panels pass.  Bytes: output once, input (P / M)^2 times, from cache but for the first.  A NaN or Inf in the input
+// reaches all outputs of its tiles; an Inf may arrive as NaN.
+#ifndef GENIMG_FAST_ISA
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/aligned_array.h"
+#include "cpu/conv2d_variants.h"
+
+namespace genimg_fast::cpu {
+
+struct Conv2dTiling {
+  int64_t m, points, phases;
+  int64_t tiles_y, tiles_x;  // of an image
+  int64_t panels;            // of kTileColumns output channels
+  int64_t band_tiles, bands;
+
+  int64_t tiles(int64_t batch) const { return batch * tiles_y * tiles_x; }
+};
+
+// One band of tiles, one range of panels: the unit of work.
+template <typename T>
+struct TileBand {
+  const Conv2dCall<T>& call;
+  const Conv2dTiling& tiling;
+  int64_t first_tile, last_tile;
+  int64_t first_panel, last_panel;
+  T* evaluated;          // [points][band tiles][leading_dimension(phases * Cin)]
+  T* products;           // [band tiles][panels of the band][points][columns]
+  T* pixels;             // [P * P][leading_dimension(Cin)]: a tile's phase after the prologue
+  const T* zeros;        // [Cin]: padding
+  ChannelSums<T>* sums;  // [Cout] of this band, or null
+};
+
+}  // namespace genimg_fast::cpu
+
+#define GENIMG_FAST_KERNEL_FILE "cpu/conv2d_toom_cook.cpp"
+#include "cpu/foreach_isa.h"
+
+namespace genimg_fast::cpu::toom_cook {
+namespace {
+
+constexpr int64_t kBandBytes = 1024 * 1024;  // evaluated inputs of a band, where that leaves it enough tiles
+constexpr int64_t kFewestTiles = 64, kMostTiles = 128;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t stride_of(const Convolution& conv) { return conv.y.stride; }
+
+// Taps of one phase: 2 with kernel 4 and stride 2, 3 with kernel 3 and stride 1.
+int64_t taps_of(const Convolution& conv) { return conv.y.kernel / conv.y.stride; }
+
+template <typename T>
+Conv2dTiling make_tiling(const Convolution& conv, int64_t m) {
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + taps_of(conv) - 1;
+  Conv2dTiling tiling{m,
+                      edge * edge,
+                      stride_of(conv) * stride_of(conv),
+                      divide_up(conv.y.output, m),
+                      divide_up(conv.x.output, m),
+                      divide_up(conv.out_channels, columns),
+                      0,
+                      0};
+  const int64_t tile_bytes = tiling.points * tiling.phases * conv.in_channels * sizeof(T);
+  const int64_t tiles = tiling.tiles(conv.batch);
+  tiling.bands = divide_up(tiles, std::clamp(kBandBytes / tile_bytes, kFewestTiles, kMostTiles));
+  tiling.band_tiles = divide_up(tiles, tiling.bands);
+  return tiling;
+}
+
+}  // namespace
+
+bool supports(const Convolution& conv) {
+  auto same = [&](int64_t kernel, int64_t stride) {
+    auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
+    return fits(conv.y) && fits(conv.x);
+  };
+  return same(4, 2);
+}
+
+template <typename T>
+int64_t packed_count(const Convolution& conv, int64_t m) {
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + taps_of(conv) - 1;
+  const int64_t phases = stride_of(conv) * stride_of(conv);
+  return edge * edge * phases * conv.in_channels * divide_up(conv.out_channels, columns) * columns;
+}
+
+template <typename T>
+void pack(const Convolution& conv, int64_t m, WeightOrder order, const T* weight, T* packed) {
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T);
+  const WeightView view(conv, order);
+  parallel_for(0, divide_up(conv.out_channels, columns) * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
+    if (m == 2)
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<2, 2, T>(conv, view, weight, packed, begin, end));
+    else
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<4, 2, T>(conv, view, weight, packed, begin, end));
+  });
+}
+
+template <typename T>
+void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums) {
+  const Convolution& conv = call.conv;
+  if (conv.batch == 0) return;
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T);
+  const Conv2dTiling tiling = make_tiling<T>(conv, m);
+  const int64_t tiles = tiling.tiles(conv.batch), parts = channel_parts(tiling.bands, tiling.panels);
+  if (sums) sums->resize(tiling.bands * conv.out_channels);
+  parallel_for(0, tiling.bands * parts, 1, [&](int64_t begin, int64_t end) {
+    const int64_t lda = leading_dimension<T>(tiling.phases * conv.in_channels);
+    auto evaluated = aligned_array<T>(tiling.points * (tiling.band_tiles * lda + 16));
+    auto products = aligned_array<T>(tiling.points * tiling.band_tiles * divide_up(tiling.panels, parts) * columns);
+    auto pixels = aligned_array<T>(call.prologue.mean ? tiling.points * leading_dimension<T>(conv.in_channels) : 0);
+    const std::vector<T> zeros(conv.in_channels, T(0));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t band = item / parts, part = item % parts;
+      const TileBand<T> job{call,
+                            tiling,
+                            tiles * band / tiling.bands,
+                            tiles * (band + 1) / tiling.bands,
+                            tiling.panels * part / parts,
+                            tiling.panels * (part + 1) / parts,
+                            evaluated.get(),
+                            products.get(),
+                            pixels.get(),
+                            zeros.data(),
+                            sums ? sums->data() + band * conv.out_channels : nullptr};
+      if (m == 2)
+        GENIMG_FAST_DISPATCH_ISA(run_tile_band<2, 2, T>(job));
+      else
+        GENIMG_FAST_DISPATCH_ISA(run_tile_band<4, 2, T>(job));
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                           \
+  template int64_t packed_count<T>(const Convolution&, int64_t);                 \
+  template void pack<T>(const Convolution&, int64_t, WeightOrder, const T*, T*); \
+  template void run<T>(const Conv2dCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
+INSTANTIATE(float)
+#undef INSTANTIATE
+
+}  // namespace genimg_fast::cpu::toom_cook
+
+#else  // once per instruction set
+
+#include "cpu/gemm_tile.h"
+#include "cpu/toom_cook.h"
+#include "cpu/vec_activation.h"
+#include "cpu/vec_channel_sums.h"
+#include "cpu/vec_prologue.h"
+
+namespace genimg_fast::cpu::GENIMG_FAST_ISA {
+
+// Weights of items [begin, end), an item being one panel of output channels of one input channel.
+template <int M, int Taps, typename T>
+void pack_channels(const Convolution& conv, const WeightView& view, const T* weight, T* packed, int64_t begin,
+                   int64_t end) {
+  typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
+  constexpr int kStride = Taps == 2 ? 2 : 1, kKernel = Taps * kStride, kEdge = M + Taps - 1;
+  const int64_t channels = conv.in_channels, depth = kStride * kStride * channels;
+  const int64_t panel_size = depth * kTileColumns<T>;
+  const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t panel = item / channels, c = item % channels;
+    for (int vector = 0; vector < kPanelVectors; ++vector) {
+      const int64_t channel = panel * kTileColumns<T> + vector * kLanes<T>, left = conv.out_channels - channel;
+      const int lanes = left <= 0 ? 0 : left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
+      T taps[kKernel * kKernel][kLanes<T>] = {};
+      for (int lane = 0; lane < lanes; ++lane) {
+        const T* from = weight + view.at(channel + lane, c);
+        for (int tap = 0; tap < kKernel * kKernel; ++tap) taps[tap][lane] = from[tap * view.tap_stride];
+      }
+      for (int phase = 0; phase < kStride * kStride; ++phase) {
+        const int a = phase / kStride, b = phase % kStride;
+        Wide half[Taps][kEdge], h[Taps], u[kEdge];
+        for (int tx = 0; tx < Taps; ++tx) {
+          for (int ty = 0; ty < Taps; ++ty)
+            h[ty] = __builtin_convertvector(load(taps[(a + ty * kStride) * kKernel + b + tx * kStride]), Wide);
+          ToomCook<double, M>::weight(h[0], h[1], half[tx]);
+        }
+        T* to = packed + panel * panel_size + (phase * channels + c) * kTileColumns<T> + vector * kLanes<T>;
+        for (int i = 0; i < kEdge; ++i) {
+          for (int tx = 0; tx < Taps; ++tx) h[tx] = half[tx][i];
+          ToomCook<double, M>::weight(h[0], h[1], u);
+          for (int j = 0; j < kEdge; ++j)
+            store(to + (i * kEdge + j) * panels * panel_size, __builtin_convertvector(u[j], Vec<T>));
+        }
+      }
+    }
+  }
+}
+
+// The P x P pixels of a tile and a phase -> their values at all points.
+template <int M, int Taps, typename T>
+void evaluate_window(const T* const* pixels, int64_t channels, T* to, int64_t point_stride) {
+  constexpr int kEdge = M + Taps - 1;
+  for_each_vector<T>(0, channels, [&](int64_t c, auto count) {
+    Vec<T> half[kEdge][kEdge], x[kEdge], v[kEdge];
+#pragma GCC unroll 8
+    for (int j = 0; j < kEdge; ++j) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kEdge; ++i) x[i] = load(pixels[i * kEdge + j] + c, count);
+      ToomCook<T, M>::output_transposed(x, v);
+#pragma GCC unroll 8
+      for (int i = 0; i < kEdge; ++i) half[i][j] = v[i];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kEdge; ++i) {
+      ToomCook<T, M>::output_transposed(half[i], v);
+#pragma GCC unroll 8
+      for (int j = 0; j < kEdge; ++j) store(to + (i * kEdge + j) * point_stride + c, v[j]);
+    }
+  });
+}
+
+// The input of the band's tiles -> band.evaluated.  Phases go in order: a last vector runs over into the next phase.
+template <int M, int Taps, typename T>
+void evaluate_tiles(const TileBand<T>& band, int64_t lda, int64_t point_stride) {
+  constexpr int kStride = Taps == 2 ? 2 : 1, kEdge = M + Taps - 1;
+  const Convolution& conv = band.call.conv;
+  const int64_t channels = conv.in_channels;
+  T* to = band.evaluated;
+  for (int64_t tile = band.first_tile; tile < band.last_tile; ++tile, to += lda) {
+    const int64_t n = tile / (band.tiling.tiles_y * band.tiling.tiles_x);
+    const int64_t y0 = tile / band.tiling.tiles_x % band.tiling.tiles_y * M * kStride - conv.y.padding;
+    const int64_t x0 = tile % band.tiling.tiles_x * M * kStride - conv.x.padding;
+    const T* image = band.call.input + n * conv.y.input * conv.x.input * channels;
+    for (int phase = 0; phase < kStride * kStride; ++phase) {
+      const T* pixels[kEdge * kEdge];
+      for (int64_t i = 0; i < kEdge; ++i)
+        for (int64_t j = 0; j < kEdge; ++j) {
+          const int64_t y = y0 + i * kStride + phase / kStride, x = x0 + j * kStride + phase % kStride;
+          const bool inside = y >= 0 && y < conv.y.input && x >= 0 && x < conv.x.input;
+          const T*& pixel = pixels[i * kEdge + j];
+          pixel = inside ? image + (y * conv.x.input + x) * channels : band.zeros;
+          if (!inside || !band.call.prologue.mean) continue;
+          T* after = band.pixels + (i * kEdge + j) * leading_dimension<T>(channels);
+          apply_prologue(band.call.prologue, pixel, 1, channels, after, channels);
+          pixel = after;
+        }
+      evaluate_window<M, Taps, T>(pixels, channels, to + phase * channels, point_stride);
+    }
+  }
+}
+
+// band.evaluated x weights -> band.products.
+template <typename T>
+void multiply_bands_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_t point_stride) {
+  const int64_t points = band.tiling.points, panels = band.last_panel - band.first_panel;
+  const int64_t panel_size = depth * kTileColumns<T>;
+  auto weights = [&](int64_t point, int64_t panel) {
+    return band.call.packed + (point * band.tiling.panels + panel) * panel_size;
+  };
+  for (int64_t point = 0; point < points; ++point)
+    for (int64_t panel = band.first_panel; panel < band.last_panel; ++panel) {
+      const T* next = panel + 1 < band.last_panel ? weights(point, panel + 1)
+                                                  : weights(point + 1 < points ? point + 1 : point, band.first_panel);
+      const T* a = band.evaluated + point * point_stride;
+      T* c = band.products + ((panel - band.first_panel) * points + point) * kTileColumns<T>;
+      multiply_panel<T>(band.last_tile - band.first_tile, a, lda, weights(point, panel), depth, c,
+                        panels * points * kTileColumns<T>, next, [&] { return Prefetch{a, 0, 0}; });
+    }
+}
+
+// Interpolates one vector of channels of all tiles, and stores what lies inside the image.
+template <int M, int Taps, bool Statistics, typename T, typename Count>
+void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_stride, int64_t channel, Count count) {
+  constexpr int kEdge = M + Taps - 1;
+  const Convolution& conv = band.call.conv;
+  const Epilogue<T>& epilogue = band.call.epilogue;
+  const int64_t height = conv.y.output, width = conv.x.output, channels = conv.out_channels;
+  const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
+  const int lanes = lanes_in(count, kLanes<T>);
+  LaneSums<T> sums(band.sums + channel, Statistics ? lanes : 0);
+  for (int64_t tile = band.first_tile; tile < band.last_tile; ++tile, products += tile_stride) {
+    const int64_t n = tile / (band.tiling.tiles_y * band.tiling.tiles_x);
+    const int64_t y0 = tile / band.tiling.tiles_x % band.tiling.tiles_y * M, x0 = tile % band.tiling.tiles_x * M;
+    Vec<T> half[M][kEdge], v[kEdge], y[M];
+#pragma GCC unroll 8
+    for (int j = 0; j < kEdge; ++j) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kEdge; ++i) v[i] = load(products + (i * kEdge + j) * kTileColumns<T>);
+      ToomCook<T, M>::input_transposed(v, y);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) half[i][j] = y[i];
+    }
+    T* to = band.call.output + ((n * height + y0) * width + x0) * channels + channel;
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      if (y0 + i >= height) break;
+      ToomCook<T, M>::input_transposed(half[i], y);
+#pragma GCC unroll 8
+      for (int j = 0; j < M; ++j) {
+        if (x0 + j >= width) break;
+        const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
+        store(to + (i * width + j) * channels, value, count);
+        if constexpr (Statistics) sums.add(value);
+      }
+    }
+    if constexpr (Statistics)
+      if (sums.count >= 128) {
+        sums.save(band.sums + channel, lanes);
+        sums = LaneSums<T>(band.sums + channel, lanes);
+      }
+  }
+  if constexpr (Statistics)
+    if (sums.count > 0) sums.save(band.sums + channel, lanes);
+}
+
+template <int M, int Taps, typename T>
+void run_tile_band(const TileBand<T>& band) {
+  const int64_t depth = band.tiling.phases * band.call.conv.in_channels, lda = leading_dimension<T>(depth);
+  const int64_t point_stride = band.tiling.band_tiles * lda + 16;
+  evaluate_tiles<M, Taps>(band, lda, point_stride);
+  multiply_bands_points(band, depth, lda, point_stride);
+  const int64_t first = band.first_panel * kTileColumns<T>, last = band.last_panel * kTileColumns<T>;
+  const int64_t panel_products = band.tiling.points * kTileColumns<T>;
+  const int64_t tile_stride = (band.last_panel - band.first_panel) * panel_products;
+  const int64_t channels = band.call.conv.out_channels;
+  for_each_vector<T>(first, last < channels ? last : channels, [&](int64_t channel, auto count) {
+    const T* products =
+        band.products + (channel - first) / kTileColumns<T> * panel_products + (channel - first) % kTileColumns<T>;
+    if (band.sums)
+      finish_tiles<M, Taps, true>(band, products, tile_stride, channel, count);
+    else
+      finish_tiles<M, Taps, false>(band, products, tile_stride, channel, count);
+  });
+}
+
+}  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
+
+#endif
