@@ -47,6 +47,8 @@ struct Conv2dTiling {
   int64_t tiles(int64_t batch) const { return batch * tiles_y * tiles_x; }
 };
 
+constexpr int64_t kPackChannels = 8;  // input channels whose weights are packed together
+
 // One band of tiles, one range of panels: the unit of work.
 template <typename T>
 struct TileBand {
@@ -104,7 +106,7 @@ bool supports(const Convolution& conv) {
     auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
     return fits(conv.y) && fits(conv.x);
   };
-  return same(4, 2);
+  return same(4, 2) || same(3, 1);
 }
 
 template <typename T>
@@ -118,11 +120,9 @@ template <typename T>
 void pack(const Convolution& conv, int64_t m, WeightOrder order, const T* weight, T* packed) {
   const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T);
   const WeightView view(conv, order);
-  parallel_for(0, divide_up(conv.out_channels, columns) * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
-    if (m == 2)
-      GENIMG_FAST_DISPATCH_ISA(pack_channels<2, 2, T>(conv, view, weight, packed, begin, end));
-    else
-      GENIMG_FAST_DISPATCH_ISA(pack_channels<4, 2, T>(conv, view, weight, packed, begin, end));
+  const int64_t blocks = divide_up(conv.out_channels, columns) * divide_up(conv.in_channels, kPackChannels);
+  parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    GENIMG_FAST_DISPATCH_ISA(pack_blocks<T>(conv, m, view, weight, packed, begin, end));
   });
 }
 
@@ -153,10 +153,7 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
                             pixels.get(),
                             zeros.data(),
                             sums ? sums->data() + band * conv.out_channels : nullptr};
-      if (m == 2)
-        GENIMG_FAST_DISPATCH_ISA(run_tile_band<2, 2, T>(job));
-      else
-        GENIMG_FAST_DISPATCH_ISA(run_tile_band<4, 2, T>(job));
+      GENIMG_FAST_DISPATCH_ISA(run_tile_band<T>(job));
     }
   });
 }
@@ -180,43 +177,86 @@ INSTANTIATE(float)
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-// Weights of items [begin, end), an item being one panel of output channels of one input channel.
+// body(MTag, TapsTag) for the tile and the kernel at hand.
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+template <typename Body>
+GF_INLINE void with_tile(const Convolution& conv, int64_t m, const Body& body) {
+  const bool two_taps = conv.y.kernel == 4;
+  if (m == 2)
+    two_taps ? body(Number<2>{}, Number<2>{}) : body(Number<2>{}, Number<3>{});
+  else
+    two_taps ? body(Number<4>{}, Number<2>{}) : body(Number<4>{}, Number<3>{});
+}
+
+// The weights of up to kPackChannels input channels and one vector of output channels -> values
+// [phase][point][Cin][lane], rows kTileColumns apart.
 template <int M, int Taps, typename T>
-void pack_channels(const Convolution& conv, const WeightView& view, const T* weight, T* packed, int64_t begin,
-                   int64_t end) {
+void transform_weights(const Convolution& conv, const WeightView& view, const T* weight, int64_t first_channel,
+                       int64_t first_input, int64_t inputs, T* values) {
   typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
   constexpr int kStride = Taps == 2 ? 2 : 1, kKernel = Taps * kStride, kEdge = M + Taps - 1;
-  const int64_t channels = conv.in_channels, depth = kStride * kStride * channels;
-  const int64_t panel_size = depth * kTileColumns<T>;
-  const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t panel = item / channels, c = item % channels;
-    for (int vector = 0; vector < kPanelVectors; ++vector) {
-      const int64_t channel = panel * kTileColumns<T> + vector * kLanes<T>, left = conv.out_channels - channel;
-      const int lanes = left <= 0 ? 0 : left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
-      T taps[kKernel * kKernel][kLanes<T>] = {};
-      for (int lane = 0; lane < lanes; ++lane) {
-        const T* from = weight + view.at(channel + lane, c);
-        for (int tap = 0; tap < kKernel * kKernel; ++tap) taps[tap][lane] = from[tap * view.tap_stride];
+  const int64_t left = conv.out_channels - first_channel;
+  const int lanes = left <= 0 ? 0 : left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
+  auto evaluate = [](const Wide* h, Wide* u) {
+    if constexpr (Taps == 2)
+      ToomCook<double, M>::weight(h[0], h[1], u);
+    else
+      ToomCook<double, M, 3>::weight(h[0], h[1], h[2], u);
+  };
+  for (int64_t k = 0; k < inputs; ++k) {
+    T taps[kKernel * kKernel][kLanes<T>] = {};
+    for (int lane = 0; lane < lanes; ++lane) {
+      const T* from = weight + view.at(first_channel + lane, first_input + k);
+      for (int tap = 0; tap < kKernel * kKernel; ++tap) taps[tap][lane] = from[tap * view.tap_stride];
+    }
+    for (int phase = 0; phase < kStride * kStride; ++phase) {
+      const int a = phase / kStride, b = phase % kStride;
+      Wide half[Taps][kEdge], h[Taps], u[kEdge];
+      for (int tx = 0; tx < Taps; ++tx) {
+        for (int ty = 0; ty < Taps; ++ty)
+          h[ty] = __builtin_convertvector(load(taps[(a + ty * kStride) * kKernel + b + tx * kStride]), Wide);
+        evaluate(h, half[tx]);
       }
-      for (int phase = 0; phase < kStride * kStride; ++phase) {
-        const int a = phase / kStride, b = phase % kStride;
-        Wide half[Taps][kEdge], h[Taps], u[kEdge];
-        for (int tx = 0; tx < Taps; ++tx) {
-          for (int ty = 0; ty < Taps; ++ty)
-            h[ty] = __builtin_convertvector(load(taps[(a + ty * kStride) * kKernel + b + tx * kStride]), Wide);
-          ToomCook<double, M>::weight(h[0], h[1], half[tx]);
-        }
-        T* to = packed + panel * panel_size + (phase * channels + c) * kTileColumns<T> + vector * kLanes<T>;
-        for (int i = 0; i < kEdge; ++i) {
-          for (int tx = 0; tx < Taps; ++tx) h[tx] = half[tx][i];
-          ToomCook<double, M>::weight(h[0], h[1], u);
-          for (int j = 0; j < kEdge; ++j)
-            store(to + (i * kEdge + j) * panels * panel_size, __builtin_convertvector(u[j], Vec<T>));
-        }
+      for (int i = 0; i < kEdge; ++i) {
+        for (int tx = 0; tx < Taps; ++tx) h[tx] = half[tx][i];
+        evaluate(h, u);
+        for (int j = 0; j < kEdge; ++j)
+          store(values + ((phase * kEdge * kEdge + i * kEdge + j) * kPackChannels + k) * kTileColumns<T>,
+                __builtin_convertvector(u[j], Vec<T>));
       }
     }
   }
+}
+
+// Blocks [begin, end), a block being kPackChannels input channels of one panel.  It is transformed in L2 and then dealt
+// out to the points, so that each gets whole lines of a kilobyte: their panels lie far apart.
+template <typename T>
+void pack_blocks(const Convolution& conv, int64_t m, const WeightView& view, const T* weight, T* packed, int64_t begin,
+                 int64_t end) {
+  const int64_t channels = conv.in_channels, blocks = (channels + kPackChannels - 1) / kPackChannels;
+  const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
+  with_tile(conv, m, [&](auto m_tag, auto taps_tag) {
+    constexpr int M = decltype(m_tag)::value, Taps = decltype(taps_tag)::value;
+    constexpr int kPhases = Taps == 2 ? 4 : 1, kPoints = (M + Taps - 1) * (M + Taps - 1);
+    alignas(64) T values[kPhases * kPoints * kPackChannels * kTileColumns<T>];
+    const int64_t panel_size = kPhases * channels * kTileColumns<T>;
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t panel = block / blocks, first = block % blocks * kPackChannels;
+      const int64_t inputs = first + kPackChannels < channels ? kPackChannels : channels - first;
+      for (int vector = 0; vector < kPanelVectors; ++vector)
+        transform_weights<M, Taps>(conv, view, weight, panel * kTileColumns<T> + vector * kLanes<T>, first, inputs,
+                                   values + vector * kLanes<T>);
+      for (int phase = 0; phase < kPhases; ++phase)
+        for (int point = 0; point < kPoints; ++point)
+          __builtin_memcpy(
+              packed + (point * panels + panel) * panel_size + (phase * channels + first) * kTileColumns<T>,
+              values + (phase * kPoints + point) * kPackChannels * kTileColumns<T>,
+              inputs * kTileColumns<T> * sizeof(T));
+    }
+  });
 }
 
 // The P x P pixels of a tile and a phase -> their values at all points.
@@ -229,13 +269,13 @@ void evaluate_window(const T* const* pixels, int64_t channels, T* to, int64_t po
     for (int j = 0; j < kEdge; ++j) {
 #pragma GCC unroll 8
       for (int i = 0; i < kEdge; ++i) x[i] = load(pixels[i * kEdge + j] + c, count);
-      ToomCook<T, M>::output_transposed(x, v);
+      ToomCook<T, M, Taps>::output_transposed(x, v);
 #pragma GCC unroll 8
       for (int i = 0; i < kEdge; ++i) half[i][j] = v[i];
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kEdge; ++i) {
-      ToomCook<T, M>::output_transposed(half[i], v);
+      ToomCook<T, M, Taps>::output_transposed(half[i], v);
 #pragma GCC unroll 8
       for (int j = 0; j < kEdge; ++j) store(to + (i * kEdge + j) * point_stride + c, v[j]);
     }
@@ -274,7 +314,7 @@ void evaluate_tiles(const TileBand<T>& band, int64_t lda, int64_t point_stride) 
 
 // band.evaluated x weights -> band.products.
 template <typename T>
-void multiply_bands_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_t point_stride) {
+void multiply_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_t point_stride) {
   const int64_t points = band.tiling.points, panels = band.last_panel - band.first_panel;
   const int64_t panel_size = depth * kTileColumns<T>;
   auto weights = [&](int64_t point, int64_t panel) {
@@ -309,7 +349,7 @@ void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_strid
     for (int j = 0; j < kEdge; ++j) {
 #pragma GCC unroll 8
       for (int i = 0; i < kEdge; ++i) v[i] = load(products + (i * kEdge + j) * kTileColumns<T>);
-      ToomCook<T, M>::input_transposed(v, y);
+      ToomCook<T, M, Taps>::input_transposed(v, y);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) half[i][j] = y[i];
     }
@@ -317,7 +357,7 @@ void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_strid
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       if (y0 + i >= height) break;
-      ToomCook<T, M>::input_transposed(half[i], y);
+      ToomCook<T, M, Taps>::input_transposed(half[i], y);
 #pragma GCC unroll 8
       for (int j = 0; j < M; ++j) {
         if (x0 + j >= width) break;
@@ -336,23 +376,26 @@ void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_strid
     if (sums.count > 0) sums.save(band.sums + channel, lanes);
 }
 
-template <int M, int Taps, typename T>
+template <typename T>
 void run_tile_band(const TileBand<T>& band) {
-  const int64_t depth = band.tiling.phases * band.call.conv.in_channels, lda = leading_dimension<T>(depth);
+  const Convolution& conv = band.call.conv;
+  const int64_t depth = band.tiling.phases * conv.in_channels, lda = leading_dimension<T>(depth);
   const int64_t point_stride = band.tiling.band_tiles * lda + 16;
-  evaluate_tiles<M, Taps>(band, lda, point_stride);
-  multiply_bands_points(band, depth, lda, point_stride);
   const int64_t first = band.first_panel * kTileColumns<T>, last = band.last_panel * kTileColumns<T>;
   const int64_t panel_products = band.tiling.points * kTileColumns<T>;
   const int64_t tile_stride = (band.last_panel - band.first_panel) * panel_products;
-  const int64_t channels = band.call.conv.out_channels;
-  for_each_vector<T>(first, last < channels ? last : channels, [&](int64_t channel, auto count) {
-    const T* products =
-        band.products + (channel - first) / kTileColumns<T> * panel_products + (channel - first) % kTileColumns<T>;
-    if (band.sums)
-      finish_tiles<M, Taps, true>(band, products, tile_stride, channel, count);
-    else
-      finish_tiles<M, Taps, false>(band, products, tile_stride, channel, count);
+  with_tile(conv, band.tiling.m, [&](auto m_tag, auto taps_tag) {
+    constexpr int M = decltype(m_tag)::value, Taps = decltype(taps_tag)::value;
+    evaluate_tiles<M, Taps>(band, lda, point_stride);
+    multiply_points(band, depth, lda, point_stride);
+    for_each_vector<T>(first, last < conv.out_channels ? last : conv.out_channels, [&](int64_t channel, auto count) {
+      const int64_t column = channel - first;
+      const T* products = band.products + column / kTileColumns<T> * panel_products + column % kTileColumns<T>;
+      if (band.sums)
+        finish_tiles<M, Taps, true>(band, products, tile_stride, channel, count);
+      else
+        finish_tiles<M, Taps, false>(band, products, tile_stride, channel, count);
+    });
   });
 }
 

@@ -11,8 +11,13 @@
 // transformed once, in double.
 //
 // The three maps are linear, and so are their transposes.  With these the same points serve the gradients of a product,
-// and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product with
-// respect to its inputs) is input_transposed(output_transposed(y) * weight(h)).
+// and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product
+// with respect to its inputs) is input_transposed(output_transposed(y) * weight(h)).
+//
+// Three taps, M + 2 points, correlations alone: x[i] = y[i] h0 + y[i+1] h1 + y[i+2] h2.  M = 2 uses 0, 1, -1, inf.  M =
+// 4 uses 0, 2/3, -2/3, 3/2, -3/2, inf, which err half as much as 0, 1, -1, 2, -2, inf: the least of all sets of four
+// small fractions tried, and with the scales below every coefficient but the weights' is exact in binary.
+//
 // The gradient of the weight is the same algorithm read backwards: with g the gradient of y, that of h is
 // weight_transposed(input(x) * output_transposed(g)), summed over all tiles before weight_transposed.
 //
@@ -20,7 +25,7 @@
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-template <typename T, int M>
+template <typename T, int M, int Taps = 2>
 struct ToomCook;
 
 template <typename T>
@@ -124,6 +129,64 @@ struct ToomCook<T, 4> {
   static GF_INLINE void weight_transposed(const V* u, V* h) {
     h[0] = u[0] + T(1.0 / 9) * (T(5) * u[2] - (T(2) * u[1] + u[3]));
     h[1] = u[4] + T(1.0 / 9) * (T(5) * u[2] + (T(2) * u[3] + u[1]));
+  }
+};
+
+template <typename T>
+struct ToomCook<T, 2, 3> {
+  template <typename V>
+  static GF_INLINE void weight(const V& h0, const V& h1, const V& h2, V* u) {
+    u[0] = h0;
+    u[1] = T(0.5) * (h0 + h1 + h2);
+    u[2] = T(0.5) * (h0 - h1 + h2);
+    u[3] = h2;
+  }
+  template <typename V>
+  static GF_INLINE void input_transposed(const V* v, V* x) {
+    x[0] = v[0] + (v[1] + v[2]);
+    x[1] = v[3] + (v[1] - v[2]);
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    p[0] = y[0] - y[2];
+    p[1] = y[2] + y[1];
+    p[2] = y[2] - y[1];
+    p[3] = y[3] - y[1];
+  }
+};
+
+// In powers of b = 3/2; the points are 0, 1/b, -1/b, b, -b, inf.
+template <typename T>
+struct ToomCook<T, 4, 3> {
+  template <typename V>
+  static GF_INLINE void weight(const V& h0, const V& h1, const V& h2, V* u) {
+    const V even = h0 + T(4.0 / 9) * h2, odd = T(2.0 / 3) * h1;
+    const V even_b = h0 + T(2.25) * h2, odd_b = T(1.5) * h1;
+    u[0] = T(4.0 / 9) * h0;
+    u[1] = T(-1 / 8.125) * (even + odd);
+    u[2] = T(-1 / 8.125) * (even - odd);
+    u[3] = T(1 / 18.28125) * (even_b + odd_b);
+    u[4] = T(1 / 18.28125) * (even_b - odd_b);
+    u[5] = T(4.0 / 9) * h2;
+  }
+  template <typename V>
+  static GF_INLINE void input_transposed(const V* v, V* x) {
+    const V sum = v[1] + v[2], difference = v[1] - v[2], sum_b = v[3] + v[4], difference_b = v[3] - v[4];
+    x[0] = v[0] + (T(3.375) * sum + sum_b);
+    x[1] = T(2.25) * difference + T(1.5) * difference_b;
+    x[2] = T(1.5) * sum + T(2.25) * sum_b;
+    x[3] = v[5] + (difference + T(3.375) * difference_b);
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    const V even = T(1.5) * y[4] - T(3.375) * y[2], odd = y[3] - T(2.25) * y[1];
+    const V even_b = T(2.25) * y[4] - y[2], odd_b = T(3.375) * y[3] - T(1.5) * y[1];
+    p[0] = T(2.25) * (y[0] + y[4]) - T(6.0625) * y[2];
+    p[1] = even + odd;
+    p[2] = even - odd;
+    p[3] = even_b + odd_b;
+    p[4] = even_b - odd_b;
+    p[5] = T(2.25) * (y[1] + y[5]) - T(6.0625) * y[3];
   }
 };
 
