@@ -130,3 +130,9 @@ def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None
     if _decisions is not None:
         _decisions.append(Decision(op, not reason, reason))
     return not reason
+
+
+def record_native(op: str) -> None:
+    """For callers that know without asking that the native kernels serve a call."""
+    if _decisions is not None:
+        _decisions.append(Decision(op, True, ""))

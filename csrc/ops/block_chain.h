@@ -64,7 +64,7 @@ struct Block {
  private:
   static Tensor take(const std::vector<Tensor>& parameters, size_t& next) {
     check(next < parameters.size(), "block_chain: too few parameters");
-    return torch::stable::contiguous(parameters[next++]);
+    return to_contiguous(parameters[next++]);
   }
 };
 
@@ -100,7 +100,7 @@ inline std::vector<Moments> hand_out(const std::vector<Block>& blocks, const std
     const std::vector<Tensor>& from = block.statistics == Statistics::batch ? batch : fixed;
     size_t& next = block.statistics == Statistics::batch ? next_batch : next_fixed;
     check(next + 2 <= from.size(), "block_chain: too few statistics");
-    moments.back() = {torch::stable::contiguous(from[next]), torch::stable::contiguous(from[next + 1])};
+    moments.back() = {to_contiguous(from[next]), to_contiguous(from[next + 1])};
     next += 2;
     check_channels(block.out_channels(), block.weight.scalar_type(), OptionalTensor(moments.back().mean),
                    OptionalTensor(moments.back().var));

@@ -31,7 +31,11 @@ std::vector<int64_t> output_sizes(const Geometry& conv) {
   return {conv.batch, conv.out_channels, conv.y.output, conv.x.output};
 }
 
-inline Tensor to_channels_last(const Tensor& t) { return torch::stable::contiguous(t, MemoryFormat::ChannelsLast); }
+inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor to_channels_last(const Tensor& t) {
+  const bool dense = is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
+  return dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+}
 
 inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& sizes) {
   return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,

@@ -42,27 +42,27 @@ def _may_chain(input: torch.Tensor) -> bool:
         and _backend.current_backend() != "reference"
         and not torch.is_autocast_enabled("cpu")
         and not _backend.inside_func_transform()
+        and _backend.why_not_native(input) is None
     )
 
 
 def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
-    tensors = (block.weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    if any(t is not None and (t.dtype != input.dtype or t.device != input.device) for t in tensors):
+    weight = block.weight
+    for t in (weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias):
+        if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
+            return False
+    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0:
         return False
-    in_channels = block.weight.shape[0] if block.transposed else block.weight.shape[1]
-    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0 or shape[1] != in_channels:
+    if shape[1] != weight.shape[0 if block.transposed else 1]:
         return False
-    out = block.output_shape(shape)
-    values = out[0] * out[2] * out[3]
-    if min(shape) <= 0 or min(out) <= 0 or (block.training and values == 1):
+    n, _, h, w = block.output_shape(shape)
+    if min(shape) <= 0 or min(h, w) <= 0 or (block.training and n * h * w == 1):
         return False
-    if any(o >= s for o, s in zip(block.output_padding, block.stride, strict=True)):
-        return False
-    return _backend.why_not_native(input, *tensors) is None
+    return block.output_padding == (0, 0) or all(o < s for o, s in zip(block.output_padding, block.stride, strict=True))
 
 
 def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
-        _backend.use_native(block.op, input)  # which explain() listens to
+        _backend.record_native(block.op)
     return block_chain(input, blocks)

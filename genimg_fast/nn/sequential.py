@@ -161,20 +161,24 @@ def _runs_inline(module: nn.Module | None) -> bool:
     )
 
 
+_NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
+
+
 def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
     """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
     bn._check_input_dim(input)
-    momentum = bn.momentum
-    tracks = bn.training and bn.track_running_stats
+    momentum, training = bn.momentum, bn.training
+    running_mean, running_var = bn._buffers["running_mean"], bn._buffers["running_var"]
+    tracks = training and bn.track_running_stats
     if tracks and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if momentum is None:  # the cumulative average
             momentum = 1.0 / float(bn.num_batches_tracked)
-    uses_running = tracks or not bn.training
+    uses_running = tracks or not training
     return {
-        "running_mean": bn.running_mean if uses_running else None,
-        "running_var": bn.running_var if uses_running else None,
-        "training": bn.training or (bn.running_mean is None and bn.running_var is None),
+        "running_mean": running_mean if uses_running else None,
+        "running_var": running_var if uses_running else None,
+        "training": training or (running_mean is None and running_var is None),
         "momentum": 0.0 if momentum is None else momentum,
         "eps": bn.eps,
     }
@@ -190,24 +194,31 @@ def _run_chain(chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch
 
 
 def _block(kind: str, children: list[Any], input: torch.Tensor) -> Block:
-    conv, activation = children[0], _activation(children)
-    norm = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
+    conv, last = children[0], children[-1]
+    activation = _ACTIVATIONS.get(type(last), "none")
+    norm: dict[str, Any] = _NO_NORM
     bn_weight = bn_bias = None
     if len(children) > 1 and type(children[1]) is nn.BatchNorm2d:
         # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
-        norm, bn_weight, bn_bias = _norm(children[1], input), children[1].weight, children[1].bias
+        bn = children[1]
+        norm, bn_weight, bn_bias = _norm(bn, input), bn._parameters["weight"], bn._parameters["bias"]
+    transposed = kind == "conv_transpose2d_bn_act"
     return Block(
-        transposed=kind == "conv_transpose2d_bn_act",
-        weight=conv.weight,
-        bias=conv.bias,
+        transposed=transposed,
+        weight=conv._parameters["weight"],  # as conv.weight, which takes three times as long
+        bias=conv._parameters["bias"],
+        running_mean=norm["running_mean"],
+        running_var=norm["running_var"],
         bn_weight=bn_weight,
         bn_bias=bn_bias,
+        training=norm["training"],
+        momentum=norm["momentum"],
+        eps=norm["eps"],
         stride=conv.stride,
         padding=conv.padding,
-        output_padding=conv.output_padding if isinstance(conv, nn.ConvTranspose2d) else (0, 0),
+        output_padding=conv.output_padding if transposed else (0, 0),
         dilation=conv.dilation,
         groups=conv.groups,
-        activation=activation["activation"],
-        negative_slope=activation.get("negative_slope", 0.01),
-        **norm,  # type: ignore[arg-type]
+        activation=activation,
+        negative_slope=last.negative_slope if activation == "leaky_relu" else 0.01,
     )

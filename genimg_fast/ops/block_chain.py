@@ -152,6 +152,12 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     return grads[0], grads[1:], [None] * len(fixed), None, None
 
 
+def _no_backward(ctx: Any, grad: torch.Tensor) -> None:
+    raise RuntimeError("block_chain_inference has no gradient; block_chain_training has")
+
+
 register("block_chain_training", _fake_training, backward=_backward, setup_context=_setup_context)
 register("block_chain_backward", _fake_backward)
-register("block_chain_inference", _fake_inference)
+register(
+    "block_chain_inference", _fake_inference, backward=_no_backward, setup_context=lambda ctx, inputs, output: None
+)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast.backends import cpu
-from genimg_fast.ops._check import ACTIVATIONS
-from genimg_fast.reference.activation import activate
 from tests import _cases
 
 # N, channels of small, channels of large, H and W of small, kernel, stride, padding, dilation, and the rows and columns

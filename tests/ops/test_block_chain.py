@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: MIT
+"""The native chain of convolution blocks, through `FusedSequential`, which is how it is reached."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from genimg_fast import _backend, models, unfuse
+from genimg_fast.backends import cpu
+from genimg_fast.nn import FusedSequential
+from genimg_fast.ops import _packed
+from genimg_fast.ops import block_chain as ops
+from genimg_fast.reference.block_chain import Block
+from tests import _cases
+
+
+def generator() -> FusedSequential:
+    """Every kind of block: no normalisation, batch statistics with and without affine, bias, each activation."""
+    torch.manual_seed(0)
+    return FusedSequential(
+        *(nn.ConvTranspose2d(6, 9, 4, 1, 0), nn.BatchNorm2d(9), nn.ReLU()),
+        *(nn.ConvTranspose2d(9, 8, 4, 2, 1), nn.LeakyReLU(0.3)),
+        *(nn.Conv2d(8, 17, 3, 1, 1), nn.BatchNorm2d(17, affine=False), nn.Sigmoid()),
+        *(nn.ConvTranspose2d(17, 5, 3, 2, 1, 1, bias=False), nn.BatchNorm2d(5)),
+        *(nn.Conv2d(5, 7, 4, 2, 1, bias=False), nn.BatchNorm2d(7), nn.Tanh()),
+        *(nn.ConvTranspose2d(7, 3, 4, 2, 1), nn.Tanh()),
+    )
+
+
+def ends_in_norm() -> FusedSequential:
+    torch.manual_seed(1)
+    return FusedSequential(
+        *(nn.Conv2d(3, 6, 4, 2, 1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(6, 12, 4, 2, 1), nn.BatchNorm2d(12), nn.LeakyReLU(0.2)),
+    )
+
+
+CANCELLED = {"generator": ("0.bias", "5.bias"), "ends in norm": ("2.bias",)}
+"""Biases that batch normalisation removes: their gradient is 0, all noise."""
+CHAINS = {"generator": (generator, (3, 6, 2, 2)), "ends in norm": (ends_in_norm, (4, 3, 12, 12))}
+
+
+def results(
+    model: nn.Module, input: torch.Tensor, dtype: torch.dtype, training: bool = True
+) -> dict[str, torch.Tensor]:
+    """Output, gradients and buffers, under an upstream gradient that varies."""
+    model = copy.deepcopy(model).to(dtype).train(training)
+    input = input.detach().to(dtype).requires_grad_()
+    output = model(input)
+    (output * _cases.randn(tuple(output.shape), dtype, 99)).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return {"output": output.detach(), "input": input.grad, **gradients, **dict(model.named_buffers())}
+
+
+@pytest.fixture
+def chained(monkeypatch):
+    """How many chains ran, by their number of blocks."""
+    from genimg_fast.nn import chain
+
+    lengths = []
+    original = chain.block_chain
+    monkeypatch.setattr(chain, "block_chain", lambda x, blocks: lengths.append(len(blocks)) or original(x, blocks))
+    return lengths
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CHAINS)
+def test_matches_float64(isa, chained, name, training, layout):
+    make, shape = CHAINS[name]
+    model, input = make(), _cases.randn(shape)
+    laid_out = dict(_cases.layouts(shape))[layout](input)
+    plain = unfuse(copy.deepcopy(model))
+    exact, torch_result = results(plain, input, torch.float64, training), results(plain, input, torch.float32, training)
+    actual = results(model, laid_out, torch.float32, training)
+    assert chained == [6 if name == "generator" else 2]
+    for key, value in actual.items():
+        if value is None or not value.is_floating_point():
+            assert torch.equal(value, exact[key])
+        elif training and key in CANCELLED[name]:
+            assert value.abs().max() < 1e-4
+        else:
+            _cases.assert_accurate(value, exact[key], torch_result[key], _cases.ERROR_FACTOR_WINOGRAD, key)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradients_of_gradients(name):
+    make, shape = CHAINS[name]
+    model = make().double()
+    input = _cases.randn(shape, torch.float64).requires_grad_()
+    parameters = list(model.parameters())
+
+    def function(*_):
+        return model(input)
+
+    assert torch.autograd.gradcheck(function, (input, *parameters), fast_mode=True, atol=1e-4)
+    assert torch.autograd.gradgradcheck(function, (input, *parameters), fast_mode=True, atol=1e-4)
+
+
+def test_operator_contract():
+    model, input = generator(), _cases.randn((2, 6, 1, 1)).requires_grad_()
+    seen = {}
+
+    def keep(x, blocks):
+        seen["blocks"] = blocks
+        return x
+
+    from genimg_fast.nn import chain
+
+    original, chain.block_chain = chain.block_chain, keep
+    try:
+        model(input)
+    finally:
+        chain.block_chain = original
+    parameters, fixed, codes, numbers = ops._describe(seen["blocks"])
+    torch.library.opcheck(torch.ops.genimg_fast.block_chain_training, (input, parameters, fixed, codes, numbers))
+    model.eval()
+    chain.block_chain = keep
+    try:
+        model(input)
+    finally:
+        chain.block_chain = original
+    parameters, fixed, codes, numbers = ops._describe(seen["blocks"])
+    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
+    detached = [p.detach() for p in parameters]
+    for weights in ([], packed):
+        torch.library.opcheck(
+            torch.ops.genimg_fast.block_chain_inference,
+            (input.detach(), detached, fixed, weights, codes, numbers),
+            test_utils=("test_schema", "test_faketensor"),  # it has no gradient
+        )
+
+
+def saved_bytes(function) -> int:
+    """Of the distinct storages that the backward pass keeps, parameters not counted."""
+    kept = {}
+
+    def pack(t):
+        if not isinstance(t, nn.Parameter):
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output = function()
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+def test_a_generator_keeps_about_half_of_what_eager_keeps():
+    model = models.DCGAN(image_size=64).generator
+    eager = unfuse(copy.deepcopy(model))
+    for layer in eager.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    z = torch.randn(4, 100, 1, 1)
+    assert saved_bytes(lambda: model(z)) < 0.55 * saved_bytes(lambda: eager(z))
+
+
+def test_backward_can_run_twice_and_under_checkpointing():
+    model, input = generator(), _cases.randn((3, 6, 2, 2)).requires_grad_()
+    output = model(input).square().sum()
+    first = torch.autograd.grad(output, input, retain_graph=True)[0]
+    second = torch.autograd.grad(output, input)[0]
+    assert torch.equal(first, second)
+    again = torch.autograd.grad(checkpoint(model, input, use_reentrant=False).square().sum(), input)[0]
+    torch.testing.assert_close(again, first)
+
+
+def test_only_what_is_asked_for_is_computed():
+    model, input = generator(), _cases.randn((3, 6, 2, 2))
+    expected = results(model, input, torch.float32)
+    model.requires_grad_(False)
+    model[3].weight.requires_grad_()
+    model(input).mul(_cases.randn((3, 3, 20, 20), seed=99)).sum().backward()
+    torch.testing.assert_close(model[3].weight.grad, expected["3.weight"])
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "3.weight")
+
+
+def test_frozen_statistics_inside_a_training_chain(chained):
+    model, input = generator(), _cases.randn((3, 6, 2, 2))
+    for layer in model:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+    model[1].eval()
+    plain = unfuse(copy.deepcopy(model))
+    for m in (model, plain):
+        m.train()
+        m[1].eval()
+    output, expected = model(input), plain(input)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert chained == [6]
+    torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def packings(monkeypatch):
+    """How many times weights were packed."""
+    count = []
+    original = torch.ops.genimg_fast.block_chain_pack
+
+    class Ops:
+        def __getattr__(self, name):
+            return getattr(namespace, name)
+
+        def block_chain_pack(self, *args):
+            count.append(1)
+            return original(*args)
+
+    namespace = torch.ops.genimg_fast
+    monkeypatch.setattr(torch.ops, "genimg_fast", Ops())
+    return count
+
+
+def edit_in_place(model):
+    with torch.no_grad():
+        model[3].weight.mul_(2)
+
+
+def edit_data(model):
+    model[3].weight.data.mul_(2)
+
+
+def replace(model):
+    model[3].weight = nn.Parameter(2 * model[3].weight.detach())
+
+
+def point_elsewhere(model):
+    model[3].weight.data = 2 * model[3].weight.data
+
+
+def load(model):
+    state = model.state_dict()
+    model.load_state_dict({**state, "3.weight": 2 * state["3.weight"]})
+
+
+def take_a_step(model):
+    model[3].weight.grad = -model[3].weight.detach()
+    torch.optim.SGD([model[3].weight], lr=1.0).step()
+
+
+@pytest.mark.parametrize("edit", [edit_in_place, edit_data, replace, point_elsewhere, load, take_a_step])
+def test_an_edited_weight_is_packed_anew(packings, edit):
+    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
+    with torch.no_grad():
+        model(input)
+        model(input)
+        assert len(packings) == 1
+        edit(model)
+        torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+
+
+def test_packed_weights_follow_the_settings_and_the_shape(packings):
+    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
+    expected = unfuse(copy.deepcopy(model))(input)
+
+    def check():
+        with torch.no_grad():
+            torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+    check()
+    for variant in cpu.VARIANTS:
+        with cpu.force_variant(variant):
+            check()
+            check()
+    assert len(packings) == 1 + len(cpu.VARIANTS)
+    with torch.no_grad():
+        for n in (1, 2, 5, 7):
+            torch.testing.assert_close(
+                model(input[:1].repeat(n, 1, 1, 1)), expected[:1].repeat(n, 1, 1, 1), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_packed_weights_live_as_long_as_the_model_and_not_through_training():
+    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
+    before = len(_packed._kept)
+    with torch.no_grad():
+        model(input)
+    assert len(_packed._kept) == before + 1
+    model.train()(input)
+    assert len(_packed._kept) == before
+    with torch.no_grad():
+        model.eval()(input)
+    copy.deepcopy(model)
+    del model
+    assert len(_packed._kept) == before
+
+
+def test_weights_made_in_inference_mode_are_not_kept(packings):
+    with torch.inference_mode():
+        model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
+        torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+    assert not packings
+
+
+def test_what_the_chain_cannot_serve_breaks_it(chained):
+    torch.manual_seed(0)
+    model = FusedSequential(
+        *(nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 1, 1)),
+        *(nn.Conv2d(8, 8, 3, 1, 1, groups=2), nn.BatchNorm2d(8)),
+        *(nn.Conv2d(8, 4, 3, 1, 1), nn.LeakyReLU(-0.5), nn.ConvTranspose2d(4, 2, 2, 2)),
+    )
+    input = _cases.randn((2, 4, 5, 5))
+    torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+    assert chained == [2, 1]
+
+
+def test_malformed_calls_of_the_operator_are_refused():
+    block = Block(
+        True, torch.randn(3, 4, 4, 4), None, None, None, None, None, False, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1,
+        "relu", 0.0,
+    )  # fmt: skip
+    parameters, fixed, codes, numbers = ops._describe([block])
+    run = torch.ops.genimg_fast.block_chain_training
+    with pytest.raises(RuntimeError, match="Cin"):
+        run(torch.randn(2, 5, 4, 4), parameters, fixed, codes, numbers)
+    with pytest.raises(RuntimeError, match="dtype"):
+        run(torch.randn(2, 3, 4, 4).double(), parameters, fixed, codes, numbers)
+    with pytest.raises(RuntimeError, match="malformed"):
+        run(torch.randn(2, 3, 4, 4), parameters, fixed, codes[:-1], numbers)
+    with pytest.raises(RuntimeError, match="too few parameters"):
+        run(torch.randn(2, 3, 4, 4), [], fixed, codes, numbers)
+
+
+def test_the_chain_is_left_to_the_reference_when_asked(chained):
+    with _backend.use_backend("reference"):
+        generator()(_cases.randn((3, 6, 2, 2)))
+    assert not chained
