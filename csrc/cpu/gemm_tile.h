@@ -27,7 +27,7 @@ constexpr int64_t kDepthStep = 4, kCacheLine = 64;
 
 // A float that sums thousands of products loses as many roundings.  So the sums begin anew every so many steps and are
 // folded into c: the error of a long sum is then that of a short one, as with blocked BLAS.
-constexpr int64_t kFoldedDepth = 128;
+constexpr int64_t kFoldedDepth = 64;
 
 // What tile number `tile` of `tiles` fetches of a panel, if each does its share.
 template <typename T, int Vectors = kPanelVectors>
