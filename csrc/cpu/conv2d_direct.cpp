@@ -22,8 +22,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv2d_variants.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -125,7 +125,7 @@ void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* su
   const int64_t blocks = round_up(pixels, size) / size, parts = channel_parts(blocks, panels);
   if (sums) sums->resize(blocks * conv.out_channels);
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    auto patches = aligned_array<T>((size + tile.rows) * leading_dimension<T>(depth_of(conv)));
+    const auto [patches] = thread_workspace<T>(size * leading_dimension<T>(depth_of(conv)));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t block = item / parts, part = item % parts;
       const PatchJob<T> job{call,
@@ -134,7 +134,7 @@ void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* su
                             narrow ? 0 : vectors,
                             panels * part / parts,
                             panels * (part + 1) / parts,
-                            patches.get(),
+                            patches,
                             sums ? sums->data() + block * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_patches<T>(job));
     }

@@ -33,8 +33,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv2d_variants.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -136,9 +136,10 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
   if (sums) sums->resize(tiling.bands * conv.out_channels);
   parallel_for(0, tiling.bands * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t lda = leading_dimension<T>(tiling.phases * conv.in_channels);
-    auto evaluated = aligned_array<T>(tiling.points * (tiling.band_tiles * lda + 16));
-    auto products = aligned_array<T>(tiling.points * tiling.band_tiles * divide_up(tiling.panels, parts) * columns);
-    auto pixels = aligned_array<T>(call.prologue.mean ? tiling.points * leading_dimension<T>(conv.in_channels) : 0);
+    const auto [evaluated, products, pixels] =
+        thread_workspace<T>(tiling.points * (tiling.band_tiles * lda + 16),
+                            tiling.points * tiling.band_tiles * divide_up(tiling.panels, parts) * columns,
+                            call.prologue.mean ? tiling.points * leading_dimension<T>(conv.in_channels) : 0);
     const std::vector<T> zeros(conv.in_channels, T(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t band = item / parts, part = item % parts;
@@ -148,9 +149,9 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
                             tiles * (band + 1) / tiling.bands,
                             tiling.panels * part / parts,
                             tiling.panels * (part + 1) / parts,
-                            evaluated.get(),
-                            products.get(),
-                            pixels.get(),
+                            evaluated,
+                            products,
+                            pixels,
                             zeros.data(),
                             sums ? sums->data() + band * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_tile_band<T>(job));

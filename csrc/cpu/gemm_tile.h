@@ -25,6 +25,10 @@ struct Prefetch {
 
 constexpr int64_t kDepthStep = 4, kCacheLine = 64;
 
+// A float that sums thousands of products loses as many roundings.  So the sums begin anew every so many steps and are
+// folded into c: the error of a long sum is then that of a short one, as with blocked BLAS.
+constexpr int64_t kFoldedDepth = 64;
+
 // What tile number `tile` of `tiles` fetches of a panel, if each does its share.
 template <typename T, int Vectors = kPanelVectors>
 GF_INLINE Prefetch share_of_panel(const T* panel, int64_t depth, int64_t tile, int64_t tiles) {
@@ -40,10 +44,6 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
 #pragma GCC unroll 8
   for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
   Vec<T> sum[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = Vec<T>{};
   auto add_products = [&]() __attribute__((always_inline)) {
     Vec<T> row[Vectors];
 #pragma GCC unroll 4
@@ -61,18 +61,31 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
   };
   const char* panel = static_cast<const char*>(prefetch.panel);
   const char* output = static_cast<const char*>(prefetch.output ? prefetch.output : c);
-  for (; depth >= kDepthStep; depth -= kDepthStep) {
-    for (int64_t line = 0; line < prefetch.lines; ++line, panel += kCacheLine) __builtin_prefetch(panel, 0, 2);
-    __builtin_prefetch(output, 1, 3);
-    output += prefetch.output_stride;
-#pragma GCC unroll 4
-    for (int k = 0; k < kDepthStep; ++k) add_products();
-  }
-  for (; depth > 0; --depth) add_products();
+  bool folded = false;
+  do {
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kLanes<T>, sum[r][v]);
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = Vec<T>{};
+    int64_t steps = depth < kFoldedDepth ? depth : kFoldedDepth;
+    depth -= steps;
+    for (; steps >= kDepthStep; steps -= kDepthStep) {
+      for (int64_t line = 0; line < prefetch.lines; ++line, panel += kCacheLine) __builtin_prefetch(panel, 0, 2);
+      __builtin_prefetch(output, 1, 3);
+      output += prefetch.output_stride;
+#pragma GCC unroll 4
+      for (int k = 0; k < kDepthStep; ++k) add_products();
+    }
+    for (; steps > 0; --steps) add_products();
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) {
+        T* to = c + r * ldc + v * kLanes<T>;
+        store(to, folded ? load(to) + sum[r][v] : sum[r][v]);
+      }
+    folded = true;
+  } while (depth > 0);
 }
 
 // The tile of `rows` <= Rows rows.
