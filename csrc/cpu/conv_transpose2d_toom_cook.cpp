@@ -295,12 +295,13 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
   const bool first_row = ty == 0, last_row = ty + 1 == job.plan.tiles_y;
   const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
   T* carry = job.carry + ((group - job.first_group) * kPhases + phase) * job.plan.positions() * kLanes<T>;
-  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel;
+  const int64_t stride = 2 * conv.out_channels;  // between positions in the output
+  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel - b * stride / 2;
   const int lanes = lanes_in(count, kLanes<T>);
   LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
 
   Vec<T> left[M + 1] = {};  // the last position of the tile before, by row
-  for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx) {
+  for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx, carry += M * kLanes<T>) {
     const bool last_tile = tx + 1 == job.plan.tiles_x;
     const T* from = products.first + tx * products.tile_stride;
     Vec<T> half[M + 1][M + 1], v[M + 1], y[M + 1];
@@ -312,34 +313,36 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
 #pragma GCC unroll 8
       for (int i = 0; i <= M; ++i) half[i][j] = y[i];
     }
-    const int64_t column = 2 * tx * M - b;  // of the output, for position 0
+    // Positions [begin, end) of this tile are complete and lie in the output.
+    const int64_t begin = tx == 0 && b == 1, inside = (conv.x.output + b + 1) / 2 - tx * M;
+    const int64_t end = inside < M + last_tile ? inside : M + last_tile;
 #pragma GCC unroll 8
     for (int i = 0; i <= M; ++i) {
       ToomCook<T, M>::output(half[i], y);
       y[0] += left[i];
       left[i] = y[M];
-      T* above = carry + tx * M * kLanes<T>;
       if (i == 0 && !first_row) {
 #pragma GCC unroll 8
-        for (int j = 0; j <= M; ++j)
-          if (j < M || last_tile) y[j] += load(above + j * kLanes<T>);
+        for (int j = 0; j < M; ++j) y[j] += load(carry + j * kLanes<T>);
+        if (last_tile) y[M] += load(carry + M * kLanes<T>);
       }
       if (i == M && !last_row) {
 #pragma GCC unroll 8
-        for (int j = 0; j <= M; ++j)
-          if (j < M || last_tile) store(above + j * kLanes<T>, y[j]);
+        for (int j = 0; j < M; ++j) store(carry + j * kLanes<T>, y[j]);
+        if (last_tile) store(carry + M * kLanes<T>, y[M]);
         continue;
       }
       const int64_t output_row = 2 * (ty * M + i) - a;
       if (carry_only || output_row < 0 || output_row >= conv.y.output) continue;
-      T* to = image + (output_row * conv.x.output + column) * conv.out_channels;
+      T* to = image + output_row * conv.x.output * conv.out_channels + tx * M * stride;
+#pragma GCC unroll 8
+      for (int j = 0; j <= M; ++j) y[j] = y[j] * scale + shift;
+      activate_all<T, M + 1>(epilogue.activation, y, epilogue.negative_slope);
 #pragma GCC unroll 8
       for (int j = 0; j <= M; ++j) {
-        const int64_t output_column = column + 2 * j;
-        if ((j == M && !last_tile) || output_column < 0 || output_column >= conv.x.output) continue;
-        const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
-        store(to + 2 * j * conv.out_channels, value, count);
-        if constexpr (Statistics) sums.add(value);
+        if (j < begin || j >= end) continue;
+        store(to + j * stride, y[j], count);
+        if constexpr (Statistics) sums.add(y[j]);
       }
     }
   }
