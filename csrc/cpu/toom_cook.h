@@ -8,7 +8,7 @@
 // M = 2 uses the points 0, -1, inf.  M = 4 uses 0, -1/2, 1, -2, inf, which on non-negative inputs, as a ReLU leaves
 // them, err five times less than 0, 1, -1, 2, inf.  Each point may be scaled at will: the scales below make most
 // coefficients of input() and output() a power of two or one, and leave the fractions to the weights, which are
-// transformed once, in double.
+// transformed once.
 //
 // V is any vector of T.
 

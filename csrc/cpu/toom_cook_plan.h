@@ -27,6 +27,7 @@ struct ToomCookPlan {
 // that pass through.
 constexpr int64_t kEvaluatedBytes = 448 * 1024, kProductsBytes = 448 * 1024;
 constexpr int64_t kManyWeights = 16 << 20;  // bytes beyond which a band must be large to pay for reading them
+constexpr int64_t kPastCaches = 4 << 20;    // bytes beyond which weights are packed past the caches
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
