@@ -77,11 +77,12 @@ template <typename T>
 void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed) {
   const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
   const int64_t groups = divide_up(conv.out_channels, lanes);
+  const bool past_caches = packed_count<T>(conv, m) * static_cast<int64_t>(sizeof(T)) > kPastCaches;
   parallel_for(0, groups * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
     if (m == 2)
-      GENIMG_FAST_DISPATCH_ISA(pack_channels<2, T>(conv, weight, packed, begin, end));
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<2, T>(conv, weight, packed, past_caches, begin, end));
     else
-      GENIMG_FAST_DISPATCH_ISA(pack_channels<4, T>(conv, weight, packed, begin, end));
+      GENIMG_FAST_DISPATCH_ISA(pack_channels<4, T>(conv, weight, packed, past_caches, begin, end));
   });
 }
 
@@ -148,37 +149,55 @@ INSTANTIATE(float)
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
 // Weights of items [begin, end), an item being one vector of output channels of one input channel.
-template <int M, typename T>
-void pack_channels(const Deconvolution& conv, const T* weight, T* packed, int64_t begin, int64_t end) {
-  typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
-  constexpr int kTaps = 16, kPoints = (M + 1) * (M + 1);
+template <int M, bool Stream, typename T>
+void pack_items(const Deconvolution& conv, const T* weight, T* packed, int64_t begin, int64_t end) {
+  constexpr int kTaps = 16, kPoints = (M + 1) * (M + 1), kItemsAhead = 4;
   constexpr int kTap[2][2] = {{1, 3}, {0, 2}};  // of a phase: h0 and h1
   const int64_t panel_size = conv.in_channels * kTileColumns<T>;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / conv.in_channels, k = item % conv.in_channels;
     const int64_t channel = group * kLanes<T>, left = conv.out_channels - channel;
-    const int lanes = left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
     const T* rows = weight + (k * conv.out_channels + channel) * kTaps;
-    T taps[kTaps][kLanes<T>] = {};
-    for (int lane = 0; lane < lanes; ++lane)
-      for (int tap = 0; tap < kTaps; ++tap) taps[tap][lane] = rows[lane * kTaps + tap];
-
+    for (int lane = 0; lane < kLanes<T>; ++lane)
+      __builtin_prefetch(rows + (kItemsAhead * conv.out_channels + lane) * kTaps, 0, 3);
+    Vec<T> taps[kTaps];
+#pragma GCC unroll 4
+    for (int first = 0; first < kTaps; first += kLanes<T>) {
+#pragma GCC unroll 16
+      for (int lane = 0; lane < kLanes<T>; ++lane)
+        taps[first + lane] = lane < left ? load(rows + lane * kTaps + first) : Vec<T>{};
+      transpose<T>(taps + first);
+    }
     T* to = packed + group * kPoints * 2 * panel_size + k * kTileColumns<T>;
-    for (int phase = 0; phase < kPhases; ++phase) {
-      const int a = phase / 2, b = phase % 2;
-      Wide half[2][M + 1], u[M + 1];
-      for (int tx = 0; tx < 2; ++tx) {
-        const Wide h0 = __builtin_convertvector(load(taps[4 * kTap[a][0] + kTap[b][tx]]), Wide);
-        const Wide h1 = __builtin_convertvector(load(taps[4 * kTap[a][1] + kTap[b][tx]]), Wide);
-        ToomCook<double, M>::weight(h0, h1, half[tx]);
-      }
+#pragma GCC unroll 2
+    for (int a = 0; a < 2; ++a) {
+      Vec<T> half[2][2][M + 1], u[2][M + 1];  // by column phase and column tap
+#pragma GCC unroll 4
+      for (int b = 0; b < 2; ++b)
+        for (int tx = 0; tx < 2; ++tx)
+          ToomCook<T, M>::weight(taps[4 * kTap[a][0] + kTap[b][tx]], taps[4 * kTap[a][1] + kTap[b][tx]], half[b][tx]);
+#pragma GCC unroll 8
       for (int i = 0; i <= M; ++i) {
-        ToomCook<double, M>::weight(half[0][i], half[1][i], u);
-        for (int j = 0; j <= M; ++j)
-          store(to + ((i * (M + 1) + j) * 2 + a) * panel_size + b * kLanes<T>, __builtin_convertvector(u[j], Vec<T>));
+#pragma GCC unroll 2
+        for (int b = 0; b < 2; ++b) ToomCook<T, M>::weight(half[b][0][i], half[b][1][i], u[b]);
+#pragma GCC unroll 8
+        for (int j = 0; j <= M; ++j) {
+          T* place = to + ((i * (M + 1) + j) * 2 + a) * panel_size;
+#pragma GCC unroll 2
+          for (int b = 0; b < 2; ++b)
+            Stream ? stream<T>(place + b * kLanes<T>, u[b][j]) : store(place + b * kLanes<T>, u[b][j]);
+        }
       }
     }
   }
+  if (Stream) stream_fence();
+}
+
+template <int M, typename T>
+void pack_channels(const Deconvolution& conv, const T* weight, T* packed, bool past_caches, int64_t begin,
+                   int64_t end) {
+  past_caches ? pack_items<M, true, T>(conv, weight, packed, begin, end)
+              : pack_items<M, false, T>(conv, weight, packed, begin, end);
 }
 
 // The M x M pixels of a tile -> their values at all points.
@@ -295,12 +314,13 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
   const bool first_row = ty == 0, last_row = ty + 1 == job.plan.tiles_y;
   const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
   T* carry = job.carry + ((group - job.first_group) * kPhases + phase) * job.plan.positions() * kLanes<T>;
-  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel;
+  const int64_t stride = 2 * conv.out_channels;  // between positions in the output
+  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel - b * stride / 2;
   const int lanes = lanes_in(count, kLanes<T>);
   LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
 
   Vec<T> left[M + 1] = {};  // the last position of the tile before, by row
-  for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx) {
+  for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx, carry += M * kLanes<T>) {
     const bool last_tile = tx + 1 == job.plan.tiles_x;
     const T* from = products.first + tx * products.tile_stride;
     Vec<T> half[M + 1][M + 1], v[M + 1], y[M + 1];
@@ -312,34 +332,36 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
 #pragma GCC unroll 8
       for (int i = 0; i <= M; ++i) half[i][j] = y[i];
     }
-    const int64_t column = 2 * tx * M - b;  // of the output, for position 0
+    // Positions [begin, end) of this tile are complete and lie in the output.
+    const int64_t begin = tx == 0 && b == 1, inside = (conv.x.output + b + 1) / 2 - tx * M;
+    const int64_t end = inside < M + last_tile ? inside : M + last_tile;
 #pragma GCC unroll 8
     for (int i = 0; i <= M; ++i) {
       ToomCook<T, M>::output(half[i], y);
       y[0] += left[i];
       left[i] = y[M];
-      T* above = carry + tx * M * kLanes<T>;
       if (i == 0 && !first_row) {
 #pragma GCC unroll 8
-        for (int j = 0; j <= M; ++j)
-          if (j < M || last_tile) y[j] += load(above + j * kLanes<T>);
+        for (int j = 0; j < M; ++j) y[j] += load(carry + j * kLanes<T>);
+        if (last_tile) y[M] += load(carry + M * kLanes<T>);
       }
       if (i == M && !last_row) {
 #pragma GCC unroll 8
-        for (int j = 0; j <= M; ++j)
-          if (j < M || last_tile) store(above + j * kLanes<T>, y[j]);
+        for (int j = 0; j < M; ++j) store(carry + j * kLanes<T>, y[j]);
+        if (last_tile) store(carry + M * kLanes<T>, y[M]);
         continue;
       }
       const int64_t output_row = 2 * (ty * M + i) - a;
       if (carry_only || output_row < 0 || output_row >= conv.y.output) continue;
-      T* to = image + (output_row * conv.x.output + column) * conv.out_channels;
+      T* to = image + output_row * conv.x.output * conv.out_channels + tx * M * stride;
+#pragma GCC unroll 8
+      for (int j = 0; j <= M; ++j) y[j] = y[j] * scale + shift;
+      activate_all<T, M + 1>(epilogue.activation, y, epilogue.negative_slope);
 #pragma GCC unroll 8
       for (int j = 0; j <= M; ++j) {
-        const int64_t output_column = column + 2 * j;
-        if ((j == M && !last_tile) || output_column < 0 || output_column >= conv.x.output) continue;
-        const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
-        store(to + 2 * j * conv.out_channels, value, count);
-        if constexpr (Statistics) sums.add(value);
+        if (j < begin || j >= end) continue;
+        store(to + j * stride, y[j], count);
+        if constexpr (Statistics) sums.add(y[j]);
       }
     }
   }

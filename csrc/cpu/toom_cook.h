@@ -8,7 +8,7 @@
 // M = 2 uses the points 0, -1, inf.  M = 4 uses 0, -1/2, 1, -2, inf, which on non-negative inputs, as a ReLU leaves
 // them, err five times less than 0, 1, -1, 2, inf.  Each point may be scaled at will: the scales below make most
 // coefficients of input() and output() a power of two or one, and leave the fractions to the weights, which are
-// transformed once, in double.
+// transformed once.
 //
 // The three maps are linear, and so are their transposes.  With these the same points serve the gradients of a product,
 // and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product

@@ -23,8 +23,11 @@ struct ToomCookPlan {
   int64_t positions() const { return tiles_x * m + 1; }
 };
 
-constexpr int64_t kEvaluatedBytes = 896 * 1024, kProductsBytes = 640 * 1024;  // of an L2 of 2 MiB
+// Fitted on DCGAN's layers, with an L2 of 2 MiB: what a band and a chunk fill shares it with the weights and the output
+// that pass through.
+constexpr int64_t kEvaluatedBytes = 448 * 1024, kProductsBytes = 448 * 1024;
 constexpr int64_t kManyWeights = 16 << 20;  // bytes beyond which a band must be large to pay for reading them
+constexpr int64_t kPastCaches = 4 << 20;    // bytes beyond which weights are packed past the caches
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -40,7 +43,8 @@ ToomCookPlan make_plan(const Deconvolution& conv, int64_t m) {
   plan.band_rows = std::clamp<int64_t>(tiles / plan.tiles_x, 1, conv.batch * plan.tiles_y);
   if (plan.band_rows > plan.tiles_y) plan.band_rows -= plan.band_rows % plan.tiles_y;  // whole images
   const int64_t group_bytes = points * plan.band_tiles() * kPhases * lanes * element;
-  plan.chunk_groups = std::clamp<int64_t>(kProductsBytes / group_bytes, 1, plan.groups);
+  const int64_t most = std::max<int64_t>(kProductsBytes / group_bytes, 2);
+  plan.chunk_groups = divide_up(plan.groups, divide_up(plan.groups, most));
   return plan;
 }
 

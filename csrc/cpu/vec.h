@@ -62,6 +62,46 @@ template <typename T>
 GF_INLINE void store(T* p, Vec<T> v, Tail tail) {
   for (int i = 0; i < tail.count; ++i) p[i] = v[i];
 }
+// Stores past the caches, for what is too large for them: half the traffic, since nothing is read first.  `p` is
+// aligned to the vector.  stream_fence() before anyone else reads it.
+template <typename T>
+GF_INLINE void stream(T* p, Vec<T> v) {
+#if GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 64
+  __builtin_ia32_movntps512(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v));
+#elif GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 32
+  __builtin_ia32_movntps256(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v));
+#else
+  store(p, v);
+#endif
+}
+GF_INLINE void stream_fence() {
+#if GENIMG_FAST_X86_BODIES
+  __builtin_ia32_sfence();
+#endif
+}
+
+// v[i][j] -> v[j][i]
+template <typename T>
+GF_INLINE void transpose(Vec<T>* v) {
+  constexpr int n = kLanes<T>;
+  Mask<T> low, high;  // a0 b0 a1 b1 ... of the halves of a and b
+  for (int i = 0; i < n; ++i) {
+    low[i] = i / 2 + i % 2 * n;
+    high[i] = low[i] + n / 2;
+  }
+#pragma GCC unroll 4
+  for (int step = 1; step < n; step *= 2) {  // a perfect shuffle of all values, log2(n) times
+    Vec<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(v[i], v[i + n / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(v[i], v[i + n / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) v[i] = next[i];
+  }
+}
+
 // Zero in the lanes that lie past the end: what a sum may add.
 template <typename T>
 GF_INLINE Vec<T> keep(Vec<T> v, Full) {

@@ -36,18 +36,36 @@ GF_INLINE Vec<T> activate(Vec<T> x, T slope) {
   return x;
 }
 
-// The activation as a run-time value, for large kernels that are not worth compiling once an activation.
+// The activation as a run-time value, for large kernels that are not worth compiling once an activation: one branch for
+// all of x[0 ... Count).
 template <typename T>
-__attribute__((noinline)) Vec<T> activate_slowly(Activation activation, Vec<T> x) {
-  return activation == Activation::tanh ? activate<Activation::tanh, T>(x, T(0))
-                                        : activate<Activation::sigmoid, T>(x, T(0));
+__attribute__((noinline)) void activate_slowly(Activation activation, Vec<T>* x, int count) {
+  for (int i = 0; i < count; ++i)
+    x[i] = activation == Activation::tanh ? activate<Activation::tanh, T>(x[i], T(0))
+                                          : activate<Activation::sigmoid, T>(x[i], T(0));
 }
+template <typename T, int Count>
+GF_INLINE void activate_all(Activation activation, Vec<T>* x, T slope) {
+  if (activation == Activation::relu) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) x[i] = activate<Activation::relu, T>(x[i], slope);
+  } else if (activation == Activation::leaky_relu) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) x[i] = activate<Activation::leaky_relu, T>(x[i], slope);
+  } else if (activation != Activation::none) {
+    Vec<T> copy[Count];  // x itself stays in registers: its address goes nowhere
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) copy[i] = x[i];
+    activate_slowly<T>(activation, copy, Count);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) x[i] = copy[i];
+  }
+}
+
 template <typename T>
 GF_INLINE Vec<T> activate(Activation activation, Vec<T> x, T slope) {
-  if (activation == Activation::relu) return activate<Activation::relu, T>(x, slope);
-  if (activation == Activation::leaky_relu) return activate<Activation::leaky_relu, T>(x, slope);
-  if (activation == Activation::none) return x;
-  return activate_slowly<T>(activation, x);
+  activate_all<T, 1>(activation, &x, slope);
+  return x;
 }
 
 // The derivative of the activation at x, given activate(x), which for a slope >= 0 has the sign of x.
