@@ -12,7 +12,7 @@ from genimg_fast.backends import cpu
 from genimg_fast.benchmark.convolution import DIRECTIONS, Convolution
 from genimg_fast.benchmark.runtimes import Runtime
 
-IMAGES = 8
+_IMAGES = 8
 
 # Transposed, Cin, Cout, input size, kernel, stride, padding, output_padding.
 SHAPES = [
@@ -37,9 +37,9 @@ SHAPES = [
 ]
 
 
-def convolutions(images: int = IMAGES) -> list[Convolution]:
+def convolutions() -> list[Convolution]:
     return [
-        Convolution(direction, transposed, images, cin, cout, size, *geometry)
+        Convolution(direction, transposed, _IMAGES, cin, cout, size, *geometry)
         for transposed, cin, cout, size, *geometry in SHAPES
         for direction in DIRECTIONS
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator
 
 from genimg_fast.benchmark import machine
 from genimg_fast.benchmark.runtimes import RUNTIMES
@@ -126,6 +127,10 @@ def _draw_convolutions(axes: Any, limits: dict[str, float], convolutions: list[d
                 s=36,
                 label=label,
             )
+    for intensity, rate, kernel in zip(intensities, rates, convolutions, strict=True):
+        if kernel["name"].endswith("forward"):
+            channels = kernel["name"].split()[1]
+            axes.annotate(channels, (intensity, rate), fontsize=6, xytext=(6, -2), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("FLOP of plain sums per byte of input, weight and output")
@@ -175,6 +180,8 @@ def draw_sweeps(report: dict[str, Any]) -> Figure:
         axes.set_yscale("log")
         axes.set_xticks([p["size"] for p in points][:: 1 + len(points) // 9], minor=False)
         axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.tick_params(labelsize=7)
         axes.set_xlabel(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -200,5 +201,9 @@ def fold_batch_norm(sequential: nn.Sequential) -> None:
 
 def export_onnx(model: nn.Module, x: torch.Tensor, folder: Path) -> str:
     path = str(folder / "model.onnx")
-    torch.onnx.export(model, (x,), path, dynamo=False, opset_version=17)
+    with (
+        warnings.catch_warnings()
+    ):  # the newer exporter writes the same graph, in ten times as long, with another package
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=17)
     return path

@@ -67,6 +67,7 @@ SWEEPS = {f"size sweep: {name}": points for name, points in sweeps.SWEEPS.items(
 CPU_PARTS = (SAVED_BYTES, ACCURACY, KERNELS, *SWEEPS)
 """What the suite "cpu" measures besides its rows."""
 
+SAVED_BYTES_WORKLOAD = GeneratorTraining(64)
 SAVED_BYTES_TARGET = Target(0.75, 0.55)  # of eager's
 ACCURACY_TARGETS = {"winograd": Target(6.0, 3.0), "plain": Target(2.0, 1.0)}  # times eager's error
 
@@ -155,7 +156,7 @@ def run(
         for part in parts:
             say(part)
             if part == SAVED_BYTES:
-                report["saved_bytes"] = measure_saved_bytes(workers, isa, GeneratorTraining(64))
+                report["saved_bytes"] = measure_saved_bytes(workers, isa)
                 say(saved_bytes_in_words(report["saved_bytes"]))
             elif part == ACCURACY:
                 report["accuracy"] = measure_accuracy(workers.get("ours", isa))
@@ -171,14 +172,14 @@ def run(
     return report
 
 
-def measure_saved_bytes(workers: Workers, isa: str | None, workload: GeneratorTraining) -> dict:
-    saved = {name: workers.get(name, isa).ask("call", SavedBytes(workload)) for name in ("ours", "eager")}
+def measure_saved_bytes(workers: Workers, isa: str | None) -> dict[str, Any]:
+    saved = {name: workers.get(name, isa).ask("call", SavedBytes(SAVED_BYTES_WORKLOAD)) for name in ("ours", "eager")}
     ratio = saved["ours"] / saved["eager"]
     return {**saved, "ratio": ratio, **_verdict(SAVED_BYTES_TARGET, ratio, higher=False)}
 
 
-def measure_accuracy(worker: Worker, images: int = accuracy.IMAGES) -> dict[str, Any]:
-    errors = [worker.ask("call", accuracy.Errors(c)) for c in accuracy.convolutions(images)]
+def measure_accuracy(worker: Worker) -> dict[str, Any]:
+    errors = [worker.ask("call", accuracy.Errors(c)) for c in accuracy.convolutions()]
     result: dict[str, Any] = {"errors": errors}
     for name, target in ACCURACY_TARGETS.items():
         worst = max(errors, key=lambda e: accuracy.factor(e, name))
