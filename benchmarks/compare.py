@@ -50,9 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("committed", type=Path)
     args = parser.parse_args(argv)
     new, old = json.loads(args.new.read_text()), json.loads(args.committed.read_text())
-    for key in ("cpu", "threads"):
-        if new["machine"][key] != old["machine"][key]:
-            print(f"note: another {key}: {new['machine'][key]}, was {old['machine'][key]}")
+    for key, now, before in (
+        ("CPU", new["machine"]["cpu"], old["machine"]["cpu"]),
+        ("number of threads", new["threads"], old["threads"]),
+        ("instruction set", new["isa"], old["isa"]),
+    ):
+        if now != before:
+            print(f"note: another {key}: {now}, was {before}")
     worse = regressions(new, old)
     print("\n".join(worse) or f"no ratio is more than {ALLOWED_LOSS:.0%} worse")
     return 1 if worse else 0

@@ -55,12 +55,13 @@ def draw_rows(report: dict[str, Any]) -> Figure:
     columns = min(3, len(rows))
     lines = math.ceil(len(rows) / columns)
     figure = _figure(4.9 * columns, 0.6 + 2.0 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, row in zip(panels, rows, strict=False):
         _draw_row(axes, row)
-    for axes in list(panels)[len(rows) :]:
+    for axes in panels[len(rows) :]:
         axes.axis("off")
-    figure.suptitle("Milliseconds for one call: shorter is better.  Dark grey: the best alternative.", fontsize=10)
+    title = "Milliseconds for one call: shorter is better.  Dark grey: the best alternative; dashed: the gate; dotted: the goal."
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -79,8 +80,14 @@ def _draw_row(axes: Any, row: dict[str, Any]) -> None:
     axes.set_xlim(0, 1.35 * max(r["milliseconds"]["high"] for _, r in runtimes))
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    times = f": {row['ratio']['median']:.2f}x" if row["best"] is not None else ""
-    axes.set_title(f"{row['name']}{times}", fontsize=8, loc="left", fontweight="bold")
+    title = row["name"]
+    if row["best"] is not None:
+        title += f": {row['ratio']['median']:.2f} times"
+        for target, style in (("gate", "--"), ("goal", ":")):
+            if target in row:  # where ours must end
+                best = row["runtimes"][row["best"]]["milliseconds"]["median"]
+                axes.axvline(best / row[target], color="black", linestyle=style, linewidth=1)
+    axes.set_title(title, fontsize=8, loc="left", fontweight="bold")
 
 
 # --- roofline --------------------------------------------------------------------------------------------------------

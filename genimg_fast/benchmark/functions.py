@@ -144,7 +144,7 @@ class Reparameterize(Function):
         return Prepared(
             call,
             tolerances("z", "gradient of mu", "gradient of logvar"),
-            lambda t: noise_of(mu.detach().double(), logvar.detach().double(), t[0]),
+            lambda t: noise_of(mu.detach().cpu().double(), logvar.detach().cpu().double(), t[0]),
         )
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from genimg_fast.benchmark import accuracy, kernels, sweeps
@@ -13,7 +12,7 @@ from genimg_fast.benchmark.memory import SavedBytes
 from genimg_fast.benchmark.models import GANStep, GeneratorInference, GeneratorTraining, VAEStep
 from genimg_fast.benchmark.runtimes import RUNTIMES
 from genimg_fast.benchmark.turns import MIN_ROUNDS, Quartiles, Turns, prepare, quartiles, take_turns
-from genimg_fast.benchmark.worker import Checked, RuntimeFailedError, Worker
+from genimg_fast.benchmark.worker import SLEEP_WHEN_IDLE, Checked, RuntimeFailedError, Worker
 from genimg_fast.benchmark.workloads import Workload
 
 SCHEMA = 1
@@ -79,21 +78,37 @@ class Workers:
 
     def __init__(self, threads: int, device: str = "cpu") -> None:
         self._threads, self._device = threads, device
-        self._running: dict[tuple[str, str | None], Worker] = {}
-        self._stack = ExitStack()
+        self._isa: str | None = None
+        self._running: dict[str, Worker] = {}
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self.close()
 
     def get(self, runtime: str, isa: str | None) -> Worker:
-        worker = self._running.get((runtime, isa))
+        """The worker of that runtime.  Those of one instruction set end as another one is asked for: each takes memory."""
+        if isa != self._isa:
+            self.close()
+            self._isa = isa
+        worker = self._running.get(runtime)
         if worker is None or not worker.alive:
-            worker = Worker(runtime, threads=self._threads, isa=isa, device=self._device)
-            self._running[runtime, isa] = self._stack.enter_context(worker)
+            worker = self._running[runtime] = Worker(runtime, threads=self._threads, isa=isa, device=self._device)
         return worker
+
+    def close(self) -> None:
+        for worker in self._running.values():
+            worker.close()
+        self._running.clear()
+
+
+def held_to(rows: Sequence[Row], isa: str | None) -> tuple[Row, ...]:
+    """The rows with everything held to `isa`; where two become the same, the one that was made for it stays."""
+    if isa is None:
+        return tuple(rows)
+    made_for_it = {row.workload for row in rows if row.isa == isa}
+    return tuple(row._replace(isa=isa) for row in rows if row.isa == isa or row.workload not in made_for_it)
 
 
 def measure_row(row: Row, workers: Workers, seconds: float, min_rounds: int = MIN_ROUNDS) -> dict[str, Any]:
@@ -147,11 +162,18 @@ def run(
     rows: Sequence[Row], parts: Sequence[str], *, threads: int, seconds: float, isa: str | None, device: str, say: Say
 ) -> dict[str, Any]:
     """Measures the rows, then the parts of `CPU_PARTS` that are asked for."""
-    report: dict[str, Any] = {"schema": SCHEMA, "threads": threads, "isa": isa, "rows": []}
+    rows = held_to(rows, isa)
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "threads": threads,
+        "isa": isa,
+        "environment": SLEEP_WHEN_IDLE,
+        "rows": [],
+    }
     with Workers(threads, device) as workers:
         for i, row in enumerate(rows, 1):
             say(f"[{i}/{len(rows)}] {row.name}: {', '.join(RUNTIMES[a].label for a in row.alternatives)}")
-            report["rows"].append(measure_row(row._replace(isa=row.isa or isa), workers, seconds))
+            report["rows"].append(measure_row(row, workers, seconds))
             say(row_in_words(report["rows"][-1]))
         for part in parts:
             say(part)

@@ -16,6 +16,8 @@ from genimg_fast.benchmark.runtimes import Runtime
 
 TOLERANCE = 1e-4
 """The largest error that a timed result may have: ||actual - exact|| / ||exact||."""
+TOLERANCE_OF_TF32 = 2e-2
+"""The same on CUDA, where PyTorch's convolutions run in TF32."""
 
 
 @dataclass(frozen=True)

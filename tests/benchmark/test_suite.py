@@ -64,6 +64,13 @@ def test_rows_are_well_formed(rows):
         assert dataclasses.is_dataclass(row.workload)  # it travels to worker processes
 
 
+def test_holding_all_to_an_isa_leaves_no_twins():
+    native, avx2 = ROW, ROW._replace(name="row, AVX2", isa="avx2")
+    other = ROW._replace(name="other", workload=GaussianKLLoss((5, 5)))
+    assert suite.held_to((native, avx2, other), None) == (native, avx2, other)
+    assert suite.held_to((native, avx2, other), "avx2") == (avx2, other._replace(isa="avx2"))
+
+
 def point(size, ours, eager):
     return {"size": size, "picoseconds_per_flop": {"ours": ours, "eager": eager}}
 

@@ -14,7 +14,7 @@ from genimg_fast.benchmark.runtimes import Runtime
 from genimg_fast.benchmark.worker import (
     RuntimeFailedError,
     Worker,
-    check,
+    build,
     check_standard_normal,
     relative_error,
 )
@@ -92,12 +92,10 @@ def test_a_worker_that_does_not_answer_is_given_up(monkeypatch):
 def test_wrong_outputs_and_noise_are_refused():
     runtime = Runtime()
     with pytest.raises(RuntimeFailedError, match="wrong output: output differs"):
-        check(_workloads.WrongOutput((8, 16)).prepare(runtime), _workloads.WrongOutput((8, 16)))
-    wrong = _workloads.WrongNoise((64, 64))
+        build(_workloads.WrongOutput((8, 16)), runtime)
     with pytest.raises(RuntimeFailedError, match=r"wrong noise: mean .* and variance [34]\."):
-        check(wrong.prepare(runtime), wrong)
-    right = Reparameterize((64, 64))
-    assert check(right.prepare(runtime), right).error < 1
+        build(_workloads.WrongNoise((64, 64)), runtime)
+    assert build(Reparameterize((64, 64)), runtime)[1].error < 1
 
 
 def test_relative_error():

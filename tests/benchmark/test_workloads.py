@@ -27,7 +27,7 @@ from genimg_fast.benchmark.models import (
     plain_model,
 )
 from genimg_fast.benchmark.runtimes import RUNTIMES, Ours, Runtime, fold_batch_norm, isa_environment
-from genimg_fast.benchmark.worker import check
+from genimg_fast.benchmark.worker import build
 
 INFERENCE = [GeneratorInference(2, image_size=32, width=4), BlockInference(2, 16, 8, 4)]
 OTHERS = [
@@ -49,13 +49,13 @@ FOR_INFERENCE = [n for n in suite.INFERENCE if n != "inductor_freezing" and RUNT
 @pytest.mark.parametrize("workload", INFERENCE, ids=lambda w: type(w).__name__)
 @pytest.mark.parametrize("runtime", ["ours", *FOR_INFERENCE])
 def test_every_runtime_infers_what_float64_does(runtime, workload):
-    assert check(workload.prepare(RUNTIMES[runtime](threads=1)), workload).error <= 1
+    assert build(workload, RUNTIMES[runtime](threads=1))[1].error <= 1
 
 
 @pytest.mark.parametrize("workload", OTHERS, ids=lambda w: str(w) if isinstance(w, Convolution) else type(w).__name__)
 @pytest.mark.parametrize("runtime", ["ours", "eager", "channels_last"])
 def test_every_runtime_computes_what_float64_does(runtime, workload):
-    assert check(workload.prepare(RUNTIMES[runtime]()), workload).error <= 1
+    assert build(workload, RUNTIMES[runtime]())[1].error <= 1
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_every_runtime_computes_what_float64_does(runtime, workload):
     [("inductor_freezing", INFERENCE[1]), ("torch_compile", OTHERS[2]), ("torch_compile", Reparameterize((16, 16)))],
 )
 def test_what_is_compiled_computes_what_float64_does(runtime, workload):
-    assert check(workload.prepare(RUNTIMES[runtime]()), workload).error <= 1
+    assert build(workload, RUNTIMES[runtime]())[1].error <= 1
 
 
 def test_ours_is_the_fused_model_and_the_others_are_plain():
