@@ -34,8 +34,9 @@ sanitize: $(STAMP)   ## the tests of the operators under AddressSanitizer and Un
 cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: registers, shared memory, spills (needs nvcc, no GPU)
 	$(BIN)/python -m tests.cuda_on_cpu.cuda_compile
 
-bench: build         ## time every op and model with pytest-benchmark
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: build         ## measure models, losses and kernels against every installed runtime (ten minutes)
+	GENIMG_FAST_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[bench]"
+	$(BIN)/genimg-fast bench --suite cpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Rewrites the measured table of README.md from the reports in benchmarks/results/.
+"""Rewrites the measured table of README.md, and its pictures, from the reports in benchmarks/results/.
 
-A report is the bench.json of `genimg-fast bench`.  To publish one: copy it to benchmarks/results/<machine>.json and run
-`python -m benchmarks.readme_table`.
+A report is the bench.json of `genimg-fast bench --suite cpu`.  To publish one: copy it to benchmarks/results/<machine>.json
+and run `python -m benchmarks.readme_table`.
 """
 
 from __future__ import annotations
@@ -11,35 +11,66 @@ import json
 import sys
 from pathlib import Path
 
-from genimg_fast.cli import _machine
+from genimg_fast.benchmark import charts, machine
+from genimg_fast.benchmark.runtimes import RUNTIMES
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- measured table: start -->", "<!-- measured table: end -->"
+ALT_TEXTS = {
+    "rows.png": "Bars: milliseconds of every runtime, for each row of the table",
+    "roofline.png": "Rooflines: FLOP/s of the convolutions, bandwidth of the losses",
+    "sweeps.png": "Curves: cost for a FLOP against batch, image size and channels",
+}
 
 
 def table(report: dict) -> str:
-    """One report as Markdown: the machine in a line, a row a workload."""
-    machine = report["machine"]
+    """One report as Markdown: the machine in a line, a row a workload, then what is not a time."""
+    described = report["machine"]
     lines = [
-        f"{_machine.in_words(machine)}; {machine['date']}, commit {machine['commit']}:",
+        f"{machine.in_words(described)}; {described['date']}, commit {described['commit']}:",
         "",
-        "| | eager PyTorch | genimg_fast | times as fast (quartiles) |",
-        "|---|---|---|---|",
+        "| | eager PyTorch | the best alternative | genimg_fast | times as fast as the best (quartiles) | gate, goal |",
+        "|---|---|---|---|---|---|",
     ]
-    for r in report["results"]:
-        s = r["speedup"]
-        cells = (
-            f"{r['name']}, {r['passes']}",
-            f"{r['eager']['milliseconds']:.3g} ms, {r['eager']['rate']:.3g} {r['unit']}",
-            f"{r['native']['milliseconds']:.3g} ms, {r['native']['rate']:.3g} {r['unit']}",
-            f"**{s['median']:.2f}** ({s['low']:.2f} to {s['high']:.2f})",
+    lines += [_row(row) for row in report["rows"]]
+    if "saved_bytes" in report:
+        s = report["saved_bytes"]
+        sizes = f"{s['eager'] / 1e6:.0f} MB | | {s['ours'] / 1e6:.0f} MB"
+        lines.append(
+            f"| bytes saved for backward by the generator, B=64 | {sizes} | **{s['ratio']:.2f}** of eager's | {_targets(s)} |"
         )
-        lines.append(f"| {' | '.join(cells)} |")
+    for name, what in (("winograd", "with Winograd"), ("plain", "`allow_winograd = False`")):
+        if "accuracy" in report:
+            a = report["accuracy"][name]
+            factor = f"at most **{a['factor']:.2f}** times eager's"
+            lines.append(f"| error of any convolution against float64, {what} | 1 | | | {factor} | {_targets(a)} |")
     return "\n".join(lines)
 
 
-def rewrite(readme: str, reports: list[dict]) -> str:
-    """`readme` with the tables of the reports between the two markers.
+def _row(row: dict) -> str:
+    times = {name: f"{r['milliseconds']['median']:.3g} ms" for name, r in row["runtimes"].items()}
+    if row["best"] is None:
+        return f"| {row['name']} | {times.get('eager', '')} | | {times.get('ours', 'failed')} | | |"
+    ratio = row["ratio"]
+    cells = (
+        row["name"],
+        times.get("eager", ""),
+        f"{times[row['best']]}, {RUNTIMES[row['best']].label}",
+        times["ours"],
+        f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        _targets(row),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _targets(result: dict) -> str:
+    if "gate" not in result:
+        return ""
+    return ", ".join(f"{result[t]:g} {'met' if result[f'{t}_met'] else 'not met'}" for t in ("gate", "goal"))
+
+
+def rewrite(readme: str, sections: list[str]) -> str:
+    """`readme` with the sections between the two markers.
 
     Raises:
         ValueError: the markers are not there, once each and in order.
@@ -48,19 +79,25 @@ def rewrite(readme: str, reports: list[dict]) -> str:
     _, end, after = rest.partition(END)
     if not (start and end) or START in after or END in before:
         raise ValueError(f"README.md must hold the lines {START!r} and {END!r} once each, in this order")
-    tables = "\n\n".join(map(table, reports))
-    return f"{before}{START}\n\n{tables}\n\n{END}{after}"
+    return "\n\n".join([before + START, *sections, END + after])
 
 
 def main() -> int:
-    paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    reports = [report for path in paths if "results" in (report := json.loads(path.read_text()))]
-    if not reports:
+    reports = {p.stem: json.loads(p.read_text()) for p in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
+    sections = []
+    for name, report in reports.items():
+        if "rows" not in report:  # of another kind
+            continue
+        folder = ROOT / "docs" / "benchmarks" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [f"![{ALT_TEXTS[p.name]}]({p.relative_to(ROOT).as_posix()})" for p in charts.draw(report, folder)]
+        sections.append("\n\n".join([table(report), *pictures]))
+    if not sections:
         print("benchmarks/results/ holds no report of `genimg-fast bench`", file=sys.stderr)
         return 1
     readme = ROOT / "README.md"
-    readme.write_text(rewrite(readme.read_text(), reports))
-    print(f"README.md: {len(reports)} table(s)")
+    readme.write_text(rewrite(readme.read_text(), sections))
+    print(f"README.md: {len(sections)} table(s)")
     return 0
 
 

@@ -7,38 +7,53 @@ import pytest
 
 from benchmarks import readme_table
 
+TIMES = {"low": 0.9, "median": 1.0, "high": 1.25}
+RUNTIME = {"milliseconds": TIMES, "held_to_isa": True}
 REPORT = {
     "machine": {
-        "cpu": "A CPU", "cores": 2, "threads": 2, "isa": "avx2", "gpu": None, "torch": "2.13.0", "commit": "abc", "date": "2030-01-01",
+        "cpu": "A CPU", "cores": 2, "threads": 2, "isa": "avx2", "gpu": None, "versions": {"torch": "2.13.0"}, "commit": "abc",
+        "date": "2030-01-01",
     },
-    "results": [
+    "rows": [
         {
-            "name": "elbo_loss", "passes": "forward", "unit": "GB/s",
-            "native": {"milliseconds": 1.0, "rate": 20.0}, "eager": {"milliseconds": 4.0, "rate": 5.0},
-            "speedup": {"low": 3.5, "median": 4.0, "high": 4.25},
-        }
+            "name": "generator", "best": "openvino", "ratio": {"low": 3.5, "median": 4.0, "high": 4.25}, "gate": 2.5, "goal": 5.0,
+            "gate_met": True, "goal_met": False,
+            "runtimes": {
+                "ours": RUNTIME,
+                "eager": {**RUNTIME, "milliseconds": {"low": 8.0, "median": 9.0, "high": 9.5}},
+                "openvino": {**RUNTIME, "milliseconds": {"low": 3.0, "median": 4.0, "high": 4.5}},
+            },
+        },
+        {"name": "broken", "best": None, "runtimes": {}},
     ],
+    "saved_bytes": {"ours": 50e6, "eager": 100e6, "ratio": 0.5, "gate": 0.75, "goal": 0.55, "gate_met": True, "goal_met": True},
+    "accuracy": {n: {"factor": 2.5, "gate": 6, "goal": 3, "gate_met": True, "goal_met": True} for n in ("winograd", "plain")},
 }  # fmt: skip
 README = f"before\n{readme_table.START}\nold\n{readme_table.END}\nafter\n"
 
 
 def test_only_what_is_between_the_markers_changes():
-    text = readme_table.rewrite(README, [REPORT])
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "old" not in text
-    assert "| elbo_loss, forward | 4 ms, 5 GB/s | 1 ms, 20 GB/s | **4.00** (3.50 to 4.25) |" in text
-    assert "A CPU, 2 cores, 2 threads, avx2, torch 2.13.0; 2030-01-01, commit abc:" in text
-    assert readme_table.rewrite(text, [REPORT]) == text
+    sections = ["one", "two"]
+    text = readme_table.rewrite(README, sections)
+    assert text == f"before\n{readme_table.START}\n\none\n\ntwo\n\n{readme_table.END}\nafter\n"
+    assert readme_table.rewrite(text, sections) == text
+
+
+def test_the_table_says_who_won_and_what_was_to_be_reached():
+    lines = readme_table.table(REPORT).splitlines()
+    assert lines[0] == "A CPU, 2 cores, 2 threads, avx2, torch 2.13.0; 2030-01-01, commit abc:"
+    assert "| generator | 9 ms | 4 ms, OpenVINO | 1 ms | **4.00** (3.50 to 4.25) | 2.5 met, 5 not met |" in lines
+    assert "| broken |  | | failed | | |" in lines
+    assert len({line.count("|") for line in lines[2:]}) == 1  # every row has every column
 
 
 @pytest.mark.parametrize("readme", ["no markers", f"{readme_table.END} {readme_table.START}", README + README])
 def test_markers_must_be_there_once(readme):
     with pytest.raises(ValueError, match="once each"):
-        readme_table.rewrite(readme, [REPORT])
+        readme_table.rewrite(readme, ["section"])
 
 
-def test_main_reads_the_results_folder(tmp_path, monkeypatch):
+def test_main_reads_the_results_folder_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(readme_table, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
@@ -46,4 +61,7 @@ def test_main_reads_the_results_folder(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "results" / "gpu-check.json").write_text("{}")  # of another kind
     (tmp_path / "benchmarks" / "results" / "machine.json").write_text(json.dumps(REPORT))
     assert readme_table.main() == 0
-    assert "A CPU" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "A CPU" in text
+    assert f"![{readme_table.ALT_TEXTS['rows.png']}](docs/benchmarks/machine/rows.png)" in text
+    assert (tmp_path / "docs" / "benchmarks" / "machine" / "rows.png").stat().st_size > 1000

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,18 +81,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from genimg_fast.cli import _machine
+    from genimg_fast.benchmark import machine
 
     deadline = time.monotonic() + 60 * args.minutes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _claim(args.out)
-    print(f"{_machine.in_words(_machine.describe())}\n\nFused against eager PyTorch, in alternating blocks:")
-    speeds = {name: _measure(name, planned, device) for name, planned in RUNS.items()}
+    described = machine.describe(torch.get_num_threads())
+    print(f"{machine.in_words(described)}\n\nFused against eager PyTorch, each in a process of its own, taking turns:")
+    speeds = _measure(device, torch.get_num_threads())
 
     results = {}
     for name, planned in RUNS.items():
         seconds = planned.share * (deadline - time.monotonic())
-        affordable = int(1e3 * seconds / speeds[name]["native"]["milliseconds"])
+        affordable = int(1e3 * seconds / speeds[name]["runtimes"]["ours"]["milliseconds"]["median"])
         results[name] = _train(
             name, planned, args.out / name, max(planned.fewest_steps, min(affordable, planned.most_steps))
         )
@@ -118,15 +120,21 @@ def _claim(out: Path) -> None:
     (out / MARKER).touch()
 
 
-def _measure(name: str, planned: Run, device: torch.device) -> dict[str, Any]:
-    from genimg_fast.cli import _workloads, bench
+def _measure(device: torch.device, threads: int) -> dict[str, dict[str, Any]]:
+    from genimg_fast.benchmark import models, suite
+    from genimg_fast.benchmark.workloads import Workload
 
-    step = _workloads.vae_step if name == "conv_vae" else _workloads.gan_step
-    prepare = step(name, **IMAGES, **planned.settings["model_args"])
-    workload = _workloads.Workload("models", name, BATCH, prepare, unit="images/s")
-    result = bench.measure(workload, _workloads.TRAIN_STEP, device, seconds=MEASURE_SECONDS)
-    print(bench.in_words(result), flush=True)
-    return result
+    steps: dict[str, Callable[..., Workload]] = {"conv_vae": models.VAEStep, "dcgan": models.GANStep}
+    results = {}
+    with suite.Workers(threads, str(device)) as workers:
+        for name, planned in RUNS.items():
+            step = steps[name](BATCH, **IMAGES, **planned.settings["model_args"])
+            row = suite.Row(f"{name}, training step", step, ("eager",))
+            results[name] = suite.measure_row(row, workers, MEASURE_SECONDS)
+            print(f"{row.name}\n{suite.row_in_words(results[name])}", flush=True)
+            if results[name]["best"] is None:
+                raise _common.CommandError(f"{row.name} was not measured: {results[name]['failed']}")
+    return results
 
 
 def _train(name: str, planned: Run, out: Path, steps: int) -> TrainResult:
@@ -206,10 +214,11 @@ def _elbo_lines(run: Path) -> list[tuple[str, str]]:
 
 
 def _speed(result: dict) -> str:
-    speedup = result["speedup"]
+    ratio = result["ratio"]
+    rate = {name: BATCH / r["milliseconds"]["median"] * 1e3 for name, r in result["runtimes"].items()}
     return (
-        f"{result['native']['rate']:.0f} images/s fused, {result['eager']['rate']:.0f} eager: "
-        f"{speedup['median']:.2f} times as fast ({speedup['low']:.2f} to {speedup['high']:.2f})"
+        f"{rate['ours']:.0f} images/s fused, {rate['eager']:.0f} eager: "
+        f"{ratio['median']:.2f} times as fast ({ratio['low']:.2f} to {ratio['high']:.2f})"
     )
 
 

@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -14,16 +15,19 @@ import torch
 import genimg_fast
 from genimg_fast import _extension
 
+_PACKAGES = ("torch", "genimg-fast", "onnx", "onnxruntime", "openvino", "numpy")
 
-def describe() -> dict[str, object]:
+
+def describe(threads: int) -> dict[str, object]:
+    """`threads`: that the measurement uses."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "cores": physical_cores(),
+        "threads": threads,
         "isa": _extension.cpu_isa(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "genimg_fast": genimg_fast.__version__,
+        "python": platform.python_version(),
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
     }
@@ -31,7 +35,29 @@ def describe() -> dict[str, object]:
 
 def in_words(machine: dict) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}{gpu}, torch {machine['torch']}"
+    counts = f"{machine['cores']} cores, {machine['threads']} threads"
+    return f"{machine['cpu']}, {counts}, {machine['isa']}{gpu}, torch {machine['versions']['torch']}"
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hardware threads of a core counted once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -1,7 +1,0 @@
-# SPDX-License-Identifier: MIT
-from benchmarks import _harness
-
-
-@_harness.workloads("bce_with_logits_loss")
-def test_bce_with_logits_loss(benchmark, workload, passes, backend):
-    _harness.run(benchmark, workload, passes, backend)
