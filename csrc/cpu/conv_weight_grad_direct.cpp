@@ -21,14 +21,16 @@ template <typename T>
 void run(const WeightGradCall<T>& call) {
   const Convolution& conv = call.conv;
   const int64_t element = sizeof(T), lanes = vector_bytes(active_isa()) / element, taps = conv.taps();
-  constexpr int64_t kSmallBlock = 512, kColumns = 256, kBand = 128;  // float: 512, 256 and 128 KiB
+  // The products of a block fill a quarter of an L2 of 2 MiB.  The wider it is, the less often pixels are gathered.
+  constexpr int64_t kSums = 512 * 1024, kMinColumns = 512, kMaxColumns = 1024, kBand = 128;
   WeightGradPlan plan;
   plan.points = 1;
   plan.terms = conv.pixels();
-  plan.small_block = even_block(conv.out_channels, kSmallBlock * 4 / element);
-  plan.large_block = even_block(conv.in_channels, std::max<int64_t>(kColumns / taps, std::min<int64_t>(lanes, 4)));
+  const int64_t columns = std::clamp<int64_t>(kSums / (conv.out_channels * element), kMinColumns, kMaxColumns);
+  plan.large_block = even_block(conv.in_channels, std::max<int64_t>(columns / taps, 1));
   plan.columns = (taps * plan.large_block + lanes - 1) / lanes * lanes;
-  plan.band = std::min(plan.terms, kBand);
+  plan.small_block = even_block(conv.out_channels, kSums / (plan.columns * element));
+  plan.band = even_block(plan.terms, kBand);
   for_each_block(call, plan, [](const WeightGradJob<T>& job) { GENIMG_FAST_DISPATCH_ISA(run_direct_block<T>(job)); });
 }
 
@@ -66,62 +68,90 @@ GF_INLINE void fill_zeros(T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = 0;
 }
 
-// Pixels [first, last) of small and the patches of large -> job.a, job.b.
+// Pixels [first, last) of small -> job.a.
+template <typename T>
+void gather_pixels(const WeightGradJob<T>& job, int64_t first, int64_t last) {
+  const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
+  const int64_t stride = job.call.conv.out_channels, channels = job.block.small_channels;
+  const T* from = job.call.small + first * stride + job.block.first_small;
+  if (prologue.mean && channels == stride)
+    return apply_prologue(prologue, from, last - first, channels, job.a, job.lda());
+  T* to = job.a;
+  for (int64_t pixel = first; pixel < last; ++pixel, from += stride, to += job.lda())
+    if (prologue.mean)
+      apply_prologue(prologue, from, 1, channels, to, job.lda());
+    else
+      copy_run(from, channels, to);
+}
+
+// What the taps of one row of the kernel see of a row of large, for `count` pixels of small in a row, the first of them
+// number ox.
+template <typename T>
+void gather_row(const WeightGradJob<T>& job, const Prologue<T>& prologue, const T* row, int64_t ox, int64_t count,
+                T* to) {
+  const ConvolutionAxis& x = job.call.conv.x;
+  const int64_t stride = job.call.conv.in_channels, channels = job.block.large_channels;
+  // Taps next to each other see pixels next to each other: one copy.
+  const bool runs = x.dilation == 1 && channels == stride;
+  for (; count > 0; ++ox, --count, to += job.ldb()) {
+    const int64_t x0 = ox * x.stride - x.padding;
+    if (runs && x0 >= 0 && x0 + x.kernel <= x.input) {
+      if (prologue.mean)
+        apply_prologue(prologue, row + x0 * channels, x.kernel, channels, to, channels);
+      else
+        copy_run(row + x0 * channels, x.kernel * channels, to);
+      continue;
+    }
+    for (int64_t kx = 0; kx < x.kernel; ++kx) {
+      const int64_t ix = x0 + kx * x.dilation;
+      if (ix < 0 || ix >= x.input)
+        fill_zeros(to + kx * channels, channels);
+      else if (prologue.mean)
+        apply_prologue(prologue, row + ix * stride, 1, channels, to + kx * channels, channels);
+      else
+        copy_run(row + ix * stride, channels, to + kx * channels);
+    }
+  }
+}
+
+// The patches of large that pixels [first, last) of small see -> job.b.
 template <typename T>
 void gather_patches(const WeightGradJob<T>& job, int64_t first, int64_t last) {
   const Convolution& conv = job.call.conv;
   const ConvolutionAxis &y = conv.y, &x = conv.x;
-  const Prologue<T> small_prologue = of_channels(job.call.small_prologue, job.first_small);
-  const Prologue<T> large_prologue = of_channels(job.call.large_prologue, job.first_large);
-  const int64_t channels = job.large_channels;
-  // Taps next to each other see pixels next to each other: one copy.
-  const bool runs = !large_prologue.mean && x.dilation == 1 && channels == conv.in_channels;
-  T *a = job.a, *b = job.b;
-  for (int64_t pixel = first; pixel < last; ++pixel, a += job.lda(), b += job.ldb()) {
-    apply_prologue(small_prologue, job.call.small + pixel * conv.out_channels + job.first_small, 1, job.small_channels,
-                   a, job.lda());
+  const Prologue<T> prologue = of_channels(job.call.large_prologue, job.block.first_large);
+  const int64_t run = x.kernel * job.block.large_channels, columns = y.kernel * run;
+  const int64_t padded = (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  for (int64_t pixel = first, count; pixel < last; pixel += count) {
     const int64_t n = pixel / (y.output * x.output), oy = pixel / x.output % y.output, ox = pixel % x.output;
-    const int64_t y0 = oy * y.stride - y.padding, x0 = ox * x.stride - x.padding;
-    T* to = b;
-    for (int64_t ky = 0; ky < y.kernel; ++ky) {
-      const int64_t iy = y0 + ky * y.dilation;
-      if (iy < 0 || iy >= y.input) {
-        fill_zeros(to, x.kernel * channels);
-        to += x.kernel * channels;
-        continue;
-      }
-      const T* row = job.call.large + (n * y.input + iy) * x.input * conv.in_channels + job.first_large;
-      if (runs && x0 >= 0 && x0 + x.kernel <= x.input) {
-        copy_run(row + x0 * channels, x.kernel * channels, to);
-        to += x.kernel * channels;
-        continue;
-      }
-      for (int64_t kx = 0; kx < x.kernel; ++kx, to += channels) {
-        const int64_t ix = x0 + kx * x.dilation;
-        if (ix < 0 || ix >= x.input)
-          fill_zeros(to, channels);
-        else if (large_prologue.mean)
-          apply_prologue(large_prologue, row + ix * conv.in_channels, 1, channels, to, channels);
-        else
-          copy_run(row + ix * conv.in_channels, channels, to);
-      }
+    count = x.output - ox < last - pixel ? x.output - ox : last - pixel;
+    T* to = job.b + (pixel - first) * job.ldb();
+    for (int64_t ky = 0; ky < y.kernel; ++ky, to += run) {
+      const int64_t iy = oy * y.stride - y.padding + ky * y.dilation;
+      const T* row = job.call.large + (n * y.input + iy) * x.input * conv.in_channels + job.block.first_large;
+      if (iy >= 0 && iy < y.input)
+        gather_row(job, prologue, row, ox, count, to);
+      else
+        for (int64_t i = 0; i < count; ++i) fill_zeros(to + i * job.ldb(), run);
     }
+    // What fills the last vector is multiplied, though never used.
+    for (int64_t i = 0; i < count; ++i) fill_zeros(to + i * job.ldb(), padded - columns);
   }
 }
 
 template <typename T>
 void run_direct_block(const WeightGradJob<T>& job) {
-  const int64_t taps = job.call.conv.taps(), columns = taps * job.large_channels;
-  for (int64_t first = job.first_term; first < job.last_term; first += job.plan.band) {
-    const int64_t last = first + job.plan.band < job.last_term ? first + job.plan.band : job.last_term;
-    gather_patches(job, first, last);
-    multiply_band(job, last - first, columns, first != job.first_term);
-  }
-  for (int64_t s = 0; s < job.small_channels; ++s) {
+  const Convolution& conv = job.call.conv;
+  const int64_t taps = conv.taps(), channels = job.block.large_channels;
+  sum_bands(
+      job, taps * channels, [&](int64_t first, int64_t last) { gather_pixels(job, first, last); },
+      [&](int64_t first, int64_t last) { gather_patches(job, first, last); },
+      [&](int64_t pixel) { return pixel / conv.x.output; });
+  for (int64_t s = 0; s < job.block.small_channels; ++s) {
     const T* sums = job.c + s * job.ldc();
-    T* to = job.grad_weight + ((job.first_small + s) * job.call.conv.in_channels + job.first_large) * taps;
-    for (int64_t l = 0; l < job.large_channels; ++l)
-      for (int64_t tap = 0; tap < taps; ++tap) *to++ = sums[tap * job.large_channels + l];
+    T* to = job.grad_weight + ((job.block.first_small + s) * conv.in_channels + job.block.first_large) * taps;
+    for (int64_t l = 0; l < channels; ++l)
+      for (int64_t tap = 0; tap < taps; ++tap) *to++ = sums[tap * channels + l];
   }
 }
 

@@ -3,11 +3,52 @@
 #include "cpu/conv_weight_grad_kernel.h"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include "cpu/conv_weight_grad_variants.h"
 
 namespace genimg_fast::cpu {
+namespace {
+
+template <typename T>
+bool supports(const Convolution& conv, Variant variant) {
+  return variant == Variant::direct || (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports_weight_grad(conv));
+}
+
+// What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
+// fitted to DCGAN's layers on one AVX-512 core.
+constexpr double kGather = 6;                         // direct: one tap of one pixel
+constexpr double kEvaluate = 14, kFinish = 10;        // Toom-Cook: one point
+constexpr double kSmallRows = 128, kLargeLanes = 16;  // Toom-Cook: channels of a block
+
+template <typename T>
+double cost(const Convolution& conv, Variant variant) {
+  const double lanes = vector_bytes(active_isa()) / sizeof(T), taps = conv.taps();
+  const double rows = conv.out_channels, small = std::ceil(rows / lanes);
+  if (!is_toom_cook(variant)) {
+    const double columns = std::ceil(taps * conv.in_channels / lanes);
+    return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinish * rows * columns;
+  }
+  const double m = tile_edge(variant), points = (m + 1) * (m + 1);
+  const double tiles = conv.batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
+  const double large = std::ceil(conv.in_channels / lanes), columns = 4 * large;
+  const double evaluations = small * std::ceil(conv.in_channels / kLargeLanes) + columns * std::ceil(rows / kSmallRows);
+  return points * (tiles * (rows * columns + kEvaluate * evaluations) + kFinish * rows * columns);
+}
+
+template <typename T>
+Variant choose(const Convolution& conv) {
+  const Variant asked = forced_variant();
+  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  Variant best = Variant::direct;
+  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4})
+    if (supports<T>(conv, variant) && winograd_allowed() && cost<T>(conv, variant) < cost<T>(conv, best))
+      best = variant;
+  return best;
+}
+
+}  // namespace
 
 template <typename T>
 void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>& small_prologue, const T* large,
@@ -15,15 +56,14 @@ void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>
   const int64_t weights = conv.out_channels * conv.in_channels * conv.taps();
   if (weights == 0 || conv.pixels() == 0) return void(std::fill_n(grad_weight, weights, T(0)));
   const WeightGradCall<T> call{conv, small, small_prologue, large, large_prologue, grad_weight};
+  const Variant variant = choose<T>(conv);
   if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(forced_variant()) && toom_cook::supports_weight_grad(conv))
-      return toom_cook::run(call, tile_edge(forced_variant()));
+    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant));
   direct::run(call);
 }
 
-#define INSTANTIATE(T)                                                                                        \
-  template void conv_weight_grad<T>(const Convolution&, const T*, const Prologue<T>&, const T*, const Prologue<T>&, \
-                                    T*);
+#define INSTANTIATE(T) \
+  template void conv_weight_grad<T>(const Convolution&, const T*, const Prologue<T>&, const T*, const Prologue<T>&, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -21,6 +21,10 @@
 
 #include "cpu/conv_weight_grad_blocks.h"
 
+namespace genimg_fast::cpu {
+constexpr int kPhases = 4;
+}
+
 #define GENIMG_FAST_KERNEL_FILE "cpu/conv_weight_grad_toom_cook.cpp"
 #include "cpu/foreach_isa.h"
 
@@ -34,21 +38,33 @@ bool supports_weight_grad(const Convolution& conv) {
   return fits(conv.y) && fits(conv.x);
 }
 
+constexpr int64_t kSumsBytes = 800 * 1024, kBandBytes = 608 * 1024, kLargeBytes = 512 * 1024;  // of an L2 of 2 MiB
+constexpr int64_t kMaxRows = 128, kMinColumns = 64;
+
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m) {
-  constexpr int64_t kPhases = 4, kSumsBytes = 800 * 1024, kBandBytes = 720 * 1024;  // of an L2 of 2 MiB
   const Convolution& conv = call.conv;
-  const int64_t element = sizeof(T), lanes = vector_bytes(active_isa()) / element;
+  const int64_t lanes = vector_bytes(active_isa()) / sizeof(T), points = (m + 1) * (m + 1);
+  const int64_t line = points * sizeof(T);  // bytes of one value at all points
   WeightGradPlan plan;
-  plan.points = (m + 1) * (m + 1);
+  plan.points = points;
   plan.terms = conv.batch * ((conv.y.output + m - 1) / m) * ((conv.x.output + m - 1) / m);
-  plan.small_block = even_block(conv.out_channels, 128);
-  const int64_t most_columns = kSumsBytes / (plan.points * plan.small_block * element);
-  const int64_t groups = (conv.in_channels + lanes - 1) / lanes;
-  plan.large_block = lanes * even_block(groups, std::max<int64_t>(most_columns / (lanes * kPhases), 1));
-  plan.columns = kPhases * plan.large_block;
-  const int64_t term = leading_dimension<T>(plan.small_block) + leading_dimension<T>(plan.columns);
-  plan.band = std::clamp<int64_t>(kBandBytes / (plan.points * term * element), 1, plan.terms);
+  auto blocks_of = [&](int64_t channels, int64_t most) {  // of whole vectors
+    return lanes * even_block((channels + lanes - 1) / lanes, std::max<int64_t>(most / lanes, 1));
+  };
+  if (plan.terms * kMinColumns * line <= kLargeBytes) {
+    // All of large's terms at once, kept for one block of small after another.
+    plan.large_block = blocks_of(conv.in_channels, kMinColumns / kPhases);
+    plan.columns = kPhases * plan.large_block;
+    const int64_t rest = kSumsBytes + kBandBytes - plan.terms * plan.columns * line;
+    plan.small_block = blocks_of(conv.out_channels, rest / ((plan.terms + plan.columns) * line));
+    plan.band = plan.terms;
+  } else {
+    plan.small_block = blocks_of(conv.out_channels, kMaxRows);
+    plan.large_block = blocks_of(conv.in_channels, kSumsBytes / (plan.small_block * line) / kPhases);
+    plan.columns = kPhases * plan.large_block;
+    plan.band = even_block(plan.terms, std::max<int64_t>(kBandBytes / ((plan.small_block + plan.columns) * line), 1));
+  }
   for_each_block(call, plan, [m](const WeightGradJob<T>& job) {
     if (m == 2)
       GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, T>(job));
@@ -104,7 +120,8 @@ GF_INLINE void evaluate_pixels(const T* const* pixels, const T* zeros, const Pro
         const T* pixel = pixels[i * N + j];
         x[i] = load(pixel + c, count);
         if constexpr (HasPrologue)
-          if (pixel != zeros) x[i] = activate<T>(prologue.activation, (x[i] - mean) * scale + shift, prologue.negative_slope);
+          if (pixel != zeros)
+            x[i] = activate<T>(prologue.activation, (x[i] - mean) * scale + shift, prologue.negative_slope);
       }
       transform(x, v);
 #pragma GCC unroll 8
@@ -128,27 +145,48 @@ void evaluate_tile(const T* const* pixels, const T* zeros, const Prologue<T>& pr
     evaluate_pixels<N, Points, false>(pixels, zeros, prologue, channels, to, spread, point_stride, transform);
 }
 
-// Tiles [first, last) of the batch -> job.a, job.b.
+// Where the tiles of a batch lie.
+template <int M>
+struct TileGrid {
+  const Convolution& conv;
+  int64_t tiles_y, tiles_x;
+  explicit TileGrid(const Convolution& c)
+      : conv(c), tiles_y((c.y.output + M - 1) / M), tiles_x((c.x.output + M - 1) / M) {}
+  int64_t image(int64_t tile) const { return tile / (tiles_y * tiles_x); }
+  int64_t y(int64_t tile) const { return tile / tiles_x % tiles_y * M; }
+  int64_t x(int64_t tile) const { return tile % tiles_x * M; }
+};
+
+// Tiles [first, last) of small -> job.a.
 template <int M, typename T>
-void evaluate_tiles(const WeightGradJob<T>& job, int64_t first, int64_t last) {
+void evaluate_small(const WeightGradJob<T>& job, const TileGrid<M>& grid, int64_t first, int64_t last) {
   const Convolution& conv = job.call.conv;
-  const ConvolutionAxis &y = conv.y, &x = conv.x;
-  const Prologue<T> small_prologue = of_channels(job.call.small_prologue, job.first_small);
-  const Prologue<T> large_prologue = of_channels(job.call.large_prologue, job.first_large);
-  const int64_t tiles_y = (y.output + M - 1) / M, tiles_x = (x.output + M - 1) / M;
+  const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
+  const T* pixels[M * M];
+  for (int64_t tile = first; tile < last; ++tile) {
+    const T* image =
+        job.call.small + job.block.first_small + grid.image(tile) * conv.y.output * conv.x.output * conv.out_channels;
+    find_pixels<M>(image, conv.y.output, conv.x.output, conv.out_channels, grid.y(tile), grid.x(tile), 1, job.zeros,
+                   pixels);
+    evaluate_tile<M, M + 1>(pixels, job.zeros, prologue, job.block.small_channels, job.a + (tile - first) * job.lda(),
+                            1, job.a_point(), [](const Vec<T>* v, Vec<T>* u) { ToomCook<T, M>::input(v, u); });
+  }
+}
+
+// The phases of tiles [first, last) of large -> job.b.
+template <int M, typename T>
+void evaluate_large(const WeightGradJob<T>& job, const TileGrid<M>& grid, int64_t first, int64_t last) {
+  const Convolution& conv = job.call.conv;
+  const Prologue<T> prologue = of_channels(job.call.large_prologue, job.block.first_large);
   const T* pixels[(M + 1) * (M + 1)];
   for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t n = tile / (tiles_y * tiles_x), ty = tile / tiles_x % tiles_y * M, tx = tile % tiles_x * M;
-    const T* small = job.call.small + n * y.output * x.output * conv.out_channels + job.first_small;
-    find_pixels<M>(small, y.output, x.output, conv.out_channels, ty, tx, 1, job.zeros, pixels);
-    evaluate_tile<M, M + 1>(pixels, job.zeros, small_prologue, job.small_channels, job.a + (tile - first) * job.lda(), 1,
-                            job.a_point(), [](const Vec<T>* v, Vec<T>* u) { ToomCook<T, M>::input(v, u); });
-    const T* large = job.call.large + n * y.input * x.input * conv.in_channels + job.first_large;
-    for (int phase = 0; phase < 4; ++phase) {
-      find_pixels<M + 1>(large, y.input, x.input, conv.in_channels, 2 * ty - phase / 2, 2 * tx - phase % 2, 2, job.zeros,
-                         pixels);
-      evaluate_tile<M + 1, M + 1>(pixels, job.zeros, large_prologue, job.large_channels,
-                                  job.b + (tile - first) * job.ldb() + phase * kLanes<T>, 4, job.b_point(),
+    const T* image =
+        job.call.large + job.block.first_large + grid.image(tile) * conv.y.input * conv.x.input * conv.in_channels;
+    for (int phase = 0; phase < kPhases; ++phase) {
+      find_pixels<M + 1>(image, conv.y.input, conv.x.input, conv.in_channels, 2 * grid.y(tile) - phase / 2,
+                         2 * grid.x(tile) - phase % 2, 2, job.zeros, pixels);
+      evaluate_tile<M + 1, M + 1>(pixels, job.zeros, prologue, job.block.large_channels,
+                                  job.b + (tile - first) * job.ldb() + phase * kLanes<T>, kPhases, job.b_point(),
                                   [](const Vec<T>* v, Vec<T>* u) { ToomCook<T, M>::output_transposed(v, u); });
     }
   }
@@ -159,12 +197,13 @@ template <int M, typename T>
 void finish_weights(const WeightGradJob<T>& job) {
   constexpr int kTaps = 16;
   constexpr int kTap[2][2] = {{1, 3}, {0, 2}};  // of a phase
-  for (int64_t s = 0; s < job.small_channels; ++s) {
-    T* to = job.grad_weight + ((job.first_small + s) * job.call.conv.in_channels + job.first_large) * kTaps;
-    for (int64_t l = 0; l < job.large_channels; l += kLanes<T>) {
-      T taps[kTaps][kLanes<T>];
-      for (int phase = 0; phase < 4; ++phase) {
-        const T* sums = job.c + s * job.ldc() + 4 * l + phase * kLanes<T>;
+  for (int64_t s = 0; s < job.block.small_channels; ++s) {
+    T* to = job.grad_weight + ((job.block.first_small + s) * job.call.conv.in_channels + job.block.first_large) * kTaps;
+    for (int64_t l = 0; l < job.block.large_channels; l += kLanes<T>) {
+      Vec<T> taps[kTaps];
+#pragma GCC unroll 4
+      for (int phase = 0; phase < kPhases; ++phase) {
+        const T* sums = job.c + s * job.ldc() + kPhases * l + phase * kLanes<T>;
         Vec<T> half[2][M + 1], u[M + 1], h[2];
 #pragma GCC unroll 8
         for (int j = 0; j <= M; ++j) {
@@ -173,26 +212,32 @@ void finish_weights(const WeightGradJob<T>& job) {
           ToomCook<T, M>::weight_transposed(u, h);
           half[0][j] = h[0], half[1][j] = h[1];
         }
+#pragma GCC unroll 2
         for (int ty = 0; ty < 2; ++ty) {
           ToomCook<T, M>::weight_transposed(half[ty], h);
-          for (int tx = 0; tx < 2; ++tx) store(taps[4 * kTap[phase / 2][ty] + kTap[phase % 2][tx]], h[tx]);
+#pragma GCC unroll 2
+          for (int tx = 0; tx < 2; ++tx) taps[4 * kTap[phase / 2][ty] + kTap[phase % 2][tx]] = h[tx];
         }
       }
-      const int64_t lanes = job.large_channels - l < kLanes<T> ? job.large_channels - l : kLanes<T>;
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        for (int tap = 0; tap < kTaps; ++tap) *to++ = taps[tap][lane];
+      const int64_t lanes = job.block.large_channels - l < kLanes<T> ? job.block.large_channels - l : kLanes<T>;
+#pragma GCC unroll 4
+      for (int first = 0; first < kTaps; first += kLanes<T>) {
+        transpose<T>(taps + first);
+        for (int64_t lane = 0; lane < lanes; ++lane) store(to + lane * kTaps + first, taps[first + lane]);
+      }
+      to += lanes * kTaps;
     }
   }
 }
 
 template <int M, typename T>
 void run_toom_cook_block(const WeightGradJob<T>& job) {
-  const int64_t columns = (job.large_channels + kLanes<T> - 1) / kLanes<T> * 4 * kLanes<T>;
-  for (int64_t first = job.first_term; first < job.last_term; first += job.plan.band) {
-    const int64_t last = first + job.plan.band < job.last_term ? first + job.plan.band : job.last_term;
-    evaluate_tiles<M>(job, first, last);
-    multiply_band(job, last - first, columns, first != job.first_term);
-  }
+  const TileGrid<M> grid(job.call.conv);
+  const int64_t columns = (job.block.large_channels + kLanes<T> - 1) / kLanes<T> * kPhases * kLanes<T>;
+  sum_bands(
+      job, columns, [&](int64_t first, int64_t last) { evaluate_small<M>(job, grid, first, last); },
+      [&](int64_t first, int64_t last) { evaluate_large<M>(job, grid, first, last); },
+      [&](int64_t tile) { return grid.image(tile) * job.call.conv.y.output + grid.y(tile); });
   finish_weights<M>(job);
 }
 

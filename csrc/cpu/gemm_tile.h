@@ -110,11 +110,17 @@ GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b,
   }
 }
 
+// Cache lines that will be wanted soon, `stride` bytes apart: one is asked for every two steps of the depth.
+struct Lines {
+  const char* first;
+  int64_t stride;
+};
+
 // The product of two matrices that are summed along their rows: c [Rows x Vectors] (+)= a^T [Rows x depth] * b, where a
 // is [depth][lda] and b is [depth][ldb].
 template <typename T, int Rows, int Vectors>
 void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c, int64_t ldc,
-                              bool add) {
+                              bool add, Lines wanted) {
   Vec<T> sum[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
@@ -123,8 +129,7 @@ void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, 
       sum[r][v] = Vec<T>{};
       __builtin_prefetch(c + r * ldc + v * kLanes<T>, 1, 3);
     }
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < depth; ++k) {
+  auto add_products = [&]() __attribute__((always_inline)) {
     Vec<T> row[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
@@ -134,7 +139,14 @@ void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, 
       for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r] * row[v];
     a += lda;
     b += ldb;
+  };
+  for (; depth >= 2; depth -= 2) {
+    __builtin_prefetch(wanted.first, 0, 2);
+    wanted.first += wanted.stride;
+    add_products();
+    add_products();
   }
+  if (depth) add_products();
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
@@ -146,18 +158,20 @@ void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, 
 
 template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
 GF_INLINE void multiply_transposed(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, T* c,
-                                   int64_t ldc, bool add) {
-  if (rows == Rows) return multiply_transposed_tile<T, Rows, Vectors>(a, lda, b, ldb, depth, c, ldc, add);
-  if constexpr (Rows > 1) multiply_transposed<T, Rows - 1, Vectors>(rows, a, lda, b, ldb, depth, c, ldc, add);
+                                   int64_t ldc, bool add, Lines wanted) {
+  if (rows == Rows) return multiply_transposed_tile<T, Rows, Vectors>(a, lda, b, ldb, depth, c, ldc, add, wanted);
+  if constexpr (Rows > 1) multiply_transposed<T, Rows - 1, Vectors>(rows, a, lda, b, ldb, depth, c, ldc, add, wanted);
 }
 
-template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
+// All rows against one panel; next_lines(count) tells what each tile fetches.
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors, typename NextLines>
 GF_INLINE void multiply_transposed_panel(int64_t rows, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
-                                         T* c, int64_t ldc, bool add) {
+                                         T* c, int64_t ldc, bool add, const NextLines& next_lines) {
   const int64_t tiles = (rows + Rows - 1) / Rows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
-    multiply_transposed<T, Rows, Vectors>(last - first, a + first, lda, b, ldb, depth, c + first * ldc, ldc, add);
+    multiply_transposed<T, Rows, Vectors>(last - first, a + first, lda, b, ldb, depth, c + first * ldc, ldc, add,
+                                          next_lines(depth / 2));
   }
 }
 
