@@ -166,15 +166,14 @@ PatchTile patch_tile() {
 }
 
 // Copies count values.  Whole vectors are stored: up to a vector beyond the end of `to` is overwritten.  Nothing is
-// read beyond the input's end.
+// read at or beyond `end`.
 template <typename T>
-GF_INLINE void copy_run(const T* from, const T* input_end, int64_t count, T* to) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    if (from + i + kLanes<T> <= input_end)
-      store(to + i, load(from + i));
-    else
-      store(to + i, load(from + i, Tail{static_cast<int>(count - i < kLanes<T> ? count - i : kLanes<T>)}));
-  }
+GF_INLINE void copy_run(const T* from, const T* end, int64_t count, T* to) {
+  const int64_t whole = (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+  if (from + whole <= end)
+    for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, load(from + i));
+  else
+    for_each_vector<T>(0, count, [&](int64_t i, auto tail) { store(to + i, load(from + i, tail)); });
 }
 
 template <typename T>
@@ -187,30 +186,36 @@ template <bool HasPrologue, typename T>
 void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
   const Convolution& conv = job.call.conv;
   const ConvolutionAxis &y = conv.y, &x = conv.x;
-  const int64_t channels = conv.in_channels, image = y.input * x.input * channels;
-  const T* input_end = job.call.input + conv.batch * image;
+  const int64_t channels = conv.in_channels, row_size = x.input * channels;
+  const T* const end = job.call.input + conv.batch * y.input * row_size;
   const int64_t together = x.dilation == 1 ? x.kernel : 1;  // taps of a kernel row that are neighbours in the input
-  for (int64_t r = 0; r < job.count; ++r) {
-    const int64_t pixel = job.first + r, n = pixel / (y.output * x.output);
-    const int64_t oy = pixel / x.output % y.output, ox = pixel % x.output;
-    T* to = job.patches + r * lda;
+  int64_t n = job.first / (y.output * x.output), oy = job.first / x.output % y.output, ox = job.first % x.output;
+  T* patch = job.patches;
+  for (int64_t r = 0; r < job.count; ++r, patch += lda) {
+    const int64_t first_y = oy * y.stride - y.padding, first_x = ox * x.stride - x.padding;
+    const T* image = job.call.input + n * y.input * row_size;
+    T* to = patch;
     for (int64_t ky = 0; ky < y.kernel; ++ky) {
-      const int64_t iy = oy * y.stride - y.padding + ky * y.dilation;
-      const T* row = job.call.input + n * image + iy * x.input * channels;
+      const int64_t iy = first_y + ky * y.dilation;
+      const bool row_inside = iy >= 0 && iy < y.input;
       for (int64_t kx = 0; kx < x.kernel; kx += together, to += together * channels) {
-        const int64_t ix = ox * x.stride - x.padding + kx * x.dilation;
-        int64_t begin = ix < 0 ? -ix : 0, end = x.input - ix < together ? x.input - ix : together;  // taps inside
-        if (iy < 0 || iy >= y.input || begin >= end) begin = end = together;
-        zero_run(begin * channels, to);
+        const int64_t ix = first_x + kx * x.dilation;
+        int64_t first = ix < 0 ? -ix : 0, last = x.input - ix < together ? x.input - ix : together;  // taps inside
+        if (!row_inside || first >= last) first = last = together;
+        const T* from = image + iy * row_size + (ix + first) * channels;
+        zero_run(first * channels, to);
         if constexpr (HasPrologue)
-          apply_prologue(job.call.prologue, row + (ix + begin) * channels, end - begin, channels, to + begin * channels,
-                         channels);
+          apply_prologue(job.call.prologue, from, last - first, channels, to + first * channels, channels);
         else
-          copy_run(row + (ix + begin) * channels, input_end, (end - begin) * channels, to + begin * channels);
-        zero_run((together - end) * channels, to + end * channels);
+          copy_run(from, end, (last - first) * channels, to + first * channels);
+        zero_run((together - last) * channels, to + last * channels);
       }
     }
-    store(job.patches + r * lda + depth, Vec<T>{});  // dot products run on to the end of a vector
+    store(patch + depth, Vec<T>{});  // dot products run on to the end of a vector
+    if (++ox == x.output) {
+      ox = 0;
+      if (++oy == y.output) oy = 0, ++n;
+    }
   }
 }
 
