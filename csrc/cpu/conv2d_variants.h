@@ -37,13 +37,6 @@ struct WeightView {
   }
 };
 
-// In how many parts to cut the output channels, where `units` of work alone do not share out evenly over the threads.
-// Each part then reads the input for itself; results do not depend on it.
-inline int64_t channel_parts(int64_t units, int64_t panels) {
-  const int64_t threads = thread_count();
-  return units % threads == 0 || units >= 8 * threads ? 1 : panels < threads ? panels : threads;
-}
-
 namespace direct {
 // Direct and narrow differ in the tile alone: a panel of output channels, or dot products for a few of them.
 bool supports_narrow(const Convolution& conv);

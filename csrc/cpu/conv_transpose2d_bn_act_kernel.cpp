@@ -120,8 +120,8 @@ void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T*
 template <typename T>
 void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<T>& prologue,
                       const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue, T* output, T* mean,
-                      T* var) {
-  const ConvolutionCall<T> call{conv, input, prologue, packed, epilogue, output};
+                      T* var, MemoryOrder order) {
+  const ConvolutionCall<T> call{conv, input, prologue, packed, epilogue, output, order};
   std::vector<ChannelSums<T>> sums;
   run(call, layout.variant, mean ? &sums : nullptr);
   if (mean) combine(sums, conv.out_channels, mean, var);
@@ -140,7 +140,7 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const T* weight
   template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                                  \
   template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                               \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
-                                    const Epilogue<T>&, T*, T*, T*);                                                   \
+                                    const Epilogue<T>&, T*, T*, T*, MemoryOrder);                                      \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const T*, const Epilogue<T>&, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -8,8 +8,9 @@
 //   a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes through scale,
 //      shift and activation in L1, and is stored to the rows' places in the output.
 //
-// Work is split over threads by row blocks of all phases.  Bytes: the input once a phase, the weights once a row block,
-// the output once.  FLOPs: 2 Cin taps an output value and channel, those on padding included.
+// Work is split over threads by row blocks of all phases; by panels too where these do not share out, as in a batch of
+// one, whose time goes into reading weights.  Bytes: the input once a phase, the weights once a row block, the output
+// once.  FLOPs: 2 Cin taps an output value and channel, those on padding included.
 #ifndef GENIMG_FAST_ISA
 
 #include <algorithm>
@@ -24,16 +25,18 @@ struct TileShape {
   int64_t rows, columns;
 };
 
-// One block of rows of one phase: the unit of work.
+// One block of rows of one phase.
 struct RowBlock {
   int64_t phase, first, count;
 };
 
+// A range of panels of a block: the unit of work.
 template <typename T>
 struct RowBlockJob {
   const ConvolutionCall<T>& call;
   const T* packed;  // of the block's phase
   RowBlock block;
+  int64_t first_panel, last_panel;
   T* gathered;           // [block.count, leading_dimension]
   ChannelSums<T>* sums;  // [Cout] of this block, or null
 };
@@ -54,15 +57,15 @@ std::vector<RowBlock> split_rows(const Deconvolution& conv, int64_t tile_rows, i
   std::vector<RowBlock> blocks;
   int64_t total = 0;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) total += conv.rows(phase);
-  // Enough blocks to share out, and not a function of the number of threads: the statistics add up in the blocks'
-  // order.
-  const int64_t fair = std::max(tile_rows, total / 16);
+  // Enough blocks to share out, and large enough to be worth reading the weights.  Not a function of the number of
+  // threads: the statistics add up in the blocks' order.
+  const int64_t fair = std::max(4 * tile_rows, total / 16);
   for (int64_t phase = 0; phase < conv.phases(); ++phase) {
-    const int64_t depth = std::max<int64_t>(conv.depth(phase), 1);
-    int64_t size = std::min({kBlockBytes / (depth * element_size), kMaxBlockRows, fair});
-    size = std::max(size / tile_rows, int64_t{1}) * tile_rows;
-    for (int64_t first = 0; first < conv.rows(phase); first += size)
-      blocks.push_back({phase, first, std::min(size, conv.rows(phase) - first)});
+    const int64_t rows = conv.rows(phase), row_bytes = std::max<int64_t>(conv.depth(phase), 1) * element_size;
+    const int64_t size = std::min({std::max(kBlockBytes / row_bytes, tile_rows), kMaxBlockRows, fair});
+    const int64_t count = (rows + size - 1) / size;
+    for (int64_t i = 0; i < count; ++i)
+      blocks.push_back({phase, rows * i / count, rows * (i + 1) / count - rows * i / count});
   }
   return blocks;
 }
@@ -129,10 +132,17 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
 
   const std::vector<RowBlock> blocks = split_rows(conv, tile.rows, sizeof(T));
   if (sums) sums->resize(blocks.size() * conv.out_channels);
-  parallel_for(0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
+  const int64_t parts = channel_parts(static_cast<int64_t>(blocks.size()), panels);
+  parallel_for(0, static_cast<int64_t>(blocks.size()) * parts, 1, [&](int64_t begin, int64_t end) {
     const auto [gathered] = thread_workspace<T>((kMaxBlockRows + tile.rows) * leading_dimension<T>(deepest));
-    for (int64_t b = begin; b < end; ++b) {
-      const RowBlockJob<T> job{call, call.packed + offsets[blocks[b].phase], blocks[b], gathered,
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t b = item / parts, part = item % parts;
+      const RowBlockJob<T> job{call,
+                               call.packed + offsets[blocks[b].phase],
+                               blocks[b],
+                               panels * part / parts,
+                               panels * (part + 1) / parts,
+                               gathered,
                                sums ? sums->data() + b * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_block<T>(job));
     }
@@ -207,21 +217,22 @@ GF_INLINE void finish_column(const RowBlockJob<T>& job, const T* tile, int64_t r
 template <Activation A, bool Statistics, typename T>
 void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int64_t* output_offset) {
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kTileColumns<T>;
-  alignas(64) T tile[kTileRows * kTileColumns<T>];
   const int64_t tiles = (job.block.count + kTileRows - 1) / kTileRows;
-  const T* b = job.packed;
-  for (int64_t first_channel = 0; first_channel < channels; first_channel += kTileColumns<T>, b += panel_size)
+  alignas(64) T tile[kTileRows * kTileColumns<T>];
+  for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
+    const T* b = job.packed + panel * panel_size;
+    const int64_t first_channel = panel * kTileColumns<T>, last_channel = first_channel + kTileColumns<T>;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t r = job.block.count * t / tiles, rows = job.block.count * (t + 1) / tiles - r;
       multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>,
                   share_of_panel(b + panel_size, depth, t, tiles));
-      const int64_t last_channel = first_channel + kTileColumns<T>;
       for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
                          [&](int64_t channel, auto count) {
                            finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows, output_offset + r,
                                                            channel, count);
                          });
     }
+  }
 }
 
 template <typename T>

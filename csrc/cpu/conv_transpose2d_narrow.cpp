@@ -210,6 +210,7 @@ void add_runs(const ImageBand<T>& band, int64_t count) {
     }
 }
 
+// `output` may be band.row: each vector is stored at or before the place that it came from.
 template <Activation A, typename T>
 void finish_row(const ImageBand<T>& band, T* output) {
   const Deconvolution& conv = band.call.conv;
@@ -218,6 +219,19 @@ void finish_row(const ImageBand<T>& band, T* output) {
     const Vec<T> value = load(row + i) * load(band.scale + i, count) + load(band.shift + i, count);
     store(output + i, activate<A, T>(value, band.call.epilogue.negative_slope), count);
   });
+}
+
+// A finished row [W'][Cout] -> the rows of the planes.
+template <int Channels, typename T>
+void write_planes(const T* row, int64_t width, T* output, int64_t plane) {
+  for (int64_t c = 0; c < Channels; ++c)
+    for (int64_t x = 0; x < width; ++x) output[c * plane + x] = row[x * Channels + c];
+}
+template <typename T>
+void write_planes(const T* row, int64_t width, int64_t channels, T* output, int64_t plane) {
+  if (channels == 3) return write_planes<3>(row, width, output, plane);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t x = 0; x < width; ++x) output[c * plane + x] = row[x * channels + c];
 }
 
 template <typename T>
@@ -264,10 +278,14 @@ int64_t run_band(const ImageBand<T>& band) {
               products_of(iy) + (plan.taps_x - 1 - tx) * plan.columns + (ky * plan.taps_x + tx) * plan.run;
       }
       add_runs(band, count);
-      T* output = band.call.output + (band.image * y.output + output_row) * row_values;
+      const bool planes = band.call.order == MemoryOrder::nchw;
+      T* image = band.call.output + band.image * y.output * row_values;
+      T* output = planes ? band.row : image + output_row * row_values;
       with_activation(band.call.epilogue.activation,
                       [&](auto tag) { finish_row<decltype(tag)::value, T>(band, output); });
       if (band.sum) add_statistics(band, output, rows == 0);
+      if (planes)
+        write_planes(output, x.output, band.call.conv.out_channels, image + output_row * x.output, y.output * x.output);
       ++rows;
     }
   }

@@ -96,9 +96,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   const int64_t strips = static_cast<int64_t>(bounds.size()) - 1;
   if (sums) sums->resize(strips * conv.out_channels);
 
-  // Channels are split too where strips do not share out evenly; each part then evaluates the inputs for itself.
-  const int64_t threads = thread_count();
-  const int64_t parts = strips % threads == 0 || strips >= 8 * threads ? 1 : std::min(plan.groups, threads);
+  const int64_t parts = channel_parts(strips, plan.groups);
   const int64_t part_groups = divide_up(plan.groups, parts);
   parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t row = leading_dimension<T>(conv.in_channels);

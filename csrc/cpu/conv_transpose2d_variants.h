@@ -18,6 +18,7 @@ struct ConvolutionCall {
   const T* packed;
   const Epilogue<T>& epilogue;
   T* output;
+  MemoryOrder order;
 };
 
 namespace direct {

@@ -38,6 +38,9 @@ struct Prologue {
   T negative_slope = 0;
 };
 
+// How an output lies in memory: [N, H, W, C] or [N, C, H, W].
+enum class MemoryOrder { channels_last, nchw };
+
 // What happens to a sum before it is stored: activation(sum * scale[channel] + shift[channel]).
 template <typename T>
 struct Epilogue {

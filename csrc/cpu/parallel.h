@@ -19,6 +19,13 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   parallel_for_range(begin, end, grain, call, const_cast<Body*>(&body));
 }
 
+// In how many parts to cut the output channels, where `units` of work alone do not share out evenly over the threads.
+// Each part then reads the input for itself; results do not depend on it.
+inline int64_t channel_parts(int64_t units, int64_t panels) {
+  const int64_t threads = thread_count();
+  return units % threads == 0 || units >= 8 * threads ? 1 : panels < threads ? panels : threads;
+}
+
 // Elements in one unit of work.  Reductions keep one partial sum per chunk and add the partials in order, so that a
 // result does not depend on the number of threads.
 constexpr int64_t kChunk = 4096;
