@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-full lint format build cuda-compile bench clean
+.PHONY: demo test test-full lint format build sanitize cuda-compile bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ test: build          ## the tests that must pass before any push
 
 test-full: build     ## everything, the slow tests included
 	$(PYTEST)
+
+sanitize: $(STAMP)   ## the tests of the operators under AddressSanitizer and UndefinedBehaviorSanitizer (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sanitize
 
 cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: registers, shared memory, spills (needs nvcc, no GPU)
 	$(BIN)/python -m tests.cuda_on_cpu.cuda_compile
