@@ -93,16 +93,17 @@ def inside_func_transform() -> bool:
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     """The first reason why no native kernel can take these tensors, or None if one can."""
     present = [t for t in tensors if t is not None]
-    device = present[0].device
-    library = _extension.status(device.type)
+    device_type = present[0].device.type
+    library = _extension.status(device_type)
     if not library.loaded:
         return library.detail
+    strided, dtypes = torch.strided, _NATIVE_DTYPES[device_type]
     for t in present:
-        if t.layout != torch.strided:
+        if t.layout != strided:
             return f"a tensor has layout {t.layout}; the kernels take strided tensors"
-        if t.dtype not in _NATIVE_DTYPES[device.type]:
-            allowed = ", ".join(str(d).removeprefix("torch.") for d in _NATIVE_DTYPES[device.type])
-            return f"dtype {str(t.dtype).removeprefix('torch.')} on {device.type}; the kernels take {allowed}"
+        if t.dtype not in dtypes:
+            allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+            return f"dtype {str(t.dtype).removeprefix('torch.')} on {device_type}; the kernels take {allowed}"
     if _inside_func_grad():
         return "inside torch.func.grad or jvp, which torch.library operators do not support"
     return None

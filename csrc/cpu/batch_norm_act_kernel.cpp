@@ -49,9 +49,10 @@ std::vector<double> channel_sums(const ChannelLayout& layout, const Body& body) 
   const int64_t blocks = rows ? 1 : channels;
   const int64_t chunk = rows ? std::max<int64_t>(64, 4 * kChunk / std::max<int64_t>(channels, 1)) : 4 * kChunk;
   const int64_t chunks = (per_channel + chunk - 1) / chunk;
+  const int64_t elements = std::max<int64_t>(1, std::min(chunk, per_channel) * (rows ? channels : 1));  // of a slice
 
   std::vector<double> partial(chunks * 2 * channels), sums(2 * channels);
-  parallel_for(0, chunks * blocks, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, chunks * blocks, std::max<int64_t>(1, kGrain / elements), [&](int64_t first, int64_t last) {
     for (int64_t item = first; item < last; ++item) {
       const int64_t c = item / blocks, block = item % blocks;
       const ChannelSlice slice{rows ? 0 : block, rows ? channels : block + 1, c * chunk,
@@ -69,7 +70,7 @@ template <typename Body>
 void parallel_for_runs(const ChannelLayout& layout, const Body& body) {
   if (layout.numel() == 0) return;
   const int64_t length = layout.inner == 1 ? layout.channels : layout.inner;
-  parallel_for(0, layout.numel() / length, std::max<int64_t>(1, kChunk / length), body);
+  parallel_for(0, layout.numel() / length, std::max<int64_t>(1, kGrain / length), body);
 }
 
 // Owns what CenteredAffine points to.

@@ -11,7 +11,7 @@ namespace genimg_fast::cpu {
 
 template <typename T>
 void gaussian_kl(const T* mu, const T* logvar, T* out, int64_t numel) {
-  parallel_for(0, numel, kChunk, [&](int64_t begin, int64_t end) {
+  parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
     GENIMG_FAST_DISPATCH_ISA(gaussian_kl_range<T>(mu, logvar, out, begin, end));
   });
 }
@@ -26,7 +26,7 @@ double gaussian_kl_sum(const T* mu, const T* logvar, int64_t numel) {
 template <typename T>
 void gaussian_kl_backward(const T* grad, bool grad_is_scalar, double scale, const T* mu, const T* logvar, T* grad_mu,
                           T* grad_logvar, int64_t numel) {
-  parallel_for(0, numel, kChunk, [&](int64_t begin, int64_t end) {
+  parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
     GENIMG_FAST_DISPATCH_ISA(
         gaussian_kl_backward_range<T>(grad, grad_is_scalar, T(scale), mu, logvar, grad_mu, grad_logvar, begin, end));
   });

@@ -22,13 +22,15 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
 // Elements in one unit of work.  Reductions keep one partial sum per chunk and add the partials in order, so that a
 // result does not depend on the number of threads.
 constexpr int64_t kChunk = 4096;
+// Elements of elementwise work that are worth a thread: some ten microseconds, of which waking it costs a few.
+constexpr int64_t kGrain = 8 * kChunk;
 inline int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
 
 // The sum of partial(begin, end) over the chunks of [0, numel).
 template <typename Partial>
 double parallel_sum(int64_t numel, const Partial& partial) {
   std::vector<double> partials(chunk_count(numel));
-  parallel_for(0, chunk_count(numel), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunk_count(numel), kGrain / kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kChunk, last = first + kChunk < numel ? first + kChunk : numel;
       partials[chunk] = partial(first, last);

@@ -9,12 +9,14 @@ import torch
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
+ACTIVATION_NAMES = tuple(ACTIVATIONS)
 RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reconstruction.h
 
 
 def tensor(op: str, **tensors: torch.Tensor | None) -> None:
     """Each is a floating-point tensor (or None), and all are on the device of the first."""
-    first_name, first = next(iter(tensors.items()))
+    first_name = next(iter(tensors))
+    device = getattr(tensors[first_name], "device", None)
     for name, value in tensors.items():
         if value is None and name != first_name:
             continue
@@ -22,17 +24,16 @@ def tensor(op: str, **tensors: torch.Tensor | None) -> None:
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
         if not value.is_floating_point():
             raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
-        if first is not None and value.device != first.device:
-            raise ValueError(
-                f"{op}: {name} is on {value.device} but {first_name} is on {first.device}; move one of them"
-            )
+        if value.device != device:
+            raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {device}; move one of them")
 
 
 def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
-    (first_name, first), *rest = [(n, t) for n, t in tensors.items() if t is not None]
-    for name, value in rest:
-        if value.dtype != first.dtype:
-            raise TypeError(f"{op}: {name} is {value.dtype} but {first_name} is {first.dtype}; they must be the same")
+    first_name = next(iter(tensors))
+    dtype = tensors[first_name].dtype  # type: ignore[union-attr]
+    for name, value in tensors.items():
+        if value is not None and value.dtype != dtype:
+            raise TypeError(f"{op}: {name} is {value.dtype} but {first_name} is {dtype}; they must be the same")
 
 
 def same_shape(op: str, **tensors: torch.Tensor) -> None:
@@ -46,9 +47,9 @@ def same_shape(op: str, **tensors: torch.Tensor) -> None:
             )
 
 
-def shape(op: str, name: str, value: torch.Tensor | None, expected: Sequence[int], why: str) -> None:
-    if value is not None and tuple(value.shape) != tuple(expected):
-        raise ValueError(f"{op}: {name} must have shape {tuple(expected)} ({why}), got {tuple(value.shape)}")
+def shape(op: str, name: str, value: torch.Tensor | None, expected: tuple[int, ...], why: str) -> None:
+    if value is not None and value.shape != expected:
+        raise ValueError(f"{op}: {name} must have shape {expected} ({why}), got {tuple(value.shape)}")
 
 
 def expands(op: str, like: torch.Tensor, like_name: str, **tensors: torch.Tensor | None) -> None:

@@ -52,7 +52,7 @@ def check_arguments(
         raise ValueError(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
         )
-    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
+    _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
 
 
 def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:

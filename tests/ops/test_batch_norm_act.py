@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from genimg_fast import _backend
 from genimg_fast.functional import batch_norm_act
+from genimg_fast.ops import batch_norm_act as batch_norm_act_op
 from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.reference import batch_norm_act as reference
 from tests import _cases
 from tests.ops import _contract
 
+MODULE = sys.modules[batch_norm_act_op.__module__]
+WORTH_A_KERNEL = MODULE._WORTH_A_KERNEL
 SLOPE = 0.2
 # Channel counts and plane sizes around 1, the vector widths (4, 8, 16) and the folding of partial sums.
 SHAPES = [
@@ -27,6 +32,12 @@ SHAPES = [
 ]
 LARGE_SHAPES = [(300, 129), (9, 2, 61, 70), (2, 3, 4, 5, 6)]
 EMPTY_SHAPES = [(0, 3), (0, 3, 2, 2), (2, 3, 0)]
+
+
+@pytest.fixture(autouse=True)
+def _kernels_for_small_inputs(monkeypatch):
+    """Where these tests leave the choice to "auto", they mean the kernels."""
+    monkeypatch.setattr(MODULE, "_WORTH_A_KERNEL", 0)
 
 
 def parameters(channels, dtype, seed=10):
@@ -90,6 +101,17 @@ def test_auto_leaves_planes_that_do_not_fill_a_vector_to_torch():
         batch_norm_act(_cases.randn((4, 3, 4, 4)), None, None, training=True)
     assert [d.native for d in decisions] == [False, True, True]
     assert "fewer than 16 elements" in decisions[0].reason
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_auto_leaves_small_inputs_to_torch(monkeypatch, requires_grad):
+    monkeypatch.setattr(MODULE, "_WORTH_A_KERNEL", WORTH_A_KERNEL)
+    small, large = (torch.ones(rows, 512, requires_grad=requires_grad) for rows in (64, 256))
+    with _backend.record_decisions() as decisions:
+        batch_norm_act(small, None, None, training=True)
+        batch_norm_act(large, None, None, training=True)
+    assert [d.native for d in decisions] == [False, True]
+    assert "fewer than 131072 elements" in decisions[0].reason
 
 
 @pytest.mark.parametrize("training", [True, False])
