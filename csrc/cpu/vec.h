@@ -5,7 +5,7 @@
 //
 // The float functions are polynomials fitted here at Chebyshev nodes.  Largest error against double over every 61st
 // float of the normal range, on each instruction set, in ulp of the result: exp 1.1, log 0.8, log1p 1.9, tanh 1.4,
-// sigmoid 2.4 (tests/test_vector_math.py).  The double ones call libm lane by lane: float64 serves gradient checks, not
+// sigmoid 2.3 (tests/test_vector_math.py).  The double ones call libm lane by lane: float64 serves gradient checks, not
 // speed.
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
