@@ -78,7 +78,7 @@ def test_nan_and_inf_travel(isa, reconstruction, value, position):
 
 
 def test_does_not_depend_on_the_number_of_threads(isa):
-    tensors = operands((100, 321), (100, 123))
+    tensors = operands((300, 321), (300, 123))
     _contract.check_threads(lambda: torch.stack(elbo_loss(*tensors)))
 
 

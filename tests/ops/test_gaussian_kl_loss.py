@@ -43,7 +43,7 @@ def test_nan_and_inf_travel(isa):
 
 
 def test_sum_does_not_depend_on_the_number_of_threads(isa):
-    mu, logvar = _cases.randn((100, 321), seed=1), _cases.randn((100, 321), seed=2)
+    mu, logvar = _cases.randn((300, 321), seed=1), _cases.randn((300, 321), seed=2)
     _contract.check_threads(lambda: gaussian_kl_loss(mu, logvar, "sum"))
 
 
