@@ -285,7 +285,8 @@ GF_INLINE void finish_patches(const PatchJob<T>& job, const T* tile, int64_t til
 // Vectors of output channels a panel; 0 means narrow.
 template <int Vectors, Activation A, bool Statistics, typename T>
 void run_patch_tiles(const PatchJob<T>& job, int64_t depth, int64_t lda) {
-  constexpr int64_t kColumns = (Vectors ? Vectors : 1) * kLanes<T>;
+  constexpr int64_t kNarrow = kLanes<T> > kNarrowChannels ? kLanes<T> : kNarrowChannels;
+  constexpr int64_t kColumns = Vectors ? Vectors * kLanes<T> : kNarrow;
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kColumns;
   const int64_t whole_vectors = (depth + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   const int64_t tiles = (job.count + kTileRows - 1) / kTileRows;

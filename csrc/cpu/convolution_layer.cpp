@@ -12,17 +12,18 @@ namespace genimg_fast::cpu {
 namespace {
 
 // The gradient of a convolution of stride 1 is a convolution of stride 1 too, with the kernel mirrored.  Not worth it
-// where an output of one pixel would see padding with all taps but one.
-bool has_mirror(const Convolution& conv) {
+// where an output of one pixel would see padding with all taps but one, but the only way where there is dilation.
+bool is_mirrored(const Convolution& conv) {
   auto fits = [](const ConvolutionAxis& axis) {
-    return axis.stride == 1 && axis.output > 1 && axis.padding < axis.kernel;
+    return axis.stride == 1 && axis.padding <= axis.dilation * (axis.kernel - 1);
   };
-  return fits(conv.y) && fits(conv.x);
+  const bool dilated = conv.y.dilation != 1 || conv.x.dilation != 1;
+  return fits(conv.y) && fits(conv.x) && (dilated || (conv.y.output > 1 && conv.x.output > 1));
 }
 
 Convolution mirror(const Convolution& conv) {
   auto axis = [](const ConvolutionAxis& a) {
-    return ConvolutionAxis{a.output, a.input, a.kernel, 1, a.kernel - 1 - a.padding, 1};
+    return ConvolutionAxis{a.output, a.input, a.kernel, 1, a.dilation * (a.kernel - 1) - a.padding, a.dilation};
   };
   return {conv.batch, conv.out_channels, conv.in_channels, axis(conv.y), axis(conv.x)};
 }
@@ -79,7 +80,7 @@ template <typename T>
 void convolution_input_grad(const ConvolutionLayer& layer, const T* grad, const T* weight, T* grad_input) {
   if (layer.transposed)
     convolve(layer.down, WeightOrder::forward, grad, weight, grad_input);
-  else if (has_mirror(layer.down))
+  else if (is_mirrored(layer.down))
     convolve(mirror(layer.down), WeightOrder::mirrored, grad, weight, grad_input);
   else
     convolve(layer.up, grad, weight, grad_input);

@@ -28,7 +28,8 @@ template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
                  const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var);
 
-// grad of the output -> grad of what the prologue made of the input.  A plain convolution must have dilation 1.
+// grad of the output -> grad of what the prologue made of the input.  A plain convolution with dilation must have stride
+// 1 and no more padding than its kernel reaches.
 template <typename T>
 void convolution_input_grad(const ConvolutionLayer& layer, const T* grad, const T* weight, T* grad_input);
 

@@ -34,8 +34,13 @@ def register(
     op = getattr(torch.ops.genimg_fast, name).default
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def select(arg: Any, dim: Any, index: int) -> Any:
+            if isinstance(dim, list | tuple):
+                return [select(a, d, index) for a, d in zip(arg, dim, strict=True)]
+            return arg.select(dim, index) if isinstance(dim, int) else arg
+
         def example(index: int) -> Any:
-            return op(*(a.select(d, index) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
+            return op(*(select(a, d, index) for a, d in zip(args, in_dims, strict=True)))
 
         outputs = [example(index) for index in range(info.batch_size)]
         stacked = pytree.tree_map(lambda *parts: torch.stack(parts), *outputs)

@@ -53,12 +53,12 @@ def _describe(blocks: Sequence[Block]) -> tuple[list[torch.Tensor], list[torch.T
     codes: list[int] = []
     numbers: list[float] = []
     for block in blocks:
-        optional = (block.bias, block.bn_weight, block.bn_bias)
-        parameters += [block.weight, *(t for t in optional if t is not None)]
         statistics = _BATCH if block.training else _NONE
         if not block.training and block.running_mean is not None and block.running_var is not None:
             statistics = _FIXED
             fixed += [block.running_mean, block.running_var]
+        optional = (block.bias, block.bn_weight, block.bn_bias) if statistics else (block.bias, None, None)
+        parameters += [block.weight, *(t for t in optional if t is not None)]
         codes += [
             block.transposed,
             *block.stride,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv2d(input))): chooses the backend and ties the native ops to autograd.
+"""activation(batch_norm(conv2d(input))): a chain of one block on the native kernels.
 
 Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
 """
@@ -10,21 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast import _backend
-from genimg_fast.ops import _check
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import (
-    activate_backward_from_output,
-    check_arguments,
-    check_batch_statistics,
-    memory_format,
-    pair,
-    records_gradient,
-)
-from genimg_fast.ops._registration import register
-from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
-from genimg_fast.reference.activation import activate, activate_backward
-from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
-from genimg_fast.reference.conv2d_bn_act import convolution_backward
+from genimg_fast.ops._convolution import check_arguments, check_batch_statistics, pair, records_gradient
+from genimg_fast.ops.batch_norm_act import batch_norm_act
+from genimg_fast.ops.block_chain import block_chain
+from genimg_fast.reference.activation import activate
+from genimg_fast.reference.block_chain import Block
 
 
 def conv2d_bn_act(
@@ -55,38 +46,23 @@ def conv2d_bn_act(
     if training:
         check_batch_statistics(op, _output_shape(input, weight, stride, padding, dilation))
 
-    has_norm = training or running_mean is not None
     native = _backend.use_native(
         op,
         input,
         weight,
         bias,
         *norm.values(),
-        unless=_unsupported(input, weight, padding, groups, dilation, negative_slope, norm),
+        unless=_unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
         slower=_slower(input, weight, stride, padding, dilation),
     )
-    if native and training:
-        output, _, mean, var = torch.ops.genimg_fast.conv2d_bn_act_training(
-            input, weight, bias, bn_weight, bn_bias, eps, stride, padding, dilation, _check.ACTIVATIONS[activation],
-            negative_slope,
+    if native:
+        block = Block(
+            False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
+            activation, negative_slope,
         )  # fmt: skip
-        if running_mean is not None and running_var is not None:
-            count = output.numel() // output.shape[1]
-            update_running_statistics(running_mean, running_var, mean, var, count, momentum)
-        return output
-    if native and not (has_norm and records_gradient(input, weight, bias, bn_weight, bn_bias)):
-        return torch.ops.genimg_fast.conv2d_bn_act(
-            input, weight, bias, *norm.values(), eps, stride, padding, dilation, _check.ACTIVATIONS[activation],
-            negative_slope,
-        )  # fmt: skip
-    if native:  # fixed statistics with gradients: the normalisation needs the convolution's output
-        raw = torch.ops.genimg_fast.conv2d_bn_act(
-            input, weight, bias, None, None, None, None, eps, stride, padding, dilation, _check.ACTIVATIONS["none"],
-            negative_slope,
-        )  # fmt: skip
-    else:
-        raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    if not has_norm:
+        return block_chain(input, [block])
+    raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if not training and running_mean is None:
         return activate(raw, activation, negative_slope)
     return batch_norm_act(
         raw, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
@@ -94,7 +70,7 @@ def conv2d_bn_act(
     )  # fmt: skip
 
 
-def _unsupported(input, weight, padding, groups, dilation, negative_slope, norm) -> str | None:
+def _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm) -> str | None:
     if input.device.type == "cuda":
         return "there is no CUDA kernel for it; cuDNN convolves"
     if groups != 1:
@@ -106,11 +82,22 @@ def _unsupported(input, weight, padding, groups, dilation, negative_slope, norm)
         for d in (0, 1)
     ):
         return "the kernel is larger than the padded input"  # PyTorch raises
+    if records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"]) and not _has_gradient_kernels(
+        weight, stride, padding, dilation
+    ):
+        return f"dilation={dilation}; the kernels of the gradients take 1, or stride 1 and no padding beyond the kernel"
     if negative_slope < 0:
         return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
     if any(t is not None and t.dtype != input.dtype for t in norm.values()):
         return "batch normalisation in another dtype than input"
     return None
+
+
+def _has_gradient_kernels(weight, stride, padding, dilation) -> bool:
+    # is_mirrored() of csrc/cpu/convolution_layer.cpp
+    return dilation == (1, 1) or (
+        stride == (1, 1) and all(padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) for d in (0, 1))
+    )
 
 
 def _slower(input, weight, stride, padding, dilation) -> str | None:
@@ -128,82 +115,3 @@ def _output_shape(input, weight, stride, padding, dilation):
         for d in (0, 1)
     ]
     return input.shape[0], weight.shape[0], *size
-
-
-def _fake(
-    input,
-    weight,
-    bias,
-    running_mean,
-    running_var,
-    bn_weight,
-    bn_bias,
-    eps,
-    stride,
-    padding,
-    dilation,
-    *activation,
-):
-    shape = _output_shape(input, weight, stride, padding, dilation)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
-
-
-def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, stride, padding, dilation, *activation):
-    output = _fake(input, weight, None, None, None, None, None, eps, stride, padding, dilation)
-    raw = torch.empty(output.shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
-    mean = torch.empty(weight.shape[0], dtype=input.dtype, device=input.device)
-    return output, raw, mean, torch.empty_like(mean)
-
-
-def _setup_context(ctx, inputs, output):
-    input, weight, bias, running_mean, _, _, _, _, ctx.stride, ctx.padding, ctx.dilation, code, ctx.slope = inputs
-    ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
-    ctx.save_for_backward(input, weight, bias, output)
-
-
-def _backward(ctx, grad):
-    if ctx.has_norm:
-        raise RuntimeError("conv2d_bn_act: the folded operator has no gradient; call genimg_fast.functional")
-    input, weight, bias, output = ctx.saved_tensors
-    geometry = (ctx.stride, ctx.padding, ctx.dilation)
-    if torch.is_grad_enabled():
-        raw = F.conv2d(input, weight, bias, *geometry)
-        grad = activate_backward(grad, raw, ctx.activation, ctx.slope)
-    else:
-        grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
-    grads = convolution_backward(grad, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
-    return *grads, *[None] * 10
-
-
-def _setup_context_training(ctx, inputs, output):
-    input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.stride, ctx.padding, ctx.dilation, code, ctx.slope = inputs
-    _, raw, mean, var = output
-    ctx.activation = _check.activation_name(code)
-    ctx.mark_non_differentiable(raw, mean, var)
-    ctx.save_for_backward(input, weight, bias, bn_weight, bn_bias, raw, mean, var)
-
-
-def _backward_training(ctx, grad, *_):
-    input, weight, bias, bn_weight, bn_bias, raw, mean, var = ctx.saved_tensors
-    geometry = (ctx.stride, ctx.padding, ctx.dilation)
-    if torch.is_grad_enabled():
-        raw = F.conv2d(input, weight, bias, *geometry)
-        grad_raw, grad_bn_weight, grad_bn_bias = batch_norm_act_backward(
-            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, ctx.activation, ctx.slope, True
-        )
-    else:
-        grad_raw, grad_bn_weight, grad_bn_bias = torch.ops.genimg_fast.batch_norm_act_backward(
-            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, _check.ACTIVATIONS[ctx.activation], ctx.slope, True
-        )
-    grads = convolution_backward(grad_raw, input, weight, bias, *geometry, ctx.needs_input_grad[:3])
-    given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
-    return *grads, *given, *[None] * 6
-
-
-register("conv2d_bn_act", _fake, backward=_backward, setup_context=_setup_context)
-register(
-    "conv2d_bn_act_training",
-    _fake_training,
-    backward=_backward_training,
-    setup_context=_setup_context_training,
-)

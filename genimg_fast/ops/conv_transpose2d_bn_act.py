@@ -22,8 +22,10 @@ from genimg_fast.ops._convolution import (
 )
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
+from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.activation import activate, activate_backward
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
+from genimg_fast.reference.block_chain import Block
 from genimg_fast.reference.conv_transpose2d_bn_act import convolution_backward
 
 
@@ -60,7 +62,6 @@ def conv_transpose2d_bn_act(
     if training and dilation == (1, 1):
         check_batch_statistics(op, _output_shape(input, weight, stride, padding, output_padding))
 
-    has_norm = training or running_mean is not None
     native = _backend.use_native(
         op,
         input,
@@ -70,6 +71,13 @@ def conv_transpose2d_bn_act(
         unless=_unsupported(input, groups, dilation, negative_slope, norm),
         slower=_slower(input, weight),
     )
+    if native and input.device.type == "cpu":
+        block = Block(
+            True, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, output_padding, dilation, groups,
+            activation, negative_slope,
+        )  # fmt: skip
+        return block_chain(input, [block])
+    has_norm = training or running_mean is not None
     if native and training:
         output, _, mean, var = torch.ops.genimg_fast.conv_transpose2d_bn_act_training(
             input, weight, bias, bn_weight, bn_bias, eps, stride, padding, output_padding,

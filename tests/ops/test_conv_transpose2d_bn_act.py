@@ -10,6 +10,7 @@ from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.reference.conv_transpose2d_bn_act import conv_transpose2d_bn_act as reference
 from tests import _cases
+from tests._blocks import train_block
 from tests.ops import _contract
 
 # N, Cin, Cout, H, W, kernel, stride, padding, output_padding.  The models' own kernels on sizes around the tile (12 rows
@@ -119,9 +120,7 @@ def test_statistics_of_each_variant(isa, variant):
     input, weight, *_ = make_inputs(geometry)
     bias = torch.linspace(-1000, 1000, 19)
     with cpu.force_variant(variant):
-        _, raw, mean, var = torch.ops.genimg_fast.conv_transpose2d_bn_act_training(
-            input, weight, bias, None, None, 1e-5, [2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0
-        )
+        _, raw, mean, var = train_block(True, input, weight, bias)
     channels = raw.double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(mean.double(), channels.mean(1), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(var.double(), channels.var(1, unbiased=False), rtol=1e-5, atol=0)
@@ -134,11 +133,7 @@ def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         with cpu.force_variant(variant):
-            results.append(
-                torch.ops.genimg_fast.conv_transpose2d_bn_act_training(
-                    input, weight, None, None, None, 1e-5, [2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0
-                )
-            )
+            results.append(train_block(True, input, weight))
     torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -289,21 +284,6 @@ def test_contract_with_pytorch(norm):
         _contract.check(without_norm, input, weight, bias)
     else:
         _contract.check(function, input, weight, bias, bn_weight, bn_bias)
-
-
-def test_opcheck():
-    geometry = (2, 3, 9, 3, 3, 4, 2, 1, 0)
-    input, weight, bias, mean, var, bn_weight, bn_bias = (t.requires_grad_() for t in make_inputs(geometry))
-    shape = ([2, 2], [1, 1], [0, 0], ACTIVATIONS["relu"], 0.0)
-    ops = torch.ops.genimg_fast
-    torch.library.opcheck(
-        ops.conv_transpose2d_bn_act.default, (input, weight, bias, None, None, None, None, 1e-5, *shape)
-    )
-    torch.library.opcheck(
-        ops.conv_transpose2d_bn_act_training.default, (input, weight, bias, bn_weight, bn_bias, 1e-5, *shape)
-    )
-    folded = (t.detach() for t in (input, weight, bias, mean, var, bn_weight, bn_bias))
-    torch.library.opcheck(ops.conv_transpose2d_bn_act.default, (*folded, 1e-5, *shape))
 
 
 @pytest.mark.parametrize(
