@@ -25,13 +25,59 @@ int64_t packed_count(const Convolution& conv, Variant variant) {
   return direct::packed_count<T>(conv, variant == Variant::narrow);
 }
 
+// What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
+// fitted to the time of DCGAN's layers and of their neighbours on one AVX-512 core; on other instruction sets vectors
+// stand for the same work.
+constexpr double kPack = 55;                      // a weight
+constexpr double kReadCached = 6, kReadFar = 20;  // a weight, from L2 or from beyond
+constexpr double kGather = 7, kGatherRun = 20;    // direct and narrow: a vector of a patch; a kernel row of it besides
+constexpr double kDot = 1.3;                      // narrow: a vector of a patch and an output channel
+constexpr double kFinish = 30;                    // direct: an output; narrow: an output value
+constexpr double kEvaluate = 25;                  // Toom-Cook: a point of the input
+constexpr double kPartialVector = 3;              // Toom-Cook: the last channels, if they do not fill a vector
+constexpr double kInterpolate = 35;               // Toom-Cook: a point of the products
+constexpr double kCachedBytes = 1 << 20;          // what of L2 weights may fill
+
 template <typename T>
-Variant choose(const Convolution& conv, bool) {
+double cost(const Convolution& conv, Variant variant, bool packed_once) {
+  const double lanes = vector_bytes(active_isa()) / sizeof(T);
+  const double outputs = std::ceil(conv.out_channels / lanes);
+  const double batch = conv.batch, count = packed_count<T>(conv, variant), weights = count / lanes;
+  const double packing = packed_once ? weights * kPack : 0;
+  // Weights are read once for all rows of a block, which has to last until the next ones are there.
+  const double read = count * sizeof(T) > kCachedBytes ? kReadFar : kReadCached;
+  if (is_toom_cook(variant)) {
+    // A part of a vector is read lane by lane.
+    const double inputs =
+        std::floor(conv.in_channels / lanes) + (std::fmod(conv.in_channels, lanes) > 0 ? kPartialVector : 0);
+    const double m = tile_edge(variant), phases = conv.y.stride * conv.x.stride;
+    const double edge = m + static_cast<double>(conv.y.kernel / conv.y.stride) - 1;
+    const double tiles = batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
+    return packing + weights * std::max(tiles, read) +
+           tiles * edge * edge * (kEvaluate * phases * inputs + kInterpolate * outputs);
+  }
+  const double rows = conv.pixels(), vectors = std::ceil(conv.taps() * conv.in_channels / lanes);
+  const double runs = conv.y.kernel * (conv.x.dilation == 1 ? 1 : conv.x.kernel);
+  const double gathering = rows * (vectors * kGather + runs * kGatherRun);
+  if (variant == Variant::narrow) return packing + gathering + rows * conv.out_channels * (vectors * kDot + kFinish);
+  return packing + gathering + weights * std::max(rows, read) + rows * outputs * kFinish;
+}
+
+template <typename T>
+Variant choose(const Convolution& conv, bool packed_once) {
   const Variant asked = forced_variant();
   if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
-  if (supports<T>(conv, Variant::toom_cook_4) && winograd_allowed() && conv.in_channels >= 32)
-    return Variant::toom_cook_4;
-  return supports<T>(conv, Variant::narrow) ? Variant::narrow : Variant::direct;
+  Variant best = Variant::direct;
+  double least = cost<T>(conv, best, packed_once);
+  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
+    if (!supports<T>(conv, variant) || (is_toom_cook(variant) && !winograd_allowed())) continue;
+    const double c = cost<T>(conv, variant, packed_once);
+    if (c < least) {
+      least = c;
+      best = variant;
+    }
+  }
+  return best;
 }
 
 template <typename T>
