@@ -114,25 +114,4 @@ GF_INLINE void sum_bands(const WeightGradJob<T>& job, int64_t columns, const Gat
   }
 }
 
-// Whole vectors of rows, one a lane, become whole vectors of columns.
-template <typename T>
-GF_INLINE void transpose(Vec<T>* rows) {
-#pragma GCC unroll 8
-  for (int step = 1; step < kLanes<T>; step *= 2) {
-    Mask<T> low, high;
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i) {
-      low[i] = i & step ? i - step + kLanes<T> : i;
-      high[i] = i & step ? i + kLanes<T> : i + step;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i)
-      if (!(i & step)) {
-        const Vec<T> a = rows[i], b = rows[i + step];
-        rows[i] = __builtin_shuffle(a, b, low);
-        rows[i + step] = __builtin_shuffle(a, b, high);
-      }
-  }
-}
-
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

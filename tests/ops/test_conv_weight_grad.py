@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast.backends import cpu
+from genimg_fast.ops._check import ACTIVATIONS
+from genimg_fast.reference.activation import activate
 from tests import _cases
 
 # N, channels of small, channels of large, H and W of small, kernel, stride, padding, dilation, and the rows and columns
@@ -68,8 +70,9 @@ def test_direct_matches_float64(isa, geometry, dtype):
         assert_parity(native(small, large, geometry), small, large, geometry)
 
 
-# Of Toom-Cook (kernel 4, stride 2, padding 1): sizes around its tiles of 2 and 4, channels around the vectors and the
-# blocks, bands that end inside an image, parts of a few channels' many tiles, one block of small after another.
+# Of Toom-Cook (kernel 4, stride 2; kernel 3, stride 1): sizes around its tiles of 2 and 4, channels around the vectors
+# and the blocks, bands that end inside an image, parts of a few channels' many tiles, one block of small after another,
+# any padding.
 TOOM_COOK_GEOMETRIES = [
     (1, 3, 5, 1, 1, 4, 2, 1, 1, 0),
     (2, 7, 5, 4, 5, 4, 2, 1, 1, 0),
@@ -78,6 +81,14 @@ TOOM_COOK_GEOMETRIES = [
     (40, 5, 18, 13, 14, 4, 2, 1, 1, 0),
     (9, 300, 20, 4, 4, 4, 2, 1, 1, 0),
     (10, 140, 34, 13, 9, 4, 2, 1, 1, 0),
+    (2, 6, 18, 5, 7, 4, 2, 0, 1, 1),
+    (2, 18, 6, 7, 6, 4, 2, 3, 1, 0),
+    (1, 3, 5, 1, 1, 3, 1, 1, 1, 0),
+    (2, 17, 33, 7, 9, 3, 1, 1, 1, 0),
+    (3, 140, 9, 6, 3, 3, 1, 0, 1, 0),
+    (40, 5, 18, 13, 14, 3, 1, 2, 1, 0),
+    (9, 300, 20, 4, 4, 3, 1, 1, 1, 0),
+    (10, 140, 90, 9, 9, 3, 1, 1, 1, 0),
 ]
 
 
@@ -175,8 +186,8 @@ def test_sizes_of_zero(small, large):
     assert torch.equal(grad, torch.zeros(small[1], large[1], 4, 4))
 
 
-def test_the_cost_rule(isa):
-    geometry = (16, 64, 48, 8, 8, 4, 2, 1, 1, 0)
+@pytest.mark.parametrize("geometry", [(16, 64, 48, 8, 8, 4, 2, 1, 1, 0), (16, 64, 48, 8, 8, 3, 1, 1, 1, 0)])
+def test_the_cost_rule(isa, geometry):
     small, large = make_inputs(geometry)
 
     def run(variant):
