@@ -19,6 +19,7 @@
 #include "cpu/aligned_array.h"
 #include "cpu/conv_weight_grad_variants.h"
 #include "cpu/parallel.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 
@@ -89,9 +90,9 @@ void for_each_block(const WeightGradCall<T>& call, const WeightGradPlan& plan, c
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
     const std::vector<T> zeros(std::max(plan.small_block, plan.large_block), T(0));
     WeightGradJob<T> job{call, plan, nullptr, nullptr, nullptr, zeros.data(), nullptr, {}, {}, false};
-    auto a = aligned_array<T>(plan.points * job.a_point()), b = aligned_array<T>(plan.points * job.b_point());
-    auto c = aligned_array<T>(plan.points * job.c_point());
-    job.a = a.get(), job.b = b.get(), job.c = c.get();
+    const auto [a, b, c] =
+        thread_workspace<T>(plan.points * job.a_point(), plan.points * job.b_point(), plan.points * job.c_point());
+    job.a = a, job.b = b, job.c = c;
     for (int64_t item = begin; item < end; ++item) {
       job.block = block_of(item);
       job.next = block_of(std::min(item + 1, end - 1));

@@ -13,14 +13,14 @@ namespace {
 
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  return variant == Variant::direct || (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports_weight_grad(conv));
+  return variant == Variant::direct || (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports(conv));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
 // fitted to DCGAN's layers on one AVX-512 core.
-constexpr double kGather = 6;                         // direct: one tap of one pixel
-constexpr double kEvaluate = 14, kFinish = 10;        // Toom-Cook: one point
-constexpr double kSmallRows = 128, kLargeLanes = 16;  // Toom-Cook: channels of a block
+constexpr double kGather = 6;                           // direct: one tap of one pixel
+constexpr double kEvaluate = 14, kFinish = 10;          // Toom-Cook: one point
+constexpr double kBlockRows = 128, kBlockColumns = 64;  // Toom-Cook: that evaluated values serve
 
 template <typename T>
 double cost(const Convolution& conv, Variant variant) {
@@ -30,11 +30,12 @@ double cost(const Convolution& conv, Variant variant) {
     const double columns = std::ceil(taps * conv.in_channels / lanes);
     return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinish * rows * columns;
   }
-  const double m = tile_edge(variant), points = (m + 1) * (m + 1);
+  const double stride = conv.y.stride, m = tile_edge(variant), edge = m + conv.y.kernel / stride - 1;
   const double tiles = conv.batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
-  const double large = std::ceil(conv.in_channels / lanes), columns = 4 * large;
-  const double evaluations = small * std::ceil(conv.in_channels / kLargeLanes) + columns * std::ceil(rows / kSmallRows);
-  return points * (tiles * (rows * columns + kEvaluate * evaluations) + kFinish * rows * columns);
+  const double large = std::ceil(conv.in_channels / lanes), columns = stride * stride * large;
+  const double evaluations =
+      small * std::ceil(columns * lanes / kBlockColumns) + columns * std::ceil(rows / kBlockRows);
+  return edge * edge * (tiles * (rows * columns + kEvaluate * evaluations) + kFinish * rows * columns);
 }
 
 template <typename T>

@@ -14,9 +14,10 @@
 // and whatever has the form of one: a correlation x[i] = y[i] h0 + y[i+1] h1 (Conv2d, and the gradient of a product
 // with respect to its inputs) is input_transposed(output_transposed(y) * weight(h)).
 //
-// Three taps, M + 2 points, correlations alone: x[i] = y[i] h0 + y[i+1] h1 + y[i+2] h2.  M = 2 uses 0, 1, -1, inf.  M =
-// 4 uses 0, 2/3, -2/3, 3/2, -3/2, inf, which err half as much as 0, 1, -1, 2, -2, inf: the least of all sets of four
-// small fractions tried, and with the scales below every coefficient but the weights' is exact in binary.
+// Three taps, M + 2 points, correlations and their gradients alone: x[i] = y[i] h0 + y[i+1] h1 + y[i+2] h2.  M = 2 uses
+// 0, 1, -1, inf.  M = 4 uses 0, 2/3, -2/3, 3/2, -3/2, inf, which err half as much as 0, 1, -1, 2, -2, inf: the least of
+// all sets of four small fractions tried, and with the scales below every coefficient but the weights' is exact in
+// binary.
 //
 // The gradient of the weight is the same algorithm read backwards: with g the gradient of y, that of h is
 // weight_transposed(input(x) * output_transposed(g)), summed over all tiles before weight_transposed.
@@ -135,6 +136,13 @@ struct ToomCook<T, 4> {
 template <typename T>
 struct ToomCook<T, 2, 3> {
   template <typename V>
+  static GF_INLINE void input(const V* x, V* v) {
+    v[0] = x[0];
+    v[1] = x[0] + x[1];
+    v[2] = x[0] - x[1];
+    v[3] = x[1];
+  }
+  template <typename V>
   static GF_INLINE void weight(const V& h0, const V& h1, const V& h2, V* u) {
     u[0] = h0;
     u[1] = T(0.5) * (h0 + h1 + h2);
@@ -153,11 +161,29 @@ struct ToomCook<T, 2, 3> {
     p[2] = y[2] - y[1];
     p[3] = y[3] - y[1];
   }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    h[1] = T(0.5) * (u[1] - u[2]);
+    const V even = T(0.5) * (u[1] + u[2]);
+    h[0] = u[0] + even;
+    h[2] = u[3] + even;
+  }
 };
 
 // In powers of b = 3/2; the points are 0, 1/b, -1/b, b, -b, inf.
 template <typename T>
 struct ToomCook<T, 4, 3> {
+  template <typename V>
+  static GF_INLINE void input(const V* x, V* v) {
+    const V even = T(3.375) * x[0] + T(1.5) * x[2], odd = T(2.25) * x[1] + x[3];
+    const V even_b = x[0] + T(2.25) * x[2], odd_b = T(1.5) * x[1] + T(3.375) * x[3];
+    v[0] = x[0];
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = x[3];
+  }
   template <typename V>
   static GF_INLINE void weight(const V& h0, const V& h1, const V& h2, V* u) {
     const V even = h0 + T(4.0 / 9) * h2, odd = T(2.0 / 3) * h1;
@@ -187,6 +213,14 @@ struct ToomCook<T, 4, 3> {
     p[3] = even_b + odd_b;
     p[4] = even_b - odd_b;
     p[5] = T(2.25) * (y[1] + y[5]) - T(6.0625) * y[3];
+  }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    const V even = T(-1 / 8.125) * (u[1] + u[2]), odd = T(-1 / 8.125) * (u[1] - u[2]);
+    const V even_b = T(1 / 18.28125) * (u[3] + u[4]), odd_b = T(1 / 18.28125) * (u[3] - u[4]);
+    h[0] = T(4.0 / 9) * u[0] + (even + even_b);
+    h[1] = T(2.0 / 3) * odd + T(1.5) * odd_b;
+    h[2] = T(4.0 / 9) * (u[5] + even) + T(2.25) * even_b;
   }
 };
 
