@@ -24,7 +24,14 @@ TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11: the oldest torch the binari
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0a;10.0+PTX"
 # -O1 halves the time to compile; -g1: reports name lines; -fno-wrapv: with Python's own -fwrapv no overflow would show.
 SANITIZER_FLAGS = [
-    *("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-fno-wrapv")
+    *(
+        "-O1",
+        "-g1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+        "-fno-wrapv",
+    )
 ]
 
 

@@ -72,9 +72,7 @@ def check_control(name: str) -> str:
     run = subprocess.run(command, cwd=FOLDER, env=environment(), capture_output=True, text=True)
     report = CONTROLS[name]
     as_it_should = run.returncode == 0 if report is None else run.returncode != 0 and re.search(report, run.stderr)
-    return (
-        "" if as_it_should else f"control {name} ended with exit code {run.returncode}\n{run.stderr[-3000:]}"
-    )
+    return "" if as_it_should else f"control {name} ended with exit code {run.returncode}\n{run.stderr[-3000:]}"
 
 
 def main() -> None:
