@@ -54,7 +54,7 @@ def draw_rows(report: dict[str, Any]) -> Figure:
     rows = [row for row in report["rows"] if row["runtimes"]]
     columns = min(3, len(rows))
     lines = math.ceil(len(rows) / columns)
-    figure = _figure(4.9 * columns, 0.6 + 2.0 * lines)
+    figure = _figure(4.9 * columns, 0.6 + 2.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, row in zip(panels, rows, strict=False):
         _draw_row(axes, row)
@@ -82,7 +82,7 @@ def _draw_row(axes: Any, row: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     title = row["name"]
     if row["best"] is not None:
-        title += f": {row['ratio']['median']:.2f} times"
+        title += f"\n{row['ratio']['median']:.2f} times as fast as the best alternative"
         for target, style in (("gate", "--"), ("goal", ":")):
             if target in row:  # where ours must end
                 best = row["runtimes"][row["best"]]["milliseconds"]["median"]

@@ -18,13 +18,13 @@ from genimg_fast import _extension
 _PACKAGES = ("torch", "genimg-fast", "onnx", "onnxruntime", "openvino", "numpy")
 
 
-def describe(threads: int) -> dict[str, object]:
-    """`threads`: that the measurement uses."""
+def describe(threads: int, isa: str | None = None) -> dict[str, object]:
+    """The threads that a measurement uses and the instruction set that it is held to; None: the CPU's best."""
     return {
         "cpu": _cpu_name(),
         "cores": physical_cores(),
         "threads": threads,
-        "isa": _extension.cpu_isa(),
+        "isa": isa or _extension.cpu_isa(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},

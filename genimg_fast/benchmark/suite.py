@@ -172,7 +172,7 @@ def run(
     }
     with Workers(threads, device) as workers:
         for i, row in enumerate(rows, 1):
-            say(f"[{i}/{len(rows)}] {row.name}: {', '.join(RUNTIMES[a].label for a in row.alternatives)}")
+            say(f"[{i}/{len(rows)}] {row.name}: {'; '.join(RUNTIMES[a].label for a in row.alternatives)}")
             report["rows"].append(measure_row(row, workers, seconds))
             say(row_in_words(report["rows"][-1]))
         for part in parts:

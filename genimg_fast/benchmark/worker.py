@@ -228,7 +228,7 @@ class Worker:
         self._connection.close()
         if self._busy:  # as after Ctrl-C: it would go on compiling
             self._process.kill()
-        self._process.join(timeout=10)
+        self._process.join(timeout=60)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

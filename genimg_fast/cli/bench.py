@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise _common.CommandError(f"--match {args.match!r}: nothing in the {args.suite} suite is called so")
 
     threads = args.threads or machine.physical_cores()
-    described = machine.describe(threads)
+    described = machine.describe(threads, args.isa)
     print(f"{machine.in_words(described)}\n", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     measured = suite.run(

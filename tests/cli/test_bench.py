@@ -98,7 +98,7 @@ def test_the_other_parts(report):
 
 
 def test_progress_is_told(run):
-    assert "[1/3] small: eager, OpenVINO" in run[2]
+    assert "[1/3] small: eager; OpenVINO" in run[2]
     assert "times as fast" in run[2]
     assert "bench.json" in run[2]
 
