@@ -14,7 +14,7 @@ namespace {
 
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv);
+  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant));
   return variant == Variant::direct || (variant == Variant::narrow && direct::supports_narrow(conv));
 }
 

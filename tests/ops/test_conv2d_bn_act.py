@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
-from genimg_fast import _backend
+from genimg_fast import _backend, unfuse
 from genimg_fast.backends import cpu
+from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
 from genimg_fast.reference.conv2d_bn_act import conv2d_bn_act as reference
@@ -93,7 +97,7 @@ VARIANT_GEOMETRIES = [
     (2, 17, 33, 7, 9, 3, 1, 1, 1),
     (1, 20, 70, 12, 5, 3, 1, 0, 1),
     (3, 9, 2, 1, 3, 3, 1, 2, 1),
-    (9, 16, 8, 3, 3, 3, 1, 1, 1),
+    (9, 16, 8, 5, 4, 3, 1, 1, 1),
     (1, 16, 4, 5, 20, 5, 1, 2, 1),
     (2, 6, 2, 7, 3, 3, 3, 1, 2),
     (0, 3, 4, 4, 4, 4, 2, 1, 1),
@@ -145,6 +149,59 @@ def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
     torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+# The convolution is also a data gradient: of ConvTranspose2d, with the same weight, and of Conv2d with stride 1, with
+# the kernel mirrored.  N, channels of the layer's input and output, H, W, kernel, stride, padding, transposed.
+DATA_GRADIENTS = [
+    (2, 33, 17, 7, 9, 4, 2, 1, True),
+    (3, 5, 2, 4, 3, 5, 3, 2, True),
+    (2, 12, 35, 6, 9, 3, 1, 1, False),
+    (2, 3, 8, 11, 6, 3, 1, 2, False),
+    (2, 20, 9, 8, 8, 4, 1, 1, False),
+]
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("geometry", DATA_GRADIENTS)
+def test_data_gradients_match_float64(isa, geometry, variant):
+    n, c_in, c_out, h, w, kernel, stride, padding, transposed = geometry
+    input = _cases.randn((n, c_in, h, w))
+    weight = _cases.randn((c_in, c_out, kernel, kernel) if transposed else (c_out, c_in, kernel, kernel), seed=1)
+    layer = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
+    grad = _cases.randn(tuple(layer(input, weight, None, stride, padding).shape), seed=2)
+
+    def gradient(dtype):
+        x = input.to(dtype).requires_grad_()
+        return torch.autograd.grad(layer(x, weight.to(dtype), None, stride, padding), x, grad.to(dtype))[0]
+
+    with cpu.force_variant(variant):
+        actual, _ = torch.ops.genimg_fast.convolution_backward(
+            grad, input, weight, transposed, [stride] * 2, [padding] * 2, [0, 0], [1, 1], True, False
+        )
+    factor = _cases.ERROR_FACTOR_WINOGRAD if variant.startswith("toom_cook") else _cases.ERROR_FACTOR
+    _cases.assert_accurate(actual, gradient(torch.float64), gradient(torch.float32), factor)
+
+
+# Channels around the vectors; gaps between taps, which are gathered one by one; padding, which must stay 0.
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("kernel", [(4, 2, 1, 1), (3, 1, 1, 1), (3, 2, 2, 2)])
+@pytest.mark.parametrize("channels", [(19, 35), (16, 2)])
+def test_the_block_before_is_normalised_as_it_is_read(isa, channels, kernel, variant):
+    middle, c_out = channels
+    torch.manual_seed(0)
+    model = FusedSequential(
+        *(nn.Conv2d(3, middle, 1), nn.BatchNorm2d(middle), nn.Sigmoid()),
+        *(nn.Conv2d(middle, c_out, *kernel), nn.LeakyReLU(0.2)),
+    )
+    nn.init.normal_(model[1].bias)
+    plain = unfuse(copy.deepcopy(model))
+    input = _cases.randn((2, 3, 10, 13))
+    with cpu.force_variant(variant), _backend.use_backend("native"):
+        actual = model(input)
+    factor = _cases.ERROR_FACTOR_WINOGRAD if variant.startswith("toom_cook") else _cases.ERROR_FACTOR
+    exact = copy.deepcopy(plain).double()(input.double())
+    _cases.assert_accurate(actual.detach(), exact.detach(), plain(input).detach(), factor)
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
