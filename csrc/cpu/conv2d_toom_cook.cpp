@@ -111,8 +111,8 @@ bool supports(const Convolution& conv, int64_t m) {
     return fits(conv.y) && fits(conv.x);
   };
   // Sums of few products err so little that the roundings at three taps' points would stand out: not with few channels,
-  // nor where most of a tile is padding.
-  return same(4, 2) || (same(3, 1) && conv.in_channels >= 8 && conv.y.output >= m && conv.x.output >= m);
+  // nor in images so small that most outputs see padding.
+  return same(4, 2) || (same(3, 1) && conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m);
 }
 
 template <typename T>
