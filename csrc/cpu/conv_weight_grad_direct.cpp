@@ -48,40 +48,44 @@ template void run<double>(const WeightGradCall<double>&);
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-// A short copy: a call of memcpy would cost more than the few moves it makes.
+// Short copies, for which a call of memcpy would take longer than the few moves.  Whole vectors are stored: what lies
+// up to a vector beyond is overwritten, and has to be written later.  Nothing is read from image_end on.
 template <typename T>
-GF_INLINE void copy_run(const T* from, int64_t count, T* to) {
-  for (; count >= kLanes<T>; count -= kLanes<T>, from += kLanes<T>, to += kLanes<T>) store(to, load(from));
-  if (kLanes<T> > 8 && count >= 8) {
-    __builtin_memcpy(to, from, 8 * sizeof(T));
-    from += 8, to += 8, count -= 8;
-  }
-  if (kLanes<T> > 4 && count >= 4) {
-    __builtin_memcpy(to, from, 4 * sizeof(T));
-    from += 4, to += 4, count -= 4;
-  }
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+GF_INLINE void copy_values(const T* from, const T* image_end, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; i += kLanes<T>)
+    if (from + i + kLanes<T> <= image_end)
+      store(to + i, load(from + i));
+    else
+      store(to + i, load(from + i, Tail{static_cast<int>(count - i < kLanes<T> ? count - i : kLanes<T>)}));
 }
 
 template <typename T>
-GF_INLINE void fill_zeros(T* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = 0;
+GF_INLINE void write_zeros(int64_t count, T* to) {
+  for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, Vec<T>{});
 }
 
-// Pixels [first, last) of small -> job.a.
+// Pixels [first, last) of small -> job.a, unless they can be read where they lie: all channels of a pixel, and not so
+// many that pixels evict each other from L1.
 template <typename T>
-void gather_pixels(const WeightGradJob<T>& job, int64_t first, int64_t last) {
+SmallTerms<T> gather_pixels(const WeightGradJob<T>& job, int64_t first, int64_t last) {
+  constexpr int64_t kNearBytes = 512;
   const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
   const int64_t stride = job.call.conv.out_channels, channels = job.block.small_channels;
   const T* from = job.call.small + first * stride + job.block.first_small;
-  if (prologue.mean && channels == stride)
-    return apply_prologue(prologue, from, last - first, channels, job.a, job.lda());
+  const T* end = job.call.small + job.call.conv.pixels() * stride;
+  const bool whole = channels == stride;
+  if (!prologue.mean && whole && stride * static_cast<int64_t>(sizeof(T)) <= kNearBytes) return {from, stride};
+  if (prologue.mean && whole) {
+    apply_prologue(prologue, from, last - first, channels, job.a, job.lda());
+    return {job.a, job.lda()};
+  }
   T* to = job.a;
   for (int64_t pixel = first; pixel < last; ++pixel, from += stride, to += job.lda())
     if (prologue.mean)
       apply_prologue(prologue, from, 1, channels, to, job.lda());
     else
-      copy_run(from, channels, to);
+      copy_values(from, end, channels, to);
+  return {job.a, job.lda()};
 }
 
 // What the taps of one row of the kernel see of a row of large, for `count` pixels of small in a row, the first of them
@@ -91,6 +95,7 @@ void gather_row(const WeightGradJob<T>& job, const Prologue<T>& prologue, const 
                 T* to) {
   const ConvolutionAxis& x = job.call.conv.x;
   const int64_t stride = job.call.conv.in_channels, channels = job.block.large_channels;
+  const T* end = job.call.large + job.call.conv.batch * job.call.conv.y.input * x.input * stride;
   // Taps next to each other see pixels next to each other: one copy.
   const bool runs = x.dilation == 1 && channels == stride;
   for (; count > 0; ++ox, --count, to += job.ldb()) {
@@ -99,17 +104,17 @@ void gather_row(const WeightGradJob<T>& job, const Prologue<T>& prologue, const 
       if (prologue.mean)
         apply_prologue(prologue, row + x0 * channels, x.kernel, channels, to, channels);
       else
-        copy_run(row + x0 * channels, x.kernel * channels, to);
+        copy_values(row + x0 * channels, end, x.kernel * channels, to);
       continue;
     }
     for (int64_t kx = 0; kx < x.kernel; ++kx) {
       const int64_t ix = x0 + kx * x.dilation;
       if (ix < 0 || ix >= x.input)
-        fill_zeros(to + kx * channels, channels);
+        write_zeros(channels, to + kx * channels);
       else if (prologue.mean)
         apply_prologue(prologue, row + ix * stride, 1, channels, to + kx * channels, channels);
       else
-        copy_run(row + ix * stride, channels, to + kx * channels);
+        copy_values(row + ix * stride, end, channels, to + kx * channels);
     }
   }
 }
@@ -132,11 +137,29 @@ void gather_patches(const WeightGradJob<T>& job, int64_t first, int64_t last) {
       if (iy >= 0 && iy < y.input)
         gather_row(job, prologue, row, ox, count, to);
       else
-        for (int64_t i = 0; i < count; ++i) fill_zeros(to + i * job.ldb(), run);
+        for (int64_t i = 0; i < count; ++i) write_zeros(run, to + i * job.ldb());
     }
     // What fills the last vector is multiplied, though never used.
-    for (int64_t i = 0; i < count; ++i) fill_zeros(to + i * job.ldb(), padded - columns);
+    for (int64_t i = 0; i < count; ++i) write_zeros(padded - columns, to + i * job.ldb());
   }
+}
+
+// sums [taps][channels] -> weights [channels][taps]
+template <typename T>
+void transpose_taps(const T* sums, int64_t taps, int64_t channels, T* weights) {
+  int64_t c = 0;
+  if (taps % kLanes<T> == 0)
+    for (; c + kLanes<T> <= channels; c += kLanes<T>)
+      for (int64_t tap = 0; tap < taps; tap += kLanes<T>) {
+        Vec<T> v[kLanes<T>];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<T>; ++i) v[i] = load(sums + (tap + i) * channels + c);
+        transpose<T>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<T>; ++i) store(weights + (c + i) * taps + tap, v[i]);
+      }
+  for (; c < channels; ++c)
+    for (int64_t tap = 0; tap < taps; ++tap) weights[c * taps + tap] = sums[tap * channels + c];
 }
 
 template <typename T>
@@ -144,15 +167,12 @@ void run_direct_block(const WeightGradJob<T>& job) {
   const Convolution& conv = job.call.conv;
   const int64_t taps = conv.taps(), channels = job.block.large_channels;
   sum_bands(
-      job, taps * channels, [&](int64_t first, int64_t last) { gather_pixels(job, first, last); },
+      job, taps * channels, [&](int64_t first, int64_t last) { return gather_pixels(job, first, last); },
       [&](int64_t first, int64_t last) { gather_patches(job, first, last); },
       [&](int64_t pixel) { return pixel / conv.x.output; });
-  for (int64_t s = 0; s < job.block.small_channels; ++s) {
-    const T* sums = job.c + s * job.ldc();
-    T* to = job.grad_weight + ((job.block.first_small + s) * conv.in_channels + job.block.first_large) * taps;
-    for (int64_t l = 0; l < channels; ++l)
-      for (int64_t tap = 0; tap < taps; ++tap) *to++ = sums[tap * channels + l];
-  }
+  for (int64_t s = 0; s < job.block.small_channels; ++s)
+    transpose_taps(job.c + s * job.ldc(), taps, channels,
+                   job.grad_weight + ((job.block.first_small + s) * conv.in_channels + job.block.first_large) * taps);
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

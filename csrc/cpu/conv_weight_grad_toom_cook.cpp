@@ -168,7 +168,8 @@ void evaluate_tile(const T* const* pixels, const T* zeros, const Prologue<T>& pr
 
 // Tiles [first, last) of small -> job.a.
 template <int M, int Taps, typename T>
-void evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>& tiles, int64_t first, int64_t last) {
+SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>& tiles, int64_t first,
+                             int64_t last) {
   const Convolution& conv = job.call.conv;
   const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
   const T* pixels[M * M];
@@ -181,6 +182,7 @@ void evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>&
                                   job.a + (tile - first) * job.lda(), 1, job.a_point(),
                                   [](const Vec<T>* x, Vec<T>* v) { ToomCook<T, M, Taps>::input(x, v); });
   }
+  return {job.a, job.lda()};
 }
 
 // The phases of tiles [first, last) of large -> job.b.
@@ -254,7 +256,7 @@ void run_toom_cook_block(const WeightGradJob<T>& job) {
   const int64_t vectors = (job.block.large_channels + kLanes<T> - 1) / kLanes<T>;
   sum_bands(
       job, vectors * tiles.kPhases * kLanes<T>,
-      [&](int64_t first, int64_t last) { evaluate_small<M, Taps>(job, tiles, first, last); },
+      [&](int64_t first, int64_t last) { return evaluate_small<M, Taps>(job, tiles, first, last); },
       [&](int64_t first, int64_t last) { evaluate_large<M, Taps>(job, tiles, first, last); },
       [&](int64_t tile) { return tiles.image(tile) * job.call.conv.y.output + tiles.y(tile); });
   finish_weights<M, Taps>(job);

@@ -68,26 +68,34 @@ class WantedLines {
   int64_t row_ = 0, line_ = 0;
 };
 
-// job.c (+)= job.a^T job.b at all points, over `terms` rows of both.
+// The terms of small at the first point, `stride` apart: in job.a, or where they lie in the image.
 template <typename T>
-void multiply_band(const WeightGradJob<T>& job, int64_t terms, int64_t columns, bool add, WantedLines wanted) {
+struct SmallTerms {
+  const T* first;
+  int64_t stride;
+};
+
+// job.c (+)= small^T job.b at all points, over `terms` rows of both.
+template <typename T>
+void multiply_band(const WeightGradJob<T>& job, const SmallTerms<T>& small, int64_t terms, int64_t columns, bool add,
+                   WantedLines wanted) {
   auto next_lines = [&](int64_t count) { return wanted.next(count); };
   const int64_t rows = job.block.small_channels;
   for (int64_t point = 0; point < job.plan.points; ++point) {
-    const T *a = job.a + point * job.a_point(), *b = job.b + point * job.b_point();
+    const T *a = small.first + point * job.a_point(), *b = job.b + point * job.b_point();
     T* c = job.c + point * job.c_point();
     int64_t column = 0;
     for (; column + kLanes<T> < columns; column += kTileColumns<T>)
-      multiply_transposed_panel<T>(rows, a, job.lda(), b + column, job.ldb(), terms, c + column, job.ldc(), add,
+      multiply_transposed_panel<T>(rows, a, small.stride, b + column, job.ldb(), terms, c + column, job.ldc(), add,
                                    next_lines);
     if (column < columns)
-      multiply_transposed_panel<T, kTileRows, 1>(rows, a, job.lda(), b + column, job.ldb(), terms, c + column,
+      multiply_transposed_panel<T, kTileRows, 1>(rows, a, small.stride, b + column, job.ldb(), terms, c + column,
                                                  job.ldc(), add, next_lines);
   }
 }
 
-// Sums a block band by band.  gather_small and gather_large fill job.a and job.b with terms [first, last); row_of(term)
-// is the row of small that a term begins in.
+// Sums a block band by band.  gather_small and gather_large fill job.a and job.b with terms [first, last), and
+// gather_small returns where they are; row_of(term) is the row of small that a term begins in.
 template <typename T, typename GatherSmall, typename GatherLarge, typename RowOf>
 GF_INLINE void sum_bands(const WeightGradJob<T>& job, int64_t columns, const GatherSmall& gather_small,
                          const GatherLarge& gather_large, const RowOf& row_of) {
@@ -98,7 +106,7 @@ GF_INLINE void sum_bands(const WeightGradJob<T>& job, int64_t columns, const Gat
   int64_t last;
   for (int64_t first = block.first_term; first < block.last_term; first = last) {
     last = band_end(block, first);
-    gather_small(first, last);
+    const SmallTerms<T> small = gather_small(first, last);
     if (!job.large_is_there) gather_large(first, last);
     WantedLines wanted;
     if (last < block.last_term) {
@@ -110,7 +118,7 @@ GF_INLINE void sum_bands(const WeightGradJob<T>& job, int64_t columns, const Gat
         wanted.add_images(job.call, job.next, row_of(job.next.first_term),
                           row_of(band_end(job.next, job.next.first_term)));
     }
-    multiply_band(job, last - first, columns, first != block.first_term, wanted);
+    multiply_band(job, small, last - first, columns, first != block.first_term, wanted);
   }
 }
 
