@@ -38,12 +38,13 @@ ToomCookPlan make_plan(const Deconvolution& conv, int64_t m) {
       m, points, divide_up(conv.y.input, m), divide_up(conv.x.input, m), divide_up(conv.out_channels, lanes), 0, 0};
   const int64_t element = sizeof(T);
   const bool many_weights = points * conv.in_channels * plan.groups * kPhases * lanes * element > kManyWeights;
-  const int64_t tiles =
-      std::clamp<int64_t>(kEvaluatedBytes / (points * conv.in_channels * element), many_weights ? 64 : 32, 128);
+  const int64_t group_bytes = points * kPhases * lanes * element;  // products of a tile
+  const int64_t tiles = std::clamp<int64_t>(
+      std::min(kEvaluatedBytes / (points * conv.in_channels * element), kProductsBytes / group_bytes),
+      many_weights ? 64 : 32, 128);
   plan.band_rows = std::clamp<int64_t>(tiles / plan.tiles_x, 1, conv.batch * plan.tiles_y);
   if (plan.band_rows > plan.tiles_y) plan.band_rows -= plan.band_rows % plan.tiles_y;  // whole images
-  const int64_t group_bytes = points * plan.band_tiles() * kPhases * lanes * element;
-  const int64_t most = std::max<int64_t>(kProductsBytes / group_bytes, 2);
+  const int64_t most = std::max<int64_t>(kProductsBytes / (plan.band_tiles() * group_bytes), 2);
   plan.chunk_groups = divide_up(plan.groups, divide_up(plan.groups, most));
   return plan;
 }

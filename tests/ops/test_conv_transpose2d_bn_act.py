@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
-from genimg_fast import _backend
+from genimg_fast import _backend, unfuse
 from genimg_fast.backends import cpu
+from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.ops.conv_transpose2d_bn_act import conv_transpose2d_bn_act
 from genimg_fast.reference.conv_transpose2d_bn_act import conv_transpose2d_bn_act as reference
@@ -112,6 +116,36 @@ def test_each_variant_matches_float64(isa, geometry, variant):
         with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
             actual = conv_transpose2d_bn_act(*tensors, **kwargs)
         _cases.assert_accurate(actual, exact, torch_result, factor, f"{activation}, training={training}")
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("geometry", [g for g in VARIANT_GEOMETRIES if g[0]])
+def test_each_variant_normalises_and_activates_as_it_reads(isa, geometry, variant):
+    n, c_in, c_out, h, w, k, stride, padding, output_padding = geometry
+    torch.manual_seed(0)
+    for activation in (nn.Sigmoid(), nn.LeakyReLU(0.2)):  # a sigmoid makes 0.5 of padding that it should not see
+        chain = FusedSequential(
+            *(nn.Conv2d(2, c_in, 1), nn.BatchNorm2d(c_in), activation),
+            nn.ConvTranspose2d(c_in, c_out, k, stride, padding, output_padding),
+        )
+        nn.init.normal_(chain[1].bias)
+        plain, input = unfuse(copy.deepcopy(chain)), _cases.randn((n, 2, h, w))
+        with _backend.use_backend("native"), cpu.force_variant(variant):
+            actual = chain(input.requires_grad_())  # with gradients: without them the normalisation is folded away
+        torch_result, exact = plain(input), plain.double()(input.double())
+        _cases.assert_accurate(actual.detach(), exact.detach(), torch_result.detach(), _cases.ERROR_FACTOR_WINOGRAD)
+
+
+@pytest.mark.parametrize("geometry", [g for g in GEOMETRIES + VARIANT_GEOMETRIES if g[2] <= 5])
+def test_narrow_writes_either_memory_order(isa, geometry):
+    input, *rest = make_inputs(geometry)
+    with _backend.use_backend("native"), cpu.force_variant("narrow"), torch.no_grad():
+        nchw, channels_last = (
+            conv_transpose2d_bn_act(input.contiguous(memory_format=order), *rest, **options(geometry, activation="tanh"))
+            for order in (torch.contiguous_format, torch.channels_last)
+        )
+    assert nchw.is_contiguous()
+    assert torch.equal(nchw, channels_last)
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
