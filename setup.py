@@ -23,16 +23,8 @@ ROOT = Path(__file__).resolve().parent
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11: the oldest torch the binaries load into
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0a;10.0+PTX"
 # -O1 halves the time to compile; -g1: reports name lines; -fno-wrapv: with Python's own -fwrapv no overflow would show.
-SANITIZER_FLAGS = [
-    *(
-        "-O1",
-        "-g1",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        "-fno-omit-frame-pointer",
-        "-fno-wrapv",
-    )
-]
+SANITIZER_FLAGS = ["-O1", "-g1", "-fno-wrapv", "-fno-omit-frame-pointer"]
+SANITIZER_FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 def say(message: str) -> None:
