@@ -19,16 +19,25 @@ struct AlignedDelete {
 template <typename T>
 using AlignedArray = std::unique_ptr<T[], AlignedDelete>;
 
-// A large array lies in huge pages where the system has them: a packed weight would else fault thousands of pages in.
+constexpr int64_t kHugePage = 2 << 20;
+
+// Asks for huge pages where the system has them, for memory not written yet: a packed weight would else fault thousands
+// of pages in.
+inline void advise_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(p) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(p) + bytes) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+// A large array lies in huge pages.
 template <typename T>
 AlignedArray<T> aligned_array(int64_t count) {
-  constexpr int64_t kHugePage = 2 << 20;
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
   const std::align_val_t alignment{static_cast<size_t>(bytes < kHugePage ? 64 : kHugePage)};
   void* p = ::operator new[](bytes, alignment);
-#ifdef MADV_HUGEPAGE
-  if (bytes >= kHugePage) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-#endif
+  advise_huge_pages(p, bytes);
   return AlignedArray<T>(static_cast<T*>(p), {alignment});
 }
 

@@ -13,7 +13,8 @@ namespace {
 
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  return variant == Variant::direct || (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports(conv));
+  return variant == Variant::direct ||
+         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant)));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were

@@ -71,9 +71,13 @@ void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, cons
 
 template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
-                 const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var) {
-  layer.transposed ? conv_transpose2d(layer.up, input, prologue, layout, packed, epilogue, output, mean, var)
+                 const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var, MemoryOrder order) {
+  layer.transposed ? conv_transpose2d(layer.up, input, prologue, layout, packed, epilogue, output, mean, var, order)
                    : conv2d(layer.down, input, prologue, layout, packed, epilogue, output, mean, var);
+}
+
+bool writes_nchw(const ConvolutionLayer& layer, const PackedLayout& layout) {
+  return layer.transposed && writes_nchw(layout);
 }
 
 template <typename T>
@@ -99,7 +103,7 @@ void convolution_weight_grad(const ConvolutionLayer& layer, const T* grad, const
   template PackedLayout choose_layout<T>(const ConvolutionLayer&, bool);                                             \
   template void pack_weight<T>(const ConvolutionLayer&, const PackedLayout&, const T*, T*);                          \
   template void convolution<T>(const ConvolutionLayer&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
-                               const Epilogue<T>&, T*, T*, T*);                                                      \
+                               const Epilogue<T>&, T*, T*, T*, MemoryOrder);                                         \
   template void convolution_input_grad<T>(const ConvolutionLayer&, const T*, const T*, T*);                          \
   template void convolution_weight_grad<T>(const ConvolutionLayer&, const T*, const T*, const Prologue<T>&, T*);
 INSTANTIATE(float)

@@ -26,10 +26,12 @@ template <typename T>
 void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed);
 template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
-                 const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var);
+                 const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var,
+                 MemoryOrder order = MemoryOrder::channels_last);
+bool writes_nchw(const ConvolutionLayer& layer, const PackedLayout& layout);
 
-// grad of the output -> grad of what the prologue made of the input.  A plain convolution with dilation must have stride
-// 1 and no more padding than its kernel reaches.
+// grad of the output -> grad of what the prologue made of the input.  A plain convolution with dilation must have
+// stride 1 and no more padding than its kernel reaches.
 template <typename T>
 void convolution_input_grad(const ConvolutionLayer& layer, const T* grad, const T* weight, T* grad_input);
 

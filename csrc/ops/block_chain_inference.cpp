@@ -51,6 +51,7 @@ std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vect
       const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
       packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kTrailer}));
       T* values = mutable_data<T>(packed.back());
+      cpu::advise_huge_pages(values, layout.count * sizeof(T));
       cpu::pack_weight(layer, layout, data<T>(block.weight), values);
       if (block.weight.numel() > 0) write_trailer(layout, block.weight, values + layout.count);
     });
@@ -58,8 +59,9 @@ std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vect
   return packed;
 }
 
+// nchw: whether the output may be written in that order, if the kernel can.
 template <typename T>
-Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, const Moments& moments) {
+Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, const Moments& moments, bool nchw) {
   const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
   cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
   cpu::AlignedArray<T> own;
@@ -78,10 +80,13 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
                                 data<T>(block.bn_bias),
                                 block.eps};
   fold<T>(affine, layer.out_channels(), scale, shift);
-  Tensor output = new_channels_last(input, output_sizes(layer));
+  nchw = nchw && cpu::writes_nchw(layer, layout);
+  Tensor output =
+      nchw ? torch::stable::new_empty(input, output_sizes(layer)) : new_channels_last(input, output_sizes(layer));
   cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
                       {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
-                      mutable_data<T>(output), nullptr, nullptr);
+                      mutable_data<T>(output), nullptr, nullptr,
+                      nchw ? cpu::MemoryOrder::nchw : cpu::MemoryOrder::channels_last);
   return output;
 }
 
@@ -92,11 +97,13 @@ Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tenso
   const std::vector<Moments> moments = hand_out(blocks, {}, fixed);
   check(packed.empty() || packed.size() == blocks.size(), "block_chain_inference: a packed weight is missing");
   Tensor image = to_channels_last(input);
+  const bool as_nchw = !is_channels_last(input);
   for (size_t i = 0; i < blocks.size(); ++i)
     image = dispatch_float_double(input, [&](auto zero) {
-      return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i]);
+      return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i],
+                                       as_nchw && i + 1 == blocks.size());
     });
-  return is_channels_last(input) ? image : torch::stable::contiguous(image);
+  return as_nchw ? to_contiguous(image) : image;
 }
 
 }  // namespace
