@@ -3,10 +3,10 @@
 
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv2d_bn_act_kernel.h"
 #include "cpu/conv_transpose2d_bn_act_kernel.h"
 #include "cpu/conv_weight_grad_kernel.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast::cpu {
 namespace {
@@ -32,10 +32,10 @@ Convolution mirror(const Convolution& conv) {
 template <typename T, typename Conv, typename Pack, typename Run>
 void convolve_once(const Conv& conv, const Pack& pack, const Run& run) {
   const PackedLayout layout = choose_layout<T>(conv, true);
-  auto packed = aligned_array<T>(layout.count);
-  pack(layout, packed.get());
+  T* packed = packing_memory<T>(layout.count);
+  pack(layout, packed);
   const std::vector<T> scale(conv.out_channels, T(1)), shift(conv.out_channels, T(0));
-  run(layout, packed.get(), Epilogue<T>{scale.data(), shift.data(), Activation::none, T(0)});
+  run(layout, packed, Epilogue<T>{scale.data(), shift.data(), Activation::none, T(0)});
 }
 
 template <typename T>

@@ -8,8 +8,11 @@
 
 namespace genimg_fast::cpu {
 
-// At least `bytes` of memory, the same at each call of a thread unless it has to grow.
-inline char* thread_memory(int64_t bytes) {
+// At least `bytes` of memory, the same at each call of a thread unless it has to grow; one for each kind of use.
+struct ForWork;
+struct ForPacking;
+template <typename Use>
+char* thread_memory(int64_t bytes) {
   constexpr int64_t kGrowth = 2 << 20;
   thread_local AlignedArray<char> memory;
   thread_local int64_t size = 0;
@@ -27,13 +30,19 @@ inline char* thread_memory(int64_t bytes) {
 template <typename T, typename... Counts>
 std::array<T*, sizeof...(Counts)> thread_workspace(Counts... counts) {
   auto whole_lines = [](int64_t count) { return (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64; };
-  char* next = thread_memory((whole_lines(counts) + ...));
+  char* next = thread_memory<ForWork>((whole_lines(counts) + ...));
   auto take = [&](int64_t count) {
     char* taken = next;
     next += whole_lines(count);
     return reinterpret_cast<T*>(taken);
   };
   return {take(counts)...};
+}
+
+// Uninitialised memory for a weight that is packed for one call.  It holds until the thread packs the next.
+template <typename T>
+T* packing_memory(int64_t count) {
+  return reinterpret_cast<T*>(thread_memory<ForPacking>(count * static_cast<int64_t>(sizeof(T))));
 }
 
 }  // namespace genimg_fast::cpu

@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "cpu/activation_backward_kernel.h"
-#include "cpu/aligned_array.h"
 #include "cpu/batch_norm_act_kernel.h"
+#include "cpu/thread_workspace.h"
 
 namespace genimg_fast {
 namespace {
@@ -55,8 +55,8 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
     const Block& block = blocks[i];
     const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(link.stored), block.weight);
     const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, true);
-    auto packed = cpu::aligned_array<T>(layout.count);
-    cpu::pack_weight(layer, layout, data<T>(block.weight), packed.get());
+    T* packed = cpu::packing_memory<T>(layout.count);
+    cpu::pack_weight(layer, layout, data<T>(block.weight), packed);
 
     std::vector<T> scale, shift;
     fold<T>({data<T>(block.bias), nullptr, nullptr, nullptr, nullptr, 0}, layer.out_channels(), scale, shift);
@@ -65,8 +65,8 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
                                     static_cast<T>(block.negative_slope)};
     const bool from_batch = block.statistics == Statistics::batch;
     Tensor output = new_channels_last(input, output_sizes(layer));
-    cpu::convolution(layer, data<T>(link.stored), link.prologue(), layout, packed.get(), epilogue,
-                     mutable_data<T>(output), from_batch ? mutable_data<T>(moments[i].mean) : nullptr,
+    cpu::convolution(layer, data<T>(link.stored), link.prologue(), layout, packed, epilogue, mutable_data<T>(output),
+                     from_batch ? mutable_data<T>(moments[i].mean) : nullptr,
                      from_batch ? mutable_data<T>(moments[i].var) : nullptr);
     stored.push_back(output);
     link = {output, block.normalized() ? std::make_unique<Normalization<T>>(block, moments[i]) : nullptr};

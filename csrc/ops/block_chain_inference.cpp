@@ -10,7 +10,7 @@
 // through `weight.data`.
 #include <cstring>
 
-#include "cpu/aligned_array.h"
+#include "cpu/thread_workspace.h"
 #include "ops/block_chain.h"
 
 namespace genimg_fast {
@@ -64,13 +64,12 @@ template <typename T>
 Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, const Moments& moments, bool nchw) {
   const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
   cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
-  cpu::AlignedArray<T> own;
   const T* values = packed && serves<T>(*packed, layout, block.weight) ? data<T>(*packed) : nullptr;
   if (!values) {
     layout = cpu::choose_layout<T>(layer, true);
-    own = cpu::aligned_array<T>(layout.count);
-    cpu::pack_weight(layer, layout, data<T>(block.weight), own.get());
-    values = own.get();
+    T* own = cpu::packing_memory<T>(layout.count);
+    cpu::pack_weight(layer, layout, data<T>(block.weight), own);
+    values = own;
   }
   std::vector<T> scale, shift;
   const ChannelAffine<T> affine{data<T>(block.bias),
