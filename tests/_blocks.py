@@ -30,5 +30,5 @@ def train_block(transposed: bool, input: torch.Tensor, weight: torch.Tensor, bia
         "relu",
         0.0,
     )
-    output, (raw,), (mean, var) = torch.ops.genimg_fast.block_chain_training(input, *block_chain._describe([block]))
+    output, (raw,), (mean, var) = torch.ops.genimg_fast.block_chain_training(input, *block_chain.describe([block]))
     return output, raw, mean, var

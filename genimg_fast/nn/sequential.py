@@ -63,10 +63,15 @@ class FusedSequential(nn.Sequential):
             if kind in _BLOCKS:
                 chain.append((kind, children))
                 continue
-            input = _run_chain(chain, input)
+            input = self._run_chain(chain, input)
             chain = []
             input = _batch_norm_act(children, input) if kind else children[0](input)
-        return _run_chain(chain, input)
+        return self._run_chain(chain, input)
+
+    def _run_chain(self, chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch.Tensor:
+        if not chain:
+            return input
+        return run_blocks(self, input, [_block(kind, children, input) for kind, children in chain])
 
     def _groups(self) -> Iterator[tuple[str | None, list[Any]]]:
         """The steps with their children; those of a FusedSequential inside as if they were this one's own."""
@@ -187,10 +192,6 @@ def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
 def _batch_norm_act(children: list[Any], input: torch.Tensor) -> torch.Tensor:
     bn = children[0]
     return functional.batch_norm_act(input, weight=bn.weight, bias=bn.bias, **_norm(bn, input), **_activation(children))
-
-
-def _run_chain(chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch.Tensor:
-    return run_blocks(input, [_block(kind, children, input) for kind, children in chain]) if chain else input
 
 
 def _block(kind: str, children: list[Any], input: torch.Tensor) -> Block:

@@ -8,7 +8,7 @@ and backward.  In inference each weight is packed once for as long as it does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,9 +21,22 @@ from genimg_fast.reference.block_chain import Block
 _NONE, _BATCH, _FIXED = 0, 1, 2  # Statistics in csrc/ops/block_chain.h
 
 
-def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`."""
-    parameters, fixed, codes, numbers = _describe(blocks)
+class Description(NamedTuple):
+    """Blocks as the native operators take them (Block in csrc/ops/block_chain.h)."""
+
+    parameters: list[torch.Tensor]
+    fixed: list[torch.Tensor]
+    """Running statistics of the blocks that do not train."""
+    codes: list[int]
+    numbers: list[float]
+
+
+def block_chain(input: torch.Tensor, blocks: Sequence[Block], description: Description | None = None) -> torch.Tensor:
+    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`.
+
+    `description` is `describe(blocks)`, for callers that keep it.
+    """
+    parameters, fixed, codes, numbers = description or describe(blocks)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *parameters)):
         inference = False
     else:
@@ -46,8 +59,7 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     return output
 
 
-def _describe(blocks: Sequence[Block]) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int], list[float]]:
-    """What the native operators take: parameters, fixed statistics, and the rest in numbers (Block in csrc/ops/block_chain.h)."""
+def describe(blocks: Sequence[Block]) -> Description:
     parameters: list[torch.Tensor] = []
     fixed: list[torch.Tensor] = []
     codes: list[int] = []
@@ -70,11 +82,11 @@ def _describe(blocks: Sequence[Block]) -> tuple[list[torch.Tensor], list[torch.T
             *(t is not None for t in optional),
         ]
         numbers += [block.eps, block.negative_slope]
-    return parameters, fixed, codes, numbers
+    return Description(parameters, fixed, codes, numbers)
 
 
 def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
-    """What `_describe` was given, but for running statistics of blocks that train and for momentum."""
+    """What `describe` was given, but for running statistics of blocks that train and for momentum."""
     parameters, fixed, numbers = iter(parameters), iter(fixed), iter(numbers)
     for i in range(0, len(codes), 14):
         transposed, s0, s1, p0, p1, o0, o1, d0, d1, activation, statistics, *present = codes[i : i + 14]
@@ -152,12 +164,6 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     return grads[0], grads[1:], [None] * len(fixed), None, None
 
 
-def _no_backward(ctx: Any, grad: torch.Tensor) -> None:
-    raise RuntimeError("block_chain_inference has no gradient; block_chain_training has")
-
-
 register("block_chain_training", _fake_training, backward=_backward, setup_context=_setup_context)
 register("block_chain_backward", _fake_backward)
-register(
-    "block_chain_inference", _fake_inference, backward=_no_backward, setup_context=lambda ctx, inputs, output: None
-)
+register("block_chain_inference", _fake_inference)

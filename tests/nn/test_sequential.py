@@ -138,7 +138,9 @@ def chains(monkeypatch):
     """The operations of each native chain that ran."""
     ran = []
     original = chain.block_chain
-    monkeypatch.setattr(chain, "block_chain", lambda x, b: ran.append([block.op for block in b]) or original(x, b))
+    monkeypatch.setattr(
+        chain, "block_chain", lambda x, b, *more: ran.append([block.op for block in b]) or original(x, b, *more)
+    )
     return ran
 
 

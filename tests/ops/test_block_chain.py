@@ -64,7 +64,9 @@ def chained(monkeypatch):
 
     lengths = []
     original = chain.block_chain
-    monkeypatch.setattr(chain, "block_chain", lambda x, blocks: lengths.append(len(blocks)) or original(x, blocks))
+    monkeypatch.setattr(
+        chain, "block_chain", lambda x, blocks, *more: lengths.append(len(blocks)) or original(x, blocks, *more)
+    )
     return lengths
 
 
@@ -106,7 +108,7 @@ def test_operator_contract():
     model, input = generator(), _cases.randn((2, 6, 1, 1)).requires_grad_()
     seen = {}
 
-    def keep(x, blocks):
+    def keep(x, blocks, *_):
         seen["blocks"] = blocks
         return x
 
@@ -117,7 +119,7 @@ def test_operator_contract():
         model(input)
     finally:
         chain.block_chain = original
-    parameters, fixed, codes, numbers = ops._describe(seen["blocks"])
+    parameters, fixed, codes, numbers = ops.describe(seen["blocks"])
     torch.library.opcheck(torch.ops.genimg_fast.block_chain_training, (input, parameters, fixed, codes, numbers))
     model.eval()
     chain.block_chain = keep
@@ -125,7 +127,7 @@ def test_operator_contract():
         model(input)
     finally:
         chain.block_chain = original
-    parameters, fixed, codes, numbers = ops._describe(seen["blocks"])
+    parameters, fixed, codes, numbers = ops.describe(seen["blocks"])
     packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
     detached = [p.detach() for p in parameters]
     for weights in ([], packed):
@@ -314,7 +316,7 @@ def test_malformed_calls_of_the_operator_are_refused():
         True, torch.randn(3, 4, 4, 4), None, None, None, None, None, False, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1,
         "relu", 0.0,
     )  # fmt: skip
-    parameters, fixed, codes, numbers = ops._describe([block])
+    parameters, fixed, codes, numbers = ops.describe([block])
     run = torch.ops.genimg_fast.block_chain_training
     with pytest.raises(RuntimeError, match="Cin"):
         run(torch.randn(2, 5, 4, 4), parameters, fixed, codes, numbers)

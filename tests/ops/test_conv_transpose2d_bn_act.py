@@ -141,7 +141,9 @@ def test_narrow_writes_either_memory_order(isa, geometry):
     input, *rest = make_inputs(geometry)
     with _backend.use_backend("native"), cpu.force_variant("narrow"), torch.no_grad():
         nchw, channels_last = (
-            conv_transpose2d_bn_act(input.contiguous(memory_format=order), *rest, **options(geometry, activation="tanh"))
+            conv_transpose2d_bn_act(
+                input.contiguous(memory_format=order), *rest, **options(geometry, activation="tanh")
+            )
             for order in (torch.contiguous_format, torch.channels_last)
         )
     assert nchw.is_contiguous()
