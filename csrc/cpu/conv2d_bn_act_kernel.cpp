@@ -14,11 +14,7 @@ namespace {
 
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) {
-    // Where most outputs see padding, plain sums are so short that the roundings of three taps' points stand out.
-    const bool large = std::min(conv.y.output, conv.x.output) >= 2 * tile_edge(variant);
-    return std::is_same_v<T, float> && toom_cook::supports(conv) && (conv.y.kernel == 4 || large);
-  }
+  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant));
   return variant == Variant::direct || (variant == Variant::narrow && direct::supports_narrow(conv));
 }
 

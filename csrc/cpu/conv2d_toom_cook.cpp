@@ -105,13 +105,14 @@ Conv2dTiling make_tiling(const Convolution& conv, int64_t m) {
 
 }  // namespace
 
-bool supports(const Convolution& conv) {
+bool supports(const Convolution& conv, int64_t m) {
   auto same = [&](int64_t kernel, int64_t stride) {
     auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
     return fits(conv.y) && fits(conv.x);
   };
-  // Sums of fewer channels err so little that the roundings of three taps' points stand out.
-  return same(4, 2) || (same(3, 1) && conv.in_channels >= 8);
+  // Sums of few products err so little that the roundings at three taps' points would stand out: not with few channels,
+  // nor in images so small that most outputs see padding.
+  return same(4, 2) || (same(3, 1) && conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m);
 }
 
 template <typename T>

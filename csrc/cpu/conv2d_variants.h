@@ -49,7 +49,7 @@ void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* su
 }  // namespace direct
 
 namespace toom_cook {
-bool supports(const Convolution& conv);
+bool supports(const Convolution& conv, int64_t m);
 template <typename T>
 int64_t packed_count(const Convolution& conv, int64_t m);
 template <typename T>
