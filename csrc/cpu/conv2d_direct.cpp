@@ -181,6 +181,22 @@ GF_INLINE void zero_run(int64_t count, T* to) {
   for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, Vec<T>{});
 }
 
+// The `taps` neighbouring pixels that begin at column x of an image row -> to.  Outside of the row is padding; a null
+// row is all padding.
+template <bool HasPrologue, typename T>
+GF_INLINE void gather_taps(const Conv2dCall<T>& call, const T* row, const T* end, int64_t x, int64_t taps, T* to) {
+  const int64_t channels = call.conv.in_channels, width = call.conv.x.input;
+  int64_t first = x < 0 ? -x : 0, last = width - x < taps ? width - x : taps;  // taps inside
+  if (!row || first >= last) return zero_run(taps * channels, to);
+  zero_run(first * channels, to);
+  const T* from = row + (x + first) * channels;
+  if constexpr (HasPrologue)
+    apply_prologue(call.prologue, from, last - first, channels, to + first * channels, channels);
+  else
+    copy_run(from, end, (last - first) * channels, to + first * channels);
+  zero_run((taps - last) * channels, to + last * channels);
+}
+
 // The pixels that the taps of each output pixel see -> job.patches.
 template <bool HasPrologue, typename T>
 void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
@@ -188,7 +204,6 @@ void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
   const ConvolutionAxis &y = conv.y, &x = conv.x;
   const int64_t channels = conv.in_channels, row_size = x.input * channels;
   const T* const end = job.call.input + conv.batch * y.input * row_size;
-  const int64_t together = x.dilation == 1 ? x.kernel : 1;  // taps of a kernel row that are neighbours in the input
   int64_t n = job.first / (y.output * x.output), oy = job.first / x.output % y.output, ox = job.first % x.output;
   T* patch = job.patches;
   for (int64_t r = 0; r < job.count; ++r, patch += lda) {
@@ -197,18 +212,13 @@ void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
     T* to = patch;
     for (int64_t ky = 0; ky < y.kernel; ++ky) {
       const int64_t iy = first_y + ky * y.dilation;
-      const bool row_inside = iy >= 0 && iy < y.input;
-      for (int64_t kx = 0; kx < x.kernel; kx += together, to += together * channels) {
-        const int64_t ix = first_x + kx * x.dilation;
-        int64_t first = ix < 0 ? -ix : 0, last = x.input - ix < together ? x.input - ix : together;  // taps inside
-        if (!row_inside || first >= last) first = last = together;
-        const T* from = image + iy * row_size + (ix + first) * channels;
-        zero_run(first * channels, to);
-        if constexpr (HasPrologue)
-          apply_prologue(job.call.prologue, from, last - first, channels, to + first * channels, channels);
-        else
-          copy_run(from, end, (last - first) * channels, to + first * channels);
-        zero_run((together - last) * channels, to + last * channels);
+      const T* row = iy >= 0 && iy < y.input ? image + iy * row_size : nullptr;
+      if (x.dilation == 1) {
+        gather_taps<HasPrologue>(job.call, row, end, first_x, x.kernel, to);
+        to += x.kernel * channels;
+      } else {
+        for (int64_t kx = 0; kx < x.kernel; ++kx, to += channels)
+          gather_taps<HasPrologue>(job.call, row, end, first_x + kx * x.dilation, 1, to);
       }
     }
     store(patch + depth, Vec<T>{});  // dot products run on to the end of a vector
