@@ -14,7 +14,7 @@ namespace {
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
   return variant == Variant::direct ||
-         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant)));
+         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports_weight_grad(conv));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
