@@ -43,7 +43,7 @@ struct WeightGradJob {
   const WeightGradCall<T>& call;
   const WeightGradPlan& plan;
   T *a, *b, *c;
-  const T* zeros;  // [max(small_block, large_block)]: a pixel beyond the edge
+  const T* zeros;  // [max(small_block, large_block)] and a line: a pixel beyond the edge
   T* grad_weight;
   WeightGradBlock block, next;  // next is what this thread does after this block
   bool large_is_there;          // b holds what this block needs, from the block before
@@ -88,7 +88,7 @@ void for_each_block(const WeightGradCall<T>& call, const WeightGradPlan& plan, c
                            plan.terms * (part + 1) / parts};
   };
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    const std::vector<T> zeros(std::max(plan.small_block, plan.large_block), T(0));
+    const std::vector<T> zeros(std::max(plan.small_block, plan.large_block) + WeightGradJob<T>::kLine, T(0));
     WeightGradJob<T> job{call, plan, nullptr, nullptr, nullptr, zeros.data(), nullptr, {}, {}, false};
     const auto [a, b, c] =
         thread_workspace<T>(plan.points * job.a_point(), plan.points * job.b_point(), plan.points * job.c_point());

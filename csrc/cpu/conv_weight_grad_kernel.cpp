@@ -14,29 +14,33 @@ namespace {
 template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
   return variant == Variant::direct ||
-         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant)));
+         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports_weight_grad(conv));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
-// fitted to DCGAN's layers on one AVX-512 core.
+// fitted to the time of DCGAN's layers and their like on one AVX-512 core.
 constexpr double kGather = 6;                           // direct: one tap of one pixel
-constexpr double kEvaluate = 14, kFinish = 10;          // Toom-Cook: one point
-constexpr double kBlockRows = 128, kBlockColumns = 64;  // Toom-Cook: that evaluated values serve
+constexpr double kEvaluate = 14;                        // Toom-Cook: one point
+constexpr double kFinishTaps = 15;                      // direct: one tap
+constexpr double kFinishPoints = 10;                    // Toom-Cook: one point
+constexpr double kFewestRows = 4;                       // fewer sums at a time wait for each other
+constexpr double kBlockRows = 128, kBlockColumns = 64;  // Toom-Cook: what an evaluated value serves
 
 template <typename T>
 double cost(const Convolution& conv, Variant variant) {
   const double lanes = vector_bytes(active_isa()) / sizeof(T), taps = conv.taps();
-  const double rows = conv.out_channels, small = std::ceil(rows / lanes);
+  const double channels = conv.out_channels, rows = std::max(channels, kFewestRows),
+               small = std::ceil(channels / lanes);
   if (!is_toom_cook(variant)) {
     const double columns = std::ceil(taps * conv.in_channels / lanes);
-    return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinish * rows * columns;
+    return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinishTaps * channels * columns;
   }
   const double stride = conv.y.stride, m = tile_edge(variant), edge = m + conv.y.kernel / stride - 1;
   const double tiles = conv.batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
-  const double large = std::ceil(conv.in_channels / lanes), columns = stride * stride * large;
+  const double columns = stride * stride * std::ceil(conv.in_channels / lanes);
   const double evaluations =
-      small * std::ceil(columns * lanes / kBlockColumns) + columns * std::ceil(rows / kBlockRows);
-  return edge * edge * (tiles * (rows * columns + kEvaluate * evaluations) + kFinish * rows * columns);
+      small * std::ceil(columns * lanes / kBlockColumns) + columns * std::ceil(channels / kBlockRows);
+  return edge * edge * (tiles * (rows * columns + kEvaluate * evaluations) + kFinishPoints * channels * columns);
 }
 
 template <typename T>
@@ -45,7 +49,7 @@ Variant choose(const Convolution& conv) {
   if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
   Variant best = Variant::direct;
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4})
-    if (supports<T>(conv, variant) && winograd_allowed() && cost<T>(conv, variant) < cost<T>(conv, best))
+    if (winograd_allowed() && supports<T>(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best))
       best = variant;
   return best;
 }

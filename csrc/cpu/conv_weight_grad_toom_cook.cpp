@@ -65,6 +65,15 @@ WeightGradPlan make_plan(const Convolution& conv, int64_t m) {
 
 }  // namespace
 
+// Of few channels PyTorch sums each weight's products in many parts, and errs less than three taps' points do.
+bool supports_weight_grad(const Convolution& conv) {
+  auto is = [](const ConvolutionAxis& axis, int64_t kernel, int64_t stride) {
+    return axis.kernel == kernel && axis.stride == stride && axis.dilation == 1;
+  };
+  return (is(conv.y, 4, 2) && is(conv.x, 4, 2)) ||
+         (is(conv.y, 3, 1) && is(conv.x, 3, 1) && conv.in_channels * conv.out_channels >= 64);
+}
+
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m) {
   const bool two_taps = call.conv.y.kernel == 4;
@@ -121,6 +130,14 @@ GF_INLINE void find_pixels(const T* image, int64_t height, int64_t width, int64_
   }
 }
 
+// How many channels to evaluate: whole vectors, whose last lanes are the next pixel's and lead to nothing that is used,
+// unless these would lie beyond the last of all images, or beyond the prologue.
+template <typename T>
+int64_t channels_to_evaluate(int64_t channels, const Prologue<T>& prologue, int64_t images_after, int64_t image_size) {
+  if (prologue.mean || images_after * image_size < kLanes<T>) return channels;
+  return (channels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
 // N x N pixels -> their values at Points x Points points, `transform` being that of one axis.  Vectors of channels are
 // stored `spread` vectors apart.
 template <int N, int Points, bool HasPrologue, typename T, typename Transform>
@@ -174,13 +191,13 @@ SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<
   const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
   const T* pixels[M * M];
   for (int64_t tile = first; tile < last; ++tile) {
-    const T* image =
-        job.call.small + job.block.first_small + tiles.image(tile) * conv.y.output * conv.x.output * conv.out_channels;
+    const int64_t n = tiles.image(tile), image_size = conv.y.output * conv.x.output * conv.out_channels;
+    const T* image = job.call.small + n * image_size + job.block.first_small;
+    const int64_t channels = channels_to_evaluate(job.block.small_channels, prologue, conv.batch - 1 - n, image_size);
     find_pixels<M>(image, conv.y.output, conv.x.output, conv.out_channels, tiles.y(tile), tiles.x(tile), 1, job.zeros,
                    pixels);
-    evaluate_tile<M, tiles.kEdge>(pixels, job.zeros, prologue, job.block.small_channels,
-                                  job.a + (tile - first) * job.lda(), 1, job.a_point(),
-                                  [](const Vec<T>* x, Vec<T>* v) { ToomCook<T, M, Taps>::input(x, v); });
+    evaluate_tile<M, tiles.kEdge>(pixels, job.zeros, prologue, channels, job.a + (tile - first) * job.lda(), 1,
+                                  job.a_point(), [](const Vec<T>* x, Vec<T>* v) { ToomCook<T, M, Taps>::input(x, v); });
   }
   return {job.a, job.lda()};
 }
@@ -193,13 +210,14 @@ void evaluate_large(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>&
   const Prologue<T> prologue = of_channels(job.call.large_prologue, job.block.first_large);
   const T* pixels[kEdge * kEdge];
   for (int64_t tile = first; tile < last; ++tile) {
-    const T* image =
-        job.call.large + job.block.first_large + tiles.image(tile) * conv.y.input * conv.x.input * conv.in_channels;
+    const int64_t n = tiles.image(tile), image_size = conv.y.input * conv.x.input * conv.in_channels;
+    const T* image = job.call.large + n * image_size + job.block.first_large;
+    const int64_t channels = channels_to_evaluate(job.block.large_channels, prologue, conv.batch - 1 - n, image_size);
     const int64_t y0 = tiles.y(tile) * kStride - conv.y.padding, x0 = tiles.x(tile) * kStride - conv.x.padding;
     for (int phase = 0; phase < kPhases; ++phase) {
       find_pixels<kEdge>(image, conv.y.input, conv.x.input, conv.in_channels, y0 + phase / kStride,
                          x0 + phase % kStride, kStride, job.zeros, pixels);
-      evaluate_tile<kEdge, kEdge>(pixels, job.zeros, prologue, job.block.large_channels,
+      evaluate_tile<kEdge, kEdge>(pixels, job.zeros, prologue, channels,
                                   job.b + (tile - first) * job.ldb() + phase * kLanes<T>, kPhases, job.b_point(),
                                   [](const Vec<T>* y, Vec<T>* p) { ToomCook<T, M, Taps>::output_transposed(y, p); });
     }

@@ -21,7 +21,7 @@ void run(const WeightGradCall<T>& call);
 }  // namespace direct
 
 namespace toom_cook {
-bool supports(const Convolution& conv, int64_t m);  // of conv2d_toom_cook.cpp
+bool supports_weight_grad(const Convolution& conv);
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m);
 }  // namespace toom_cook
