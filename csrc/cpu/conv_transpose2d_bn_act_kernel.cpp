@@ -8,7 +8,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_transpose2d_variants.h"
 
 namespace genimg_fast::cpu {
@@ -34,7 +33,7 @@ int64_t packed_count(const Deconvolution& conv, Variant variant) {
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
 // fitted to the least times of 576 runs on one core (1 to 64 images of 4 to 64 pixels, 16 to 1024 channels), those of
 // AVX-512 and AVX2 together: the rule's choice takes 1.005 times the best variant's time on average, 1.3 at worst.
-constexpr double kPackByTap = 80, kPackByPoint = 20;  // direct and narrow; Toom-Cook
+constexpr double kPackByTap = 40, kPackByPoint = 20;  // direct and narrow; Toom-Cook
 constexpr double kReadCached = 6, kReadFar = 24;      // 64 bytes of weights from L2; from beyond
 constexpr double kGatherInput = 30;                   // direct: one tap of one pixel
 constexpr double kFinish = 125;                       // direct: one output
@@ -127,21 +126,11 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<
   if (mean) combine(sums, conv.out_channels, mean, var);
 }
 
-template <typename T>
-void conv_transpose2d(const Deconvolution& conv, const T* input, const T* weight, const Epilogue<T>& epilogue,
-                      T* output, T* mean, T* var) {
-  const PackedLayout layout = choose_layout<T>(conv, true);
-  auto packed = aligned_array<T>(layout.count);
-  pack_weight(conv, layout, weight, packed.get());
-  conv_transpose2d(conv, input, Prologue<T>{}, layout, packed.get(), epilogue, output, mean, var);
-}
-
 #define INSTANTIATE(T)                                                                                                 \
   template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                                  \
   template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                               \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
-                                    const Epilogue<T>&, T*, T*, T*, MemoryOrder);                                      \
-  template void conv_transpose2d<T>(const Deconvolution&, const T*, const T*, const Epilogue<T>&, T*, T*, T*);
+                                    const Epilogue<T>&, T*, T*, T*, MemoryOrder);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -27,9 +27,4 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<
                       const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue, T* output, T* mean,
                       T* var, MemoryOrder order = MemoryOrder::channels_last);
 
-// The same with a weight packed for this call.
-template <typename T>
-void conv_transpose2d(const Deconvolution& conv, const T* input, const T* weight, const Epilogue<T>& epilogue,
-                      T* output, T* mean, T* var);
-
 }  // namespace genimg_fast::cpu

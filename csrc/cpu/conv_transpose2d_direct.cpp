@@ -41,6 +41,12 @@ struct RowBlockJob {
   ChannelSums<T>* sums;  // [Cout] of this block, or null
 };
 
+// Where a tap's [Cin][column] slab begins in the first panel, or -1 if no output sees it; the distance to the next
+// panel's.
+struct TapPlace {
+  int64_t slab, panel_size;
+};
+
 constexpr int64_t kMaxBlockRows = 192;
 
 }  // namespace genimg_fast::cpu
@@ -87,37 +93,23 @@ int64_t packed_count(const Deconvolution& conv) {
   return panel_offsets(conv, tile.columns * panels).back();
 }
 
-// [Cin, Cout, kH, kW] -> [phase][panel][tap][Cin][column].  Each weight row of kH * kW values is read once and dealt
-// out to the phases.  Columns beyond Cout are zeros.
+// [Cin, Cout, kH, kW] -> [phase][panel][tap][Cin][column].  Columns beyond Cout are zeros.
 template <typename T>
 void pack(const Deconvolution& conv, const T* weight, T* packed) {
   const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
   const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
   const std::vector<int64_t> offsets = panel_offsets(conv, tile.columns * panels);
-  struct Destination {  // of a tap: its [Cin][column] slab in the first panel, and the distance to the next panel's
-    int64_t tap, slab, panel_size;
-  };
-  std::vector<Destination> destinations;
+  std::vector<TapPlace> places(conv.y.kernel * conv.x.kernel, {-1, 0});
   for (int64_t phase = 0; phase < conv.phases(); ++phase) {
     const int64_t py = phase / conv.x.phases(), px = phase % conv.x.phases();
     for (int64_t ty = 0; ty < conv.y.taps(py); ++ty)
       for (int64_t tx = 0; tx < conv.x.taps(px); ++tx)
-        destinations.push_back({conv.y.tap(py, ty) * conv.x.kernel + conv.x.tap(px, tx),
-                                offsets[phase] + (ty * conv.x.taps(px) + tx) * conv.in_channels * tile.columns,
-                                conv.depth(phase) * tile.columns});
+        places[conv.y.tap(py, ty) * conv.x.kernel + conv.x.tap(px, tx)] = {
+            offsets[phase] + (ty * conv.x.taps(px) + tx) * conv.in_channels * tile.columns,
+            conv.depth(phase) * tile.columns};
   }
-  const int64_t taps = conv.y.kernel * conv.x.kernel;
   parallel_for(0, panels * conv.in_channels, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t panel = item / conv.in_channels, c = item % conv.in_channels;
-      const int64_t channels = std::min(tile.columns, conv.out_channels - panel * tile.columns);
-      const T* rows = weight + (c * conv.out_channels + panel * tile.columns) * taps;
-      for (const Destination& d : destinations) {
-        T* to = packed + d.slab + panel * d.panel_size + c * tile.columns;
-        for (int64_t column = 0; column < channels; ++column) to[column] = rows[column * taps + d.tap];
-        for (int64_t column = channels; column < tile.columns; ++column) to[column] = 0;
-      }
-    }
+    GENIMG_FAST_DISPATCH_ISA(pack_rows<T>(conv, places.data(), weight, packed, begin, end));
   });
 }
 
@@ -171,6 +163,36 @@ namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 template <typename T>
 TileShape tile_shape() {
   return {kTileRows, kTileColumns<T>};
+}
+
+// Weights of items [begin, end), an item being one panel of one input channel.  Each weight row of kH * kW values is
+// read once and dealt out to the phases.
+template <typename T>
+void pack_rows(const Deconvolution& conv, const TapPlace* places, const T* weight, T* packed, int64_t begin,
+               int64_t end) {
+  constexpr int64_t kItemsAhead = 4;
+  const int64_t taps = conv.y.kernel * conv.x.kernel;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t panel = item / conv.in_channels, c = item % conv.in_channels;
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const int64_t channel = panel * kTileColumns<T> + v * kLanes<T>, left = conv.out_channels - channel;
+      const T* rows = weight + (c * conv.out_channels + channel) * taps;
+      for (int lane = 0; lane < kLanes<T>; ++lane)
+        __builtin_prefetch(rows + (kItemsAhead * conv.out_channels + lane) * taps, 0, 3);
+      for_each_vector<T>(0, taps, [&](int64_t tap, auto count) {
+        Vec<T> values[kLanes<T>];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes<T>; ++lane)
+          values[lane] = lane < left ? load(rows + lane * taps + tap, count) : Vec<T>{};
+        transpose<T>(values);
+        for (int i = 0; i < lanes_in(count, kLanes<T>); ++i) {
+          const TapPlace& place = places[tap + i];
+          if (place.slab < 0) continue;
+          store(packed + place.slab + panel * place.panel_size + c * kTileColumns<T> + v * kLanes<T>, values[i]);
+        }
+      });
+    }
+  }
 }
 
 // Lays the pixels that each row's taps see next to each other, prologue applied, and finds where each row's results go.
