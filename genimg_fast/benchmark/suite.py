@@ -12,7 +12,7 @@ from genimg_fast.benchmark.memory import SavedBytes
 from genimg_fast.benchmark.models import GANStep, GeneratorInference, GeneratorTraining, VAEStep
 from genimg_fast.benchmark.runtimes import RUNTIMES
 from genimg_fast.benchmark.turns import MIN_ROUNDS, Quartiles, Turns, prepare, quartiles, take_turns
-from genimg_fast.benchmark.worker import SLEEP_WHEN_IDLE, Checked, RuntimeFailedError, Worker
+from genimg_fast.benchmark.worker import Checked, RuntimeFailedError, Worker
 from genimg_fast.benchmark.workloads import Workload
 
 SCHEMA = 1
@@ -167,7 +167,6 @@ def run(
         "schema": SCHEMA,
         "threads": threads,
         "isa": isa,
-        "environment": SLEEP_WHEN_IDLE,
         "rows": [],
     }
     with Workers(threads, device) as workers:

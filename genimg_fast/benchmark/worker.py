@@ -31,10 +31,9 @@ from genimg_fast.benchmark.workloads import TOLERANCE_OF_TF32, Prepared, Workloa
 
 ANSWER_SECONDS = 600
 """A worker that has not answered by then is given up: compiling for the first time takes minutes."""
-SETTLE_SECONDS = 0.005
-"""Between a block and its answer, so that the last threads fall asleep before the next worker runs."""
-SLEEP_WHEN_IDLE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""For OpenMP's threads.  They would spin for milliseconds after each loop, and for much longer where the machine has other work."""
+SETTLE_SECONDS = 0.03
+"""Between a block and its answer.  Threads spin for milliseconds after a loop, which is what makes the next loop start fast: every
+runtime keeps its own default, and the next worker waits until they sleep."""
 
 
 class RuntimeFailedError(RuntimeError):
@@ -181,7 +180,7 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, runtime, device, threads, isa))
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        with _environment({**counts, **SLEEP_WHEN_IDLE, **isa_environment(isa)}):  # read by the libraries as they load
+        with _environment({**counts, **isa_environment(isa)}):  # read by the libraries as they load
             self._process.start()
         theirs.close()
 
