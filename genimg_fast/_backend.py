@@ -133,6 +133,10 @@ def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None
     return not reason
 
 
+def is_recording() -> bool:
+    return _decisions is not None
+
+
 def record_native(op: str) -> None:
     """For callers that know without asking that the native kernels serve a call."""
     if _decisions is not None:

@@ -4,51 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 
 from genimg_fast import _backend, functional
-from genimg_fast.ops.block_chain import Description, block_chain, describe
+from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.block_chain import Block
 
-# Chains that were found to be served as a whole -> how the operators take them.  Finding out takes longer than a small
-# image's convolutions.  A key names everything that was looked at; the description holds the tensors, so that no other
-# tensor can have the id of one of them.
-_served: WeakKeyDictionary[torch.nn.Module, dict[tuple[object, ...], Description]] = WeakKeyDictionary()
-_MOST_SERVED = 4
 
-
-def run_blocks(owner: torch.nn.Module, input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """Each block in turn; those that the native chain serves run together.  `owner` is the module that they belong to."""
-    if not _may_chain(input):
+def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Each block in turn, if any; those that the native chain serves run together."""
+    if not blocks:
+        return input
+    if not may_chain(input):
         return _one_by_one(input, blocks)
-    if torch.compiler.is_compiling():
-        return _run_served(input, blocks)
-    key = (input.shape, input.dtype, *[part for block in blocks for part in _key(block)])
-    known = _served.setdefault(owner, {})
-    if key in known:
-        return _run(input, blocks, known[key])
-    if not all(served for served, _ in _which_serve(input, blocks)):
-        return _run_served(input, blocks)
-    while len(known) >= _MOST_SERVED:
-        del known[next(iter(known))]
-    known[key] = describe(blocks)
-    return _run(input, blocks, known[key])
-
-
-def _key(block: Block) -> tuple[object, ...]:
-    return (block.weight.dtype, *map(id, block[1:7]), *block[7:8], *block[9:])  # all but momentum
-
-
-def _which_serve(input: torch.Tensor, blocks: Sequence[Block]) -> Iterator[tuple[bool, Block]]:
-    shape: tuple[int, ...] = tuple(input.shape)
-    for block in blocks:
-        yield _serves(input, shape, block), block
-        shape = block.output_shape(shape)
-
-
-def _run_served(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     run: list[Block] = []
     for served, block in list(_which_serve(input, blocks)):
         if served:
@@ -59,13 +28,25 @@ def _run_served(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     return _run(input, run) if run else input
 
 
+def serves_all(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
+    """Whether `run_blocks` runs the blocks as one native chain."""
+    return may_chain(input) and all(served for served, _ in _which_serve(input, blocks))
+
+
+def _which_serve(input: torch.Tensor, blocks: Sequence[Block]) -> Iterator[tuple[bool, Block]]:
+    shape: tuple[int, ...] = tuple(input.shape)
+    for block in blocks:
+        yield _serves(input, shape, block), block
+        shape = block.output_shape(shape)
+
+
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         input = getattr(functional, block.op)(input, **block.arguments())
     return input
 
 
-def _may_chain(input: torch.Tensor) -> bool:
+def may_chain(input: torch.Tensor) -> bool:
     return (
         isinstance(input, torch.Tensor)
         and input.device.type == "cpu"
@@ -93,7 +74,7 @@ def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     return block.output_padding == (0, 0) or all(o < s for o, s in zip(block.output_padding, block.stride, strict=True))
 
 
-def _run(input: torch.Tensor, blocks: Sequence[Block], description: Description | None = None) -> torch.Tensor:
+def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
-    return block_chain(input, blocks, description)
+    return block_chain(input, blocks)

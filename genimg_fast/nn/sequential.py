@@ -13,6 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import functional
 from genimg_fast.nn.chain import run_blocks
+from genimg_fast.nn.replay import remember, replay
 from genimg_fast.reference.block_chain import Block
 
 # Exact classes: a subclass may do anything in its forward().
@@ -58,20 +59,21 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        chain: list[tuple[str, list[Any]]] = []  # convolution blocks that stand one after the other
+        output = replay(self, input)
+        if output is not None:
+            return output
+        output = input
+        blocks: list[Block] = []  # convolution blocks that stand one after the other
         for kind, children in self._groups():
             if kind in _BLOCKS:
-                chain.append((kind, children))
+                blocks.append(_block(kind, children, output))
                 continue
-            input = self._run_chain(chain, input)
-            chain = []
-            input = _batch_norm_act(children, input) if kind else children[0](input)
-        return self._run_chain(chain, input)
-
-    def _run_chain(self, chain: list[tuple[str, list[Any]]], input: torch.Tensor) -> torch.Tensor:
-        if not chain:
-            return input
-        return run_blocks(self, input, [_block(kind, children, input) for kind, children in chain])
+            output = run_blocks(output, blocks)
+            blocks = []
+            output = _batch_norm_act(children, output) if kind else children[0](output)
+        if output is input and blocks:
+            remember(self, input, blocks)
+        return run_blocks(output, blocks)
 
     def _groups(self) -> Iterator[tuple[str | None, list[Any]]]:
         """The steps with their children; those of a FusedSequential inside as if they were this one's own."""

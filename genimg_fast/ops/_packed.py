@@ -8,11 +8,15 @@ the kernels compare some values with those they packed, and where they differ pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from genimg_fast.reference.block_chain import Block
+
+if TYPE_CHECKING:
+    from genimg_fast.ops.block_chain import Description
 
 _SHAPES = 4  # of the input, for which a chain keeps packed weights
 _TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
@@ -21,31 +25,32 @@ _TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def packed_weights(
-    input: torch.Tensor,
-    blocks: Sequence[Block],
-    parameters: list[torch.Tensor],
-    codes: list[int],
-    numbers: list[float],
-) -> list[torch.Tensor]:
+def state(weights: Sequence[torch.Tensor]) -> list[int]:
+    """What changes when a weight does."""
+    return [number for w in weights for number in (w.data_ptr(), w._version)]
+
+
+def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
     """One for each block; none at all where they cannot be kept."""
     weights = [block.weight for block in blocks]
     # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
     if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
         return []
-    state = [(w.data_ptr(), w._version) for w in weights]
+    now = state(weights)
     key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
     kept = _kept.setdefault(weights[0], {})
-    if key in kept and kept[key][0] == state:
+    if key in kept and kept[key][0] == now:
         return kept[key][1]
-    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
+    packed = torch.ops.genimg_fast.block_chain_pack(
+        input, description.parameters, description.codes, description.numbers
+    )
     kept.pop(key, None)
     for other_state, other in kept.values():  # what is packed alike for another shape is kept once
-        if other_state == state:
+        if other_state == now:
             packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
     while len(kept) >= _SHAPES:
         del kept[next(iter(kept))]
-    kept[key] = (state, packed)
+    kept[key] = (now, packed)
     return packed
 
 

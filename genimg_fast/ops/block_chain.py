@@ -31,18 +31,16 @@ class Description(NamedTuple):
     numbers: list[float]
 
 
-def block_chain(input: torch.Tensor, blocks: Sequence[Block], description: Description | None = None) -> torch.Tensor:
-    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`.
-
-    `description` is `describe(blocks)`, for callers that keep it.
-    """
-    parameters, fixed, codes, numbers = description or describe(blocks)
+def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`."""
+    description = describe(blocks)
+    parameters, fixed, codes, numbers = description
     if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *parameters)):
         inference = False
     else:
         inference = not any(block.training for block in blocks)
     if inference:
-        packed = _packed.packed_weights(input, blocks, parameters, codes, numbers)
+        packed = _packed.packed_weights(input, blocks, description)
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
     _packed.forget(blocks)  # what changes with every step is not worth its memory
