@@ -49,8 +49,6 @@ struct Conv2dTiling {
   int64_t first_tile(int64_t band) const { return units * band / bands * unit; }
 };
 
-constexpr int64_t kPackChannels = 8;  // input channels whose weights are packed together
-
 // One band of tiles, one range of panels: the unit of work.
 template <typename T>
 struct TileBand {
@@ -75,6 +73,7 @@ namespace {
 
 constexpr int64_t kBandBytes = 1024 * 1024;  // evaluated inputs of a band, where that leaves it enough tiles
 constexpr int64_t kFewestTiles = 64, kMostTiles = 128;
+constexpr int64_t kPastCaches = 4 << 20;  // bytes beyond which weights are packed past the caches
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -126,9 +125,10 @@ template <typename T>
 void pack(const Convolution& conv, int64_t m, WeightOrder order, const T* weight, T* packed) {
   const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T);
   const WeightView view(conv, order);
-  const int64_t blocks = divide_up(conv.out_channels, columns) * divide_up(conv.in_channels, kPackChannels);
-  parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    GENIMG_FAST_DISPATCH_ISA(pack_blocks<T>(conv, m, view, weight, packed, begin, end));
+  const int64_t items = divide_up(conv.out_channels, columns) * conv.in_channels;
+  const bool past_caches = packed_count<T>(conv, m) * static_cast<int64_t>(sizeof(T)) > kPastCaches;
+  parallel_for(0, items, 8, [&](int64_t begin, int64_t end) {
+    GENIMG_FAST_DISPATCH_ISA(pack_channels<T>(conv, m, view, weight, packed, past_caches, begin, end));
   });
 }
 
@@ -198,71 +198,89 @@ GF_INLINE void with_tile(const Convolution& conv, int64_t m, const Body& body) {
     two_taps ? body(Number<4>{}, Number<2>{}) : body(Number<4>{}, Number<3>{});
 }
 
-// The weights of up to kPackChannels input channels and one vector of output channels -> values
-// [phase][point][Cin][lane], rows kTileColumns apart.
-template <int M, int Taps, typename T>
-void transform_weights(const Convolution& conv, const WeightView& view, const T* weight, int64_t first_channel,
-                       int64_t first_input, int64_t inputs, T* values) {
-  typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
-  constexpr int kStride = Taps == 2 ? 2 : 1, kKernel = Taps * kStride, kEdge = M + Taps - 1;
-  const int64_t left = conv.out_channels - first_channel;
-  const int lanes = left <= 0 ? 0 : left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
-  auto evaluate = [](const Wide* h, Wide* u) {
+// Weights of items [begin, end), an item being one input channel of one panel.
+template <int M, int Taps, bool Stream, typename T>
+void pack_items(const Convolution& conv, const WeightView& view, const T* weight, T* packed, int64_t begin,
+                int64_t end) {
+  constexpr int kStride = Taps == 2 ? 2 : 1, kKernel = Taps * kStride, kTaps = kKernel * kKernel, kEdge = M + Taps - 1;
+  constexpr int kPhases = kStride * kStride, kItemsAhead = 4;
+  constexpr int kLoads = (kTaps + kLanes<T> - 1) / kLanes<T>;  // that see the taps of one channel
+  const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
+  const int64_t phase_size = conv.in_channels * kTileColumns<T>, point_stride = panels * kPhases * phase_size;
+  const T* weight_end = weight + conv.out_channels * conv.in_channels * kTaps;
+  auto evaluate = [](const Vec<T>* h, Vec<T>* u) __attribute__((always_inline)) {
     if constexpr (Taps == 2)
-      ToomCook<double, M>::weight(h[0], h[1], u);
+      ToomCook<T, M>::weight(h[0], h[1], u);
     else
-      ToomCook<double, M, 3>::weight(h[0], h[1], h[2], u);
+      ToomCook<T, M, 3>::weight(h[0], h[1], h[2], u);
   };
-  for (int64_t k = 0; k < inputs; ++k) {
-    T taps[kKernel * kKernel][kLanes<T>] = {};
-    for (int lane = 0; lane < lanes; ++lane) {
-      const T* from = weight + view.at(first_channel + lane, first_input + k);
-      for (int tap = 0; tap < kKernel * kKernel; ++tap) taps[tap][lane] = from[tap * view.tap_stride];
-    }
-    for (int phase = 0; phase < kStride * kStride; ++phase) {
-      const int a = phase / kStride, b = phase % kStride;
-      Wide half[Taps][kEdge], h[Taps], u[kEdge];
-      for (int tx = 0; tx < Taps; ++tx) {
-        for (int ty = 0; ty < Taps; ++ty)
-          h[ty] = __builtin_convertvector(load(taps[(a + ty * kStride) * kKernel + b + tx * kStride]), Wide);
-        evaluate(h, half[tx]);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t panel = item / conv.in_channels, k = item % conv.in_channels;
+    const int64_t channel = panel * kTileColumns<T>, left = conv.out_channels - channel;
+    const T* rows = weight + channel * view.out_stride + k * view.in_stride;
+    Vec<T> taps[kPanelVectors][kLoads * kLanes<T>];
+    for (int vector = 0; vector < kPanelVectors; ++vector) {
+      for (int lane = 0; lane < kLanes<T>; ++lane)
+        __builtin_prefetch(rows + (vector * kLanes<T> + lane) * view.out_stride + kItemsAhead * view.in_stride, 0, 2);
+#pragma GCC unroll 4
+      for (int part = 0; part < kLoads; ++part) {
+        Vec<T> v[kLanes<T>];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes<T>; ++lane) {
+          const int64_t column = vector * kLanes<T> + lane;
+          const T* from = rows + column * view.out_stride + part * kLanes<T>;
+          v[lane] = column >= left                     ? Vec<T>{}
+                    : from + kLanes<T> <= weight_end ? load(from)
+                                                     : load(from, Tail{static_cast<int>(weight_end - from)});
+        }
+        transpose<T>(v);
+#pragma GCC unroll 16
+        for (int tap = 0; tap < kLanes<T>; ++tap) taps[vector][part * kLanes<T> + tap] = v[tap];
       }
+    }
+    T* to = packed + panel * kPhases * phase_size + k * kTileColumns<T>;
+    for (int phase = 0; phase < kPhases; ++phase, to += phase_size) {
+      Vec<T> half[kPanelVectors][Taps][kEdge], h[Taps], u[kPanelVectors][kEdge];
+#pragma GCC unroll 2
+      for (int vector = 0; vector < kPanelVectors; ++vector)
+#pragma GCC unroll 4
+        for (int tx = 0; tx < Taps; ++tx) {
+#pragma GCC unroll 4
+          for (int ty = 0; ty < Taps; ++ty) {
+            const int tap = (phase / kStride + ty * kStride) * kKernel + phase % kStride + tx * kStride;
+            h[ty] = taps[vector][view.first_tap + tap * view.tap_stride];
+          }
+          evaluate(h, half[vector][tx]);
+        }
+#pragma GCC unroll 8
       for (int i = 0; i < kEdge; ++i) {
-        for (int tx = 0; tx < Taps; ++tx) h[tx] = half[tx][i];
-        evaluate(h, u);
-        for (int j = 0; j < kEdge; ++j)
-          store(values + ((phase * kEdge * kEdge + i * kEdge + j) * kPackChannels + k) * kTileColumns<T>,
-                __builtin_convertvector(u[j], Vec<T>));
+#pragma GCC unroll 2
+        for (int vector = 0; vector < kPanelVectors; ++vector) {
+#pragma GCC unroll 4
+          for (int tx = 0; tx < Taps; ++tx) h[tx] = half[vector][tx][i];
+          evaluate(h, u[vector]);
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < kEdge; ++j) {
+          T* place = to + (i * kEdge + j) * point_stride;
+#pragma GCC unroll 2
+          for (int vector = 0; vector < kPanelVectors; ++vector)  // of one line, or of neighbouring lines
+            Stream ? stream<T>(place + vector * kLanes<T>, u[vector][j])
+                   : store(place + vector * kLanes<T>, u[vector][j]);
+        }
       }
     }
   }
+  if (Stream) stream_fence();
 }
 
-// Blocks [begin, end), a block being kPackChannels input channels of one panel.  It is transformed in L2 and then dealt
-// out to the points, so that each gets whole lines of a kilobyte: their panels lie far apart.
 template <typename T>
-void pack_blocks(const Convolution& conv, int64_t m, const WeightView& view, const T* weight, T* packed, int64_t begin,
-                 int64_t end) {
-  const int64_t channels = conv.in_channels, blocks = (channels + kPackChannels - 1) / kPackChannels;
-  const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
+void pack_channels(const Convolution& conv, int64_t m, const WeightView& view, const T* weight, T* packed,
+                   bool past_caches, int64_t begin, int64_t end) {
   with_tile(conv, m, [&](auto m_tag, auto taps_tag) {
     constexpr int M = decltype(m_tag)::value, Taps = decltype(taps_tag)::value;
-    constexpr int kPhases = Taps == 2 ? 4 : 1, kPoints = (M + Taps - 1) * (M + Taps - 1);
-    alignas(64) T values[kPhases * kPoints * kPackChannels * kTileColumns<T>];
-    const int64_t panel_size = kPhases * channels * kTileColumns<T>;
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t panel = block / blocks, first = block % blocks * kPackChannels;
-      const int64_t inputs = first + kPackChannels < channels ? kPackChannels : channels - first;
-      for (int vector = 0; vector < kPanelVectors; ++vector)
-        transform_weights<M, Taps>(conv, view, weight, panel * kTileColumns<T> + vector * kLanes<T>, first, inputs,
-                                   values + vector * kLanes<T>);
-      for (int phase = 0; phase < kPhases; ++phase)
-        for (int point = 0; point < kPoints; ++point)
-          __builtin_memcpy(
-              packed + (point * panels + panel) * panel_size + (phase * channels + first) * kTileColumns<T>,
-              values + (phase * kPoints + point) * kPackChannels * kTileColumns<T>,
-              inputs * kTileColumns<T> * sizeof(T));
-    }
+    past_caches ? pack_items<M, Taps, true>(conv, view, weight, packed, begin, end)
+                : pack_items<M, Taps, false>(conv, view, weight, packed, begin, end);
   });
 }
 
