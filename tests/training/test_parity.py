@@ -19,10 +19,11 @@ DCGAN = {"model": "dcgan", "model_args": {"width": 8, "latent": 16}}
     ids=["conv_vae", "dcgan"],
 )
 def test_the_first_twenty_losses_agree(tmp_path, kind, losses, parts):
-    """What is minimised agrees to 1e-4, its parts to 1e-3.
+    """What is minimised agrees to 1e-5 over ten steps, and all to 1e-3 over twenty.
 
     The flat background of digits gives many equal values, so another order of adding can put a whole patch of a ReLU on the
-    other side of its kink; the KL term, a hundredth of the loss, then moves by 2e-4.
+    other side of its kink, and Adam's first steps turn the sign of a gradient near 0 into a whole step: after that the curves
+    part slowly (seen: 3e-7 up to step 17, then 3e-4).
     """
     curves = {}
     for backend in ("native", "reference"):
@@ -30,8 +31,8 @@ def test_the_first_twenty_losses_agree(tmp_path, kind, losses, parts):
             result = train(config(tmp_path / backend, kind, image_size=32, batch_size=16, max_steps=20), progress=False)
         curves[backend] = [r for r in result.history if r["split"] == "train"]
     assert len(curves["native"]) == 20
-    for names, tolerance in ((losses, 1e-4), (parts, 1e-3)):
-        for native, reference in zip(curves["native"], curves["reference"], strict=True):
+    for names, steps, tolerance in ((losses, 10, 1e-5), (losses + parts, 20, 1e-3)):
+        for native, reference in list(zip(curves["native"], curves["reference"], strict=True))[:steps]:
             assert [native[n] for n in names] == pytest.approx([reference[n] for n in names], rel=tolerance)
     minimised = {backend: [record[losses[0]] for record in curve] for backend, curve in curves.items()}
     assert minimised["native"][0] != minimised["native"][-1]
