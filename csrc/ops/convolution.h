@@ -37,9 +37,17 @@ inline Tensor to_channels_last(const Tensor& t) {
   return dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
 }
 
+// By the C shim, which unlike torch::stable::empty does not look an operator up by its name: five blocks of one small
+// image take little longer than that.
 inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& sizes) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              MemoryFormat::ChannelsLast);
+  const int64_t strides[] = {sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1]};
+  int32_t dtype = 0, device_type = 0, device_index = 0;
+  AtenTensorHandle made = nullptr;
+  check(aoti_torch_get_dtype(like.get(), &dtype) == 0 && aoti_torch_get_device_type(like.get(), &device_type) == 0 &&
+            aoti_torch_get_device_index(like.get(), &device_index) == 0 &&
+            aoti_torch_empty_strided(4, sizes.data(), strides, dtype, device_type, device_index, &made) == 0,
+        "genimg_fast: no memory for an image");
+  return Tensor(made);
 }
 template <typename Geometry>
 Tensor new_channels_last(const Tensor& like, const Geometry& conv) {
