@@ -359,28 +359,34 @@ void run_patch_tiles(const PatchJob<T>& job, const PatchView& view) {
   const int64_t depth = view.segments.count * view.segments.length;
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kColumns;
   const int64_t whole_vectors = (depth + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  const int64_t row_tiles = (view.pixels + kTileRows - 1) / kTileRows, tiles = job.count / view.pixels * row_tiles;
+  const int64_t tiles = (view.pixels + kTileRows - 1) / kTileRows;
   alignas(64) T tile[kTileRows * kColumns];
-  for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
-    const T* b = job.call.packed + panel * panel_size;
-    const int64_t first_channel = panel * kColumns, last_channel = first_channel + kColumns;
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = t / row_tiles, i = t % row_tiles;
-      const int64_t first = view.pixels * i / row_tiles, rows = view.pixels * (i + 1) / row_tiles - first;  // alike
-      const T* a = job.patches + row * view.row_stride + first * view.lda;
-      if constexpr (Vectors == 0) {
-        multiply_dots<T>(channels, rows, a, view.lda, b, whole_vectors, tile, kColumns);
-      } else if (job.rows) {
-        multiply_segments<T, kTileRows, Vectors>(rows, a, view.lda, view.segments, b, tile, kColumns);
-      } else {
-        multiply<T, kTileRows, Vectors>(rows, a, view.lda, b, depth, tile, kColumns,
-                                        share_of_panel<T, Vectors>(b + panel_size, depth, t, tiles));
+  const T* row = job.patches;
+  for (int64_t done = 0; done < job.count; done += view.pixels, row += view.row_stride) {
+    for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
+      const T* b = job.call.packed + panel * panel_size;
+      const int64_t first_channel = panel * kColumns, last_channel = first_channel + kColumns;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t r = view.pixels * t / tiles, rows = view.pixels * (t + 1) / tiles - r;  // split evenly
+        const int64_t pixel = job.first + done + r;
+        const T* a = row + r * view.lda;
+        if constexpr (Vectors == 0) {
+          multiply_dots<T>(channels, rows, a, view.lda, b, whole_vectors, tile, kColumns);
+        } else if (job.rows) {
+          const T* to = job.call.output + pixel * channels + first_channel;
+          for (int64_t i = 0; i < rows; ++i)
+            for (int v = 0; v < Vectors; ++v) __builtin_prefetch(to + i * channels + v * kLanes<T>, 1, 3);
+          multiply_segments<T, kTileRows, Vectors>(rows, a, view.lda, view.segments, b, tile, kColumns);
+        } else {
+          multiply<T, kTileRows, Vectors>(rows, a, view.lda, b, depth, tile, kColumns,
+                                          share_of_panel<T, Vectors>(b + panel_size, depth, t, tiles));
+        }
+        for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
+                           [&](int64_t channel, auto count) {
+                             finish_patches<A, Statistics, T>(job, tile + channel - first_channel, kColumns, pixel,
+                                                              rows, channel, count);
+                           });
       }
-      for_each_vector<T>(
-          first_channel, last_channel < channels ? last_channel : channels, [&](int64_t channel, auto count) {
-            finish_patches<A, Statistics, T>(job, tile + channel - first_channel, kColumns,
-                                             job.first + row * view.pixels + first, rows, channel, count);
-          });
     }
   }
 }
