@@ -37,11 +37,23 @@ struct PatchJob {
   const Conv2dCall<T>& call;
   int64_t first, count;  // output pixels
   int64_t panel_vectors, first_panel, last_panel;
-  T* patches;            // [count, leading_dimension(depth)]
+  bool rows;             // patches are read in padded rows, and the block is whole rows of one image
+  T* patches;            // [count, leading_dimension(depth)], or padded rows
   ChannelSums<T>* sums;  // [Cout] of this block, or null
 };
 
 constexpr int64_t kNarrowChannels = 4;
+
+// The rows of the input that a block of output rows sees, padded as wide as the taps of all output pixels reach.
+struct PaddedRows {
+  int64_t width, size;  // pixels, values
+  explicit PaddedRows(const Convolution& conv)
+      : width((conv.x.output - 1) * conv.x.stride + conv.x.kernel), size(width * conv.in_channels) {}
+
+  static int64_t count(const Convolution& conv, int64_t output_rows) {
+    return (output_rows - 1) * conv.y.stride + (conv.y.kernel - 1) * conv.y.dilation + 1;
+  }
+};
 
 }  // namespace genimg_fast::cpu
 
@@ -52,7 +64,9 @@ namespace genimg_fast::cpu::direct {
 namespace {
 
 constexpr int64_t kPatchBytes = 512 * 1024,
-                  kMaxPatches = 192;  // of one block: a quarter of L2, the rest is for weights
+                  kMaxPatches = 192;      // of one block: a quarter of L2, the rest is for weights
+constexpr int64_t kRowBytes = 16 * 1024;  // of one block: a third of L1
+constexpr int64_t kRowDepth = 64, kRowPixels = 8;
 
 int64_t depth_of(const Convolution& conv) { return conv.taps() * conv.in_channels; }
 
@@ -68,7 +82,19 @@ int64_t block_size(const Convolution& conv, int64_t tile_rows, int64_t element_s
   return std::max(size / tile_rows, int64_t{1}) * tile_rows;
 }
 
+// Output rows of a block whose patches are read in rows, on the same grounds.
+int64_t block_rows(const Convolution& conv, int64_t element_size) {
+  const int64_t step = conv.y.stride * PaddedRows(conv).size * element_size;
+  const int64_t most = std::max(std::min(kRowBytes / step, conv.batch * conv.y.output / 16), int64_t{1});
+  const int64_t blocks = round_up(conv.y.output, most) / most;
+  return round_up(conv.y.output, blocks) / blocks;  // alike
+}
+
 }  // namespace
+
+bool reads_rows(const Convolution& conv) {
+  return conv.x.dilation == 1 && conv.x.kernel * conv.in_channels <= kRowDepth && conv.x.output >= kRowPixels;
+}
 
 bool supports_narrow(const Convolution& conv) { return conv.out_channels <= kNarrowChannels; }
 
@@ -121,19 +147,28 @@ void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* su
   const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
   const int64_t vectors = panel_vectors(conv, tile.lanes);
   const int64_t panels = narrow ? 1 : round_up(conv.out_channels, vectors * tile.lanes) / (vectors * tile.lanes);
-  const int64_t size = block_size(conv, tile.rows, sizeof(T)), pixels = conv.pixels();
-  const int64_t blocks = round_up(pixels, size) / size, parts = channel_parts(blocks, panels);
+  const bool rows = !narrow && reads_rows(conv);
+  const int64_t output_rows = block_rows(conv, sizeof(T));
+  const int64_t size = rows ? output_rows * conv.x.output : block_size(conv, tile.rows, sizeof(T));
+  const int64_t workspace = rows ? leading_dimension<T>(PaddedRows::count(conv, output_rows) * PaddedRows(conv).size)
+                                 : size * leading_dimension<T>(depth_of(conv));
+  // A block lies within one image, or else anywhere among all of them.
+  const int64_t spans = rows ? conv.batch : 1, span = rows ? conv.y.output * conv.x.output : conv.pixels();
+  const int64_t span_blocks = round_up(span, size) / size, blocks = spans * span_blocks;
+  const int64_t parts = channel_parts(blocks, panels);
   if (sums) sums->resize(blocks * conv.out_channels);
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    const auto [patches] = thread_workspace<T>(size * leading_dimension<T>(depth_of(conv)));
+    const auto [patches] = thread_workspace<T>(workspace);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t block = item / parts, part = item % parts;
+      const int64_t first = block % span_blocks * size;  // in the span
       const PatchJob<T> job{call,
-                            block * size,
-                            std::min(size, pixels - block * size),
+                            block / span_blocks * span + first,
+                            std::min(size, span - first),
                             narrow ? 0 : vectors,
                             panels * part / parts,
                             panels * (part + 1) / parts,
+                            rows,
                             patches,
                             sums ? sums->data() + block * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_patches<T>(job));
@@ -229,6 +264,24 @@ void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
   }
 }
 
+// The rows of the input that a block of output rows sees -> job.patches.
+template <bool HasPrologue, typename T>
+void pad_rows(const PatchJob<T>& job) {
+  const Convolution& conv = job.call.conv;
+  const PaddedRows padded(conv);
+  const int64_t row_size = conv.x.input * conv.in_channels;
+  const T* const end = job.call.input + conv.batch * conv.y.input * row_size;
+  const int64_t first_output = job.first / conv.x.output, n = first_output / conv.y.output;
+  const int64_t first = first_output % conv.y.output * conv.y.stride - conv.y.padding;
+  const int64_t count = PaddedRows::count(conv, job.count / conv.x.output);
+  const T* image = job.call.input + n * conv.y.input * row_size;
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t iy = first + r;
+    const T* row = iy >= 0 && iy < conv.y.input ? image + iy * row_size : nullptr;
+    gather_taps<HasPrologue>(job.call, row, end, -conv.x.padding, padded.width, job.patches + r * padded.size);
+  }
+}
+
 // The sum of all lanes, by halves.
 template <typename T>
 GF_INLINE T add_lanes(Vec<T> v) {
@@ -292,59 +345,87 @@ GF_INLINE void finish_patches(const PatchJob<T>& job, const T* tile, int64_t til
   if constexpr (Statistics) sums.save(job.sums + channel, lanes);
 }
 
+// Where the patches of a block lie: in rows of `pixels`, `row_stride` values apart; `lda` values from patch to patch.
+struct PatchView {
+  int64_t pixels, row_stride, lda;
+  Segments segments;
+};
+
 // Vectors of output channels a panel; 0 means narrow.
 template <int Vectors, Activation A, bool Statistics, typename T>
-void run_patch_tiles(const PatchJob<T>& job, int64_t depth, int64_t lda) {
+void run_patch_tiles(const PatchJob<T>& job, const PatchView& view) {
   constexpr int64_t kNarrow = kLanes<T> > kNarrowChannels ? kLanes<T> : kNarrowChannels;
   constexpr int64_t kColumns = Vectors ? Vectors * kLanes<T> : kNarrow;
+  const int64_t depth = view.segments.count * view.segments.length;
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kColumns;
   const int64_t whole_vectors = (depth + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  const int64_t tiles = (job.count + kTileRows - 1) / kTileRows;
+  const int64_t tiles = (view.pixels + kTileRows - 1) / kTileRows;
   alignas(64) T tile[kTileRows * kColumns];
-  for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
-    const T* b = job.call.packed + panel * panel_size;
-    const int64_t first_channel = panel * kColumns, last_channel = first_channel + kColumns;
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t r = job.count * t / tiles, rows = job.count * (t + 1) / tiles - r;  // split evenly
-      const T* a = job.patches + r * lda;
-      if constexpr (Vectors == 0) {
-        multiply_dots<T>(channels, rows, a, lda, b, whole_vectors, tile, kColumns);
-      } else {
-        multiply<T, kTileRows, Vectors>(rows, a, lda, b, depth, tile, kColumns,
-                                        share_of_panel<T, Vectors>(b + panel_size, depth, t, tiles));
+  const T* row = job.patches;
+  for (int64_t done = 0; done < job.count; done += view.pixels, row += view.row_stride) {
+    for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
+      const T* b = job.call.packed + panel * panel_size;
+      const int64_t first_channel = panel * kColumns, last_channel = first_channel + kColumns;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t r = view.pixels * t / tiles, rows = view.pixels * (t + 1) / tiles - r;  // split evenly
+        const int64_t pixel = job.first + done + r;
+        const T* a = row + r * view.lda;
+        if constexpr (Vectors == 0) {
+          multiply_dots<T>(channels, rows, a, view.lda, b, whole_vectors, tile, kColumns);
+        } else if (job.rows) {
+          const T* to = job.call.output + pixel * channels + first_channel;
+          for (int64_t i = 0; i < rows; ++i)
+            for (int v = 0; v < Vectors; ++v) __builtin_prefetch(to + i * channels + v * kLanes<T>, 1, 3);
+          multiply_segments<T, kTileRows, Vectors>(rows, a, view.lda, view.segments, b, tile, kColumns);
+        } else {
+          multiply<T, kTileRows, Vectors>(rows, a, view.lda, b, depth, tile, kColumns,
+                                          share_of_panel<T, Vectors>(b + panel_size, depth, t, tiles));
+        }
+        for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
+                           [&](int64_t channel, auto count) {
+                             finish_patches<A, Statistics, T>(job, tile + channel - first_channel, kColumns, pixel,
+                                                              rows, channel, count);
+                           });
       }
-      for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
-                         [&](int64_t channel, auto count) {
-                           finish_patches<A, Statistics, T>(job, tile + channel - first_channel, kColumns,
-                                                            job.first + r, rows, channel, count);
-                         });
     }
   }
 }
 
 template <int Vectors, typename T>
-void run_patch_panels(const PatchJob<T>& job, int64_t depth, int64_t lda) {
+void run_patch_panels(const PatchJob<T>& job, const PatchView& view) {
   with_activation(job.call.epilogue.activation, [&](auto tag) {
     if (job.sums)
-      run_patch_tiles<Vectors, decltype(tag)::value, true>(job, depth, lda);
+      run_patch_tiles<Vectors, decltype(tag)::value, true>(job, view);
     else
-      run_patch_tiles<Vectors, decltype(tag)::value, false>(job, depth, lda);
+      run_patch_tiles<Vectors, decltype(tag)::value, false>(job, view);
   });
+}
+
+template <bool HasPrologue, typename T>
+PatchView prepare_patches(const PatchJob<T>& job) {
+  const Convolution& conv = job.call.conv;
+  if (job.rows) {
+    const int64_t row = PaddedRows(conv).size;
+    pad_rows<HasPrologue>(job);
+    return {conv.x.output,
+            conv.y.stride * row,
+            conv.x.stride * conv.in_channels,
+            {conv.y.kernel, conv.x.kernel * conv.in_channels, conv.y.dilation * row}};
+  }
+  const int64_t depth = conv.taps() * conv.in_channels, lda = leading_dimension<T>(depth);
+  gather_patches<HasPrologue>(job, depth, lda);
+  return {job.count, 0, lda, {1, depth, 0}};
 }
 
 template <typename T>
 void run_patches(const PatchJob<T>& job) {
-  const int64_t depth = job.call.conv.taps() * job.call.conv.in_channels, lda = leading_dimension<T>(depth);
-  if (job.call.prologue.mean)
-    gather_patches<true>(job, depth, lda);
-  else
-    gather_patches<false>(job, depth, lda);
+  const PatchView view = job.call.prologue.mean ? prepare_patches<true>(job) : prepare_patches<false>(job);
   if (job.panel_vectors == 0)
-    run_patch_panels<0>(job, depth, lda);
+    run_patch_panels<0>(job, view);
   else if (job.panel_vectors == 1)
-    run_patch_panels<1>(job, depth, lda);
+    run_patch_panels<1>(job, view);
   else
-    run_patch_panels<2>(job, depth, lda);
+    run_patch_panels<2>(job, view);
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -36,29 +36,44 @@ GF_INLINE Prefetch share_of_panel(const T* panel, int64_t depth, int64_t tile, i
   return {reinterpret_cast<const char*>(panel) + tile * (depth / kDepthStep) * lines * kCacheLine, nullptr, 0, lines};
 }
 
+// One step of the depth.  An address is base + index * (1 or 2): with a base every three rows, all of them stay in
+// registers.
+template <typename T, int Rows, int Vectors>
+GF_INLINE void add_products(const T* (&base)[(Rows + 2) / 3], int64_t lda, const T*& b, Vec<T> (&sum)[Rows][Vectors]) {
+  Vec<T> row[Vectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
+  b += Vectors * kLanes<T>;
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[r][v] += base[r / 3][r % 3 * lda] * row[v];
+#pragma GCC unroll 8
+  for (int i = 0; i < (Rows + 2) / 3; ++i) {
+    ++base[i];
+    asm("" : "+r"(base[i]));  // else the compiler makes a pointer of every row, and runs out of registers
+  }
+}
+
+// c (+)= sum
+template <typename T, int Rows, int Vectors>
+GF_INLINE void save_sums(const Vec<T> (&sum)[Rows][Vectors], T* c, int64_t ldc, bool add) {
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      T* to = c + r * ldc + v * kLanes<T>;
+      store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+    }
+}
+
 template <typename T, int Rows, int Vectors>
 void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch) {
-  // An address is base + index * (1 or 2): with a base every three rows, all of them stay in registers.
   constexpr int kBases = (Rows + 2) / 3;
   const T* base[kBases];
 #pragma GCC unroll 8
   for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
   Vec<T> sum[Rows][Vectors];
-  auto add_products = [&]() __attribute__((always_inline)) {
-    Vec<T> row[Vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
-    b += Vectors * kLanes<T>;
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += base[r / 3][r % 3 * lda] * row[v];
-#pragma GCC unroll 8
-    for (int i = 0; i < kBases; ++i) {
-      ++base[i];
-      asm("" : "+r"(base[i]));  // else the compiler makes a pointer of every row, and runs out of registers
-    }
-  };
   const char* panel = static_cast<const char*>(prefetch.panel);
   const char* output = static_cast<const char*>(prefetch.output ? prefetch.output : c);
   bool folded = false;
@@ -74,16 +89,10 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
       __builtin_prefetch(output, 1, 3);
       output += prefetch.output_stride;
 #pragma GCC unroll 4
-      for (int k = 0; k < kDepthStep; ++k) add_products();
+      for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
     }
-    for (; steps > 0; --steps) add_products();
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) {
-        T* to = c + r * ldc + v * kLanes<T>;
-        store(to, folded ? load(to) + sum[r][v] : sum[r][v]);
-      }
+    for (; steps > 0; --steps) add_products<T, Rows, Vectors>(base, lda, b, sum);
+    save_sums<T, Rows, Vectors>(sum, c, ldc, folded);
     folded = true;
   } while (depth > 0);
 }
@@ -94,6 +103,51 @@ GF_INLINE void multiply(int64_t rows, const T* a, int64_t lda, const T* b, int64
                         const Prefetch& prefetch) {
   if (rows == Rows) return multiply_tile<T, Rows, Vectors>(a, lda, b, depth, c, ldc, prefetch);
   if constexpr (Rows > 1) multiply<T, Rows - 1, Vectors>(rows, a, lda, b, depth, c, ldc, prefetch);
+}
+
+// A row of a that lies in several places: `count` runs of `length` values, each `stride` values from the one before.
+struct Segments {
+  int64_t count, length, stride;
+};
+
+// multiply_tile for rows in segments of at most kFoldedDepth values.  Its depth is short: what the tile asks for are
+// the lines of the output that it will become, all of them.
+template <typename T, int Rows, int Vectors>
+void multiply_segments_tile(const T* a, int64_t lda, const Segments& segments, const T* b, T* c, int64_t ldc) {
+  constexpr int kBases = (Rows + 2) / 3;
+  const int64_t jump = segments.stride - segments.length, segments_a_fold = kFoldedDepth / segments.length;
+  const T* base[kBases];
+#pragma GCC unroll 8
+  for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
+  Vec<T> sum[Rows][Vectors];
+  bool folded = false;
+  int64_t left = segments.count;
+  do {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = Vec<T>{};
+    int64_t now = left < segments_a_fold ? left : segments_a_fold;
+    left -= now;
+    for (; now > 0; --now) {
+      int64_t steps = segments.length;
+      for (; steps >= kDepthStep; steps -= kDepthStep)
+#pragma GCC unroll 4
+        for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
+      for (; steps > 0; --steps) add_products<T, Rows, Vectors>(base, lda, b, sum);
+#pragma GCC unroll 8
+      for (int i = 0; i < kBases; ++i) base[i] += jump;
+    }
+    save_sums<T, Rows, Vectors>(sum, c, ldc, folded);
+    folded = true;
+  } while (left > 0);
+}
+
+template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
+GF_INLINE void multiply_segments(int64_t rows, const T* a, int64_t lda, const Segments& segments, const T* b, T* c,
+                                 int64_t ldc) {
+  if (rows == Rows) return multiply_segments_tile<T, Rows, Vectors>(a, lda, segments, b, c, ldc);
+  if constexpr (Rows > 1) multiply_segments<T, Rows - 1, Vectors>(rows, a, lda, segments, b, c, ldc);
 }
 
 // All rows against one panel.  They are split evenly, so that no tile is left with a row or two.  Meanwhile

@@ -84,7 +84,8 @@ def test_inference_matches_float64(isa, geometry, layout):
 
 # Of Toom-Cook (kernel 4 and stride 2, kernel 3 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
 # bands that end inside an image and bands of several images, channels around the vector widths.  Of narrow: one to
-# four channels, any kernel.
+# four channels, any kernel.  Of direct, where it reads padded rows (few channels): rows of several tiles, images below
+# the kernel's height, padding beyond the kernel, gaps between the kernel's places, sums that are folded.
 VARIANT_GEOMETRIES = [
     (3, 7, 5, 8, 10, 4, 2, 1, 1),
     (2, 17, 33, 15, 17, 4, 2, 1, 1),
@@ -100,7 +101,13 @@ VARIANT_GEOMETRIES = [
     (9, 16, 8, 8, 9, 3, 1, 1, 1),
     (1, 16, 4, 5, 20, 5, 1, 2, 1),
     (2, 6, 2, 7, 3, 3, 3, 1, 2),
+    (2, 3, 33, 20, 41, 4, 2, 1, 1),
+    (1, 2, 18, 3, 14, 5, 1, 3, 1),
+    (2, 1, 9, 1, 17, 2, 1, 3, 1),
+    (2, 3, 5, 9, 40, 2, 3, 1, 1),
+    (1, 16, 35, 6, 18, 4, 2, 1, 1),
     (0, 3, 4, 4, 4, 4, 2, 1, 1),
+    (0, 3, 4, 16, 16, 4, 2, 1, 1),
 ]
 
 
@@ -124,6 +131,16 @@ def test_each_variant_matches_float64(isa, geometry, variant):
         with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
             actual = conv2d_bn_act(*tensors, **kwargs)
         _cases.assert_accurate(actual, exact, torch_result, factor, f"{activation}, training={training}")
+
+
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+@pytest.mark.parametrize("c_in", [3, 20])
+def test_axes_that_differ(isa, c_in, variant):
+    input, weight = _cases.randn((2, c_in, 13, 23)), _cases.randn((18, c_in, 3, 5), seed=1)
+    kwargs = {"stride": (1, 2), "padding": (3, 2), "dilation": (2, 1)}
+    with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
+        actual = conv2d_bn_act(input, weight, **kwargs)
+    _cases.assert_accurate(actual, reference(input.double(), weight.double(), **kwargs), reference(input, weight, **kwargs))
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
