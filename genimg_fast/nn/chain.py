@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from genimg_fast import _backend, functional
+from genimg_fast.ops._convolution import records_gradient, slower
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.block_chain import Block
 
@@ -35,8 +36,14 @@ def serves_all(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
 
 def _which_serve(input: torch.Tensor, blocks: Sequence[Block]) -> Iterator[tuple[bool, Block]]:
     shape: tuple[int, ...] = tuple(input.shape)
+    tensors = [input, *(t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))]
+    records = records_gradient(*tensors)
+    heed_speed = _backend.current_backend() == "auto"
     for block in blocks:
-        yield _serves(input, shape, block), block
+        served = _serves(input, shape, block)
+        if served and heed_speed:
+            served = slower(block.transposed, block.weight, shape, block.stride, records) is None
+        yield served, block
         shape = block.output_shape(shape)
 
 

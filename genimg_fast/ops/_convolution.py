@@ -64,6 +64,31 @@ def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
         )
 
 
+def slower(
+    transposed: bool, weight: torch.Tensor, input_shape: Sequence[int], stride: tuple[int, int], records: bool
+) -> str | None:
+    """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
+
+    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 with stride 2, kernel 3 with stride 1,
+    and images of one pixel; elsewhere they have plain sums alone.
+    """
+    kernel = tuple(weight.shape[2:])
+    n, _, h, w = input_shape
+    if not transposed:
+        h, w = h // stride[0], w // stride[1]  # of the small side, about
+    made_for = (kernel, stride) == ((4, 4), (2, 2)) or (kernel, stride, transposed) == ((3, 3), (1, 1), False)
+    one_pixel = h * w == 1 if transposed else kernel == tuple(input_shape[2:])
+    if weight.numel() >= 1 << 20 and kernel == (3, 3) and n * h * w < 64:
+        return f"packing a weight of {weight.numel()} values takes longer than {n * h * w} pixels save"
+    if made_for or one_pixel:
+        return None
+    if not transposed or records:
+        return f"PyTorch is faster at kernel {kernel}, stride {stride}"
+    if stride == (1, 1) or (max(kernel) > 4 and n * h * w >= 512):
+        return f"PyTorch is faster at kernel {kernel}, stride {stride} on {n * h * w} pixels"
+    return None
+
+
 def records_gradient(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 

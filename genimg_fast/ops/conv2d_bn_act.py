@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from genimg_fast import _backend
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import check_arguments, check_batch_statistics, pair, records_gradient
+from genimg_fast.ops._convolution import check_arguments, check_batch_statistics, pair, records_gradient, slower
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.activation import activate
@@ -53,7 +53,7 @@ def conv2d_bn_act(
         bias,
         *norm.values(),
         unless=_unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
-        slower=_slower(input, weight, stride, padding, dilation),
+        slower=_slower(input, weight, bias, stride, norm),
     )
     if native:
         block = Block(
@@ -100,13 +100,11 @@ def _has_gradient_kernels(weight, stride, padding, dilation) -> bool:
     )
 
 
-def _slower(input, weight, stride, padding, dilation) -> str | None:
+def _slower(input, weight, bias, stride, norm) -> str | None:
     if input.dim() != 4:
         return None
-    n, _, h, w = _output_shape(input, weight, stride, padding, dilation)
-    if n * h * w < 48 and weight.numel() >= 1 << 20:
-        return f"packing a weight of {weight.numel()} values takes longer than {n * h * w} output pixels save"
-    return None
+    records = records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"])
+    return slower(False, weight, input.shape, stride, records)
 
 
 def _output_shape(input, weight, stride, padding, dilation):

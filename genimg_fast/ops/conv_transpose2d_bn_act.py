@@ -19,6 +19,7 @@ from genimg_fast.ops._convolution import (
     memory_format,
     pair,
     records_gradient,
+    slower,
 )
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
@@ -69,7 +70,7 @@ def conv_transpose2d_bn_act(
         bias,
         *norm.values(),
         unless=_unsupported(input, groups, dilation, negative_slope, norm),
-        slower=_slower(input, weight),
+        slower=_slower(input, weight, bias, stride, norm),
     )
     if native and input.device.type == "cpu":
         block = Block(
@@ -121,13 +122,13 @@ def _unsupported(input, groups, dilation, negative_slope, norm) -> str | None:
     return None
 
 
-def _slower(input, weight) -> str | None:
+def _slower(input, weight, bias, stride, norm) -> str | None:
     if input.device.type == "cuda":
         return "cuDNN's tensor cores outrun the plain CUDA kernel"
-    pixels = input.shape[0] * input.shape[-2] * input.shape[-1]
-    if pixels < 48 and weight.numel() >= 1 << 20:
-        return f"packing a weight of {weight.numel()} values takes longer than {pixels} input pixels save"
-    return None
+    if input.dim() != 4:
+        return None
+    records = records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"])
+    return slower(True, weight, input.shape, stride, records)
 
 
 def _output_shape(input, weight, stride, padding, output_padding):

@@ -140,7 +140,9 @@ def test_axes_that_differ(isa, c_in, variant):
     kwargs = {"stride": (1, 2), "padding": (3, 2), "dilation": (2, 1)}
     with _backend.use_backend("native"), cpu.force_variant(variant), torch.no_grad():
         actual = conv2d_bn_act(input, weight, **kwargs)
-    _cases.assert_accurate(actual, reference(input.double(), weight.double(), **kwargs), reference(input, weight, **kwargs))
+    _cases.assert_accurate(
+        actual, reference(input.double(), weight.double(), **kwargs), reference(input, weight, **kwargs)
+    )
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
@@ -259,15 +261,15 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
     assert torch.equal(run_with(True), forced("toom_cook_4"))
 
 
-def test_auto_leaves_a_large_weight_and_few_pixels_to_pytorch():
-    weight = torch.zeros(512, 256, 4, 4)
-    for batch, native in [(1, False), (4, True)]:
-        with _backend.record_decisions() as decisions, torch.no_grad():
-            conv2d_bn_act(torch.zeros(batch, 256, 8, 8), weight, stride=2, padding=1)
-        assert decisions[0].native == native
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "stride", "native"),
+    [((2, 8, 8, 8), (4, 8, 4, 4), 2, True), ((2, 8, 8, 8), (4, 8, 3, 3), 1, True), ((2, 8, 4, 4), (1, 8, 4, 4), 1, True),
+     ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, False)],
+)  # fmt: skip
+def test_auto_leaves_to_pytorch_what_it_does_faster(shape, weight_shape, stride, native):
     with _backend.record_decisions() as decisions, torch.no_grad():
-        conv2d_bn_act(torch.zeros(1, 3, 8, 8), torch.zeros(8, 3, 4, 4), stride=2, padding=1)
-    assert decisions[0].native
+        conv2d_bn_act(torch.zeros(shape), torch.zeros(weight_shape), stride=stride)
+    assert decisions[0].native == native
 
 
 @pytest.mark.parametrize("training", [False, True])
