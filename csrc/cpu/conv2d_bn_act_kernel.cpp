@@ -25,27 +25,30 @@ int64_t packed_count(const Convolution& conv, Variant variant) {
   return direct::packed_count<T>(conv, variant == Variant::narrow);
 }
 
-// What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
-// fitted to the time of DCGAN's layers and of their neighbours on one AVX-512 core; on other instruction sets vectors
-// stand for the same work.
-constexpr double kPack = 55;                      // a weight
-constexpr double kReadCached = 6, kReadFar = 20;  // a weight, from L2 or from beyond
+// What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled where
+// it does not say otherwise, were fitted to the least times of DCGAN's layers and of their neighbours on one core, 1 to
+// 64 images, those of AVX-512 and AVX2 together.
+constexpr double kPackByTap = 60;                 // direct and narrow: 64 bytes of weights
+constexpr double kPackByPoint = 20;               // Toom-Cook: a weight
+constexpr double kReadCached = 6, kReadFar = 20;  // 64 bytes of weights, from L2 or from beyond
+constexpr double kBehindRead = 0.55;              // Toom-Cook: of a multiply-add, where reading takes longer
 constexpr double kGather = 7, kGatherRun = 20;    // direct and narrow: a vector of a patch; a kernel row of it besides
 constexpr double kDot = 1.3;                      // narrow: a vector of a patch and an output channel
 constexpr double kFinish = 30;                    // direct: an output; narrow: an output value
 constexpr double kEvaluate = 25;                  // Toom-Cook: a point of the input
 constexpr double kPartialVector = 3;              // Toom-Cook: the last channels, if they do not fill a vector
 constexpr double kInterpolate = 35;               // Toom-Cook: a point of the products
-constexpr double kCachedBytes = 1 << 20;          // what of L2 weights may fill
+constexpr double kCachedBytes = 4 << 20;          // weights that are still near when they are read again
 
 template <typename T>
 double cost(const Convolution& conv, Variant variant, bool packed_once) {
   const double lanes = vector_bytes(active_isa()) / sizeof(T);
   const double outputs = std::ceil(conv.out_channels / lanes);
   const double batch = conv.batch, count = packed_count<T>(conv, variant), weights = count / lanes;
-  const double packing = packed_once ? weights * kPack : 0;
-  // Weights are read once for all rows of a block, which has to last until the next ones are there.
-  const double read = count * sizeof(T) > kCachedBytes ? kReadFar : kReadCached;
+  const double lines = lanes * sizeof(T) / 64;  // in a vector
+  const double packing = packed_once ? weights * (is_toom_cook(variant) ? kPackByPoint : kPackByTap * lines) : 0;
+  // Weights are read once for all rows of a block.  Toom-Cook fetches the next panel while it multiplies.
+  const double read = (count * sizeof(T) > kCachedBytes ? kReadFar : kReadCached) * lines;
   if (is_toom_cook(variant)) {
     // A part of a vector is read lane by lane.
     const double inputs =
@@ -53,14 +56,14 @@ double cost(const Convolution& conv, Variant variant, bool packed_once) {
     const double m = tile_edge(variant), phases = conv.y.stride * conv.x.stride;
     const double edge = m + static_cast<double>(conv.y.kernel / conv.y.stride) - 1;
     const double tiles = batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
-    return packing + weights * std::max(tiles, read) +
+    return packing + weights * std::max(tiles, read + kBehindRead * tiles) +
            tiles * edge * edge * (kEvaluate * phases * inputs + kInterpolate * outputs);
   }
   const double rows = conv.pixels(), vectors = std::ceil(conv.taps() * conv.in_channels / lanes);
   const double runs = conv.y.kernel * (conv.x.dilation == 1 ? 1 : conv.x.kernel);
   const double gathering = rows * (vectors * kGather + runs * kGatherRun);
   if (variant == Variant::narrow) return packing + gathering + rows * conv.out_channels * (vectors * kDot + kFinish);
-  return packing + gathering + weights * std::max(rows, read) + rows * outputs * kFinish;
+  return packing + gathering + weights * (rows + read) + rows * outputs * kFinish;
 }
 
 template <typename T>

@@ -73,7 +73,7 @@ namespace {
 
 constexpr int64_t kBandBytes = 1024 * 1024;  // evaluated inputs of a band, where that leaves it enough tiles
 constexpr int64_t kFewestTiles = 64, kMostTiles = 128;
-constexpr int64_t kPastCaches = 4 << 20;  // bytes beyond which weights are packed past the caches
+constexpr int64_t kPastCaches = 3 << 20;  // bytes beyond which weights are packed past the caches
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -229,7 +229,7 @@ void pack_items(const Convolution& conv, const WeightView& view, const T* weight
         for (int lane = 0; lane < kLanes<T>; ++lane) {
           const int64_t column = vector * kLanes<T> + lane;
           const T* from = rows + column * view.out_stride + part * kLanes<T>;
-          v[lane] = column >= left                     ? Vec<T>{}
+          v[lane] = column >= left                   ? Vec<T>{}
                     : from + kLanes<T> <= weight_end ? load(from)
                                                      : load(from, Tail{static_cast<int>(weight_end - from)});
         }

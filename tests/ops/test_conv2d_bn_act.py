@@ -83,15 +83,17 @@ def test_inference_matches_float64(isa, geometry, layout):
 
 
 # Of Toom-Cook (kernel 4 and stride 2, kernel 3 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
-# bands that end inside an image and bands of several images, channels around the vector widths.  Of narrow: one to
-# four channels, any kernel.  Of direct, where it reads padded rows (few channels): rows of several tiles, images below
-# the kernel's height, padding beyond the kernel, gaps between the kernel's places, sums that are folded.
+# bands that end inside an image and bands of several images, channels around the vector widths, weights so many that
+# they are packed past the caches.  Of narrow: one to four channels, any kernel.  Of direct, where it reads padded rows
+# (few channels): rows of several tiles, images below the kernel's height, padding beyond the kernel, gaps between the
+# kernel's places, sums that are folded.
 VARIANT_GEOMETRIES = [
     (3, 7, 5, 8, 10, 4, 2, 1, 1),
     (2, 17, 33, 15, 17, 4, 2, 1, 1),
     (1, 3, 3, 129, 66, 4, 2, 1, 1),
     (70, 3, 16, 2, 6, 4, 2, 1, 1),
     (1, 20, 70, 16, 16, 4, 2, 1, 1),
+    (2, 150, 65, 8, 8, 4, 2, 1, 1),
     (2, 5, 18, 9, 12, 4, 2, 0, 1),
     (2, 5, 18, 9, 12, 4, 2, 3, 1),
     (2, 9, 1, 6, 5, 3, 2, 1, 1),
@@ -178,6 +180,7 @@ DATA_GRADIENTS = [
     (2, 12, 35, 8, 9, 3, 1, 1, False),
     (2, 9, 8, 11, 10, 3, 1, 2, False),
     (2, 20, 9, 8, 8, 4, 1, 1, False),
+    (1, 70, 320, 8, 8, 3, 1, 1, False),
 ]
 
 
