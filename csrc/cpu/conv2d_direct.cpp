@@ -5,9 +5,9 @@
 //      C [output pixels x Cout] = patches [output pixels x depth] * weights [depth x Cout]       depth = taps x Cin
 //
 //   patches  the input pixels that an output pixel's taps see, next to each other; padding is zeros.  A block of them
-//   is
-//            gathered into a buffer that stays in L2.  The taps of a kernel row lie side by side in the input: one
-//            copy.
+//            is gathered into a buffer that stays in L2, a kernel row in one copy.  Where a kernel row of few channels
+//            is short nothing is gathered: the block's input rows are copied once, padded, and a tile reads each patch
+//            in place, a kernel row at a time.
 //   weights  packed into panels of one or two vectors of output channels: [panel][tap][Cin][column]
 //   C        never exists: a tile is summed in registers over the full depth, goes through scale, shift and activation
 //            in L1, and is stored.
@@ -90,11 +90,12 @@ int64_t block_rows(const Convolution& conv, int64_t element_size) {
   return round_up(conv.y.output, blocks) / blocks;  // alike
 }
 
-}  // namespace
-
+// Whether patches are read in padded rows of the input, where they overlap, and none is gathered.
 bool reads_rows(const Convolution& conv) {
   return conv.x.dilation == 1 && conv.x.kernel * conv.in_channels <= kRowDepth && conv.x.output >= kRowPixels;
 }
+
+}  // namespace
 
 bool supports_narrow(const Convolution& conv) { return conv.out_channels <= kNarrowChannels; }
 

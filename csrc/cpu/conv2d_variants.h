@@ -40,8 +40,6 @@ struct WeightView {
 namespace direct {
 // Direct and narrow differ in the tile alone: a panel of output channels, or dot products for a few of them.
 bool supports_narrow(const Convolution& conv);
-// Whether direct reads its patches in padded rows of the input, where they overlap, and gathers none.
-bool reads_rows(const Convolution& conv);
 template <typename T>
 int64_t packed_count(const Convolution& conv, bool narrow);
 template <typename T>

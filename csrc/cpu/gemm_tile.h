@@ -110,8 +110,7 @@ struct Segments {
   int64_t count, length, stride;
 };
 
-// multiply_tile for rows in segments of at most kFoldedDepth values.  Its depth is short: what the tile asks for are
-// the lines of the output that it will become, all of them.
+// multiply_tile for rows in segments of at most kFoldedDepth values.
 template <typename T, int Rows, int Vectors>
 void multiply_segments_tile(const T* a, int64_t lda, const Segments& segments, const T* b, T* c, int64_t ldc) {
   constexpr int kBases = (Rows + 2) / 3;

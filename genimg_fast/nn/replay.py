@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
-from genimg_fast.nn.chain import may_chain, serves_all
+from genimg_fast.nn.chain import serves_all
 from genimg_fast.ops import _packed
 from genimg_fast.ops.block_chain import describe
 from genimg_fast.reference.block_chain import Block
@@ -59,13 +59,17 @@ class _Replay:
         self.state = _packed.state(self.weights)
         self.settings = torch.ops.genimg_fast.cpu_settings()
         self.packed, self.description = packed, describe(blocks)
+        self.operator = torch.ops.genimg_fast.block_chain_inference.default
 
     def holds(self, input: torch.Tensor) -> bool:
         try:
             return (
                 type(input) is torch.Tensor
                 and input.dtype is self.dtype
-                and may_chain(input)
+                and input.is_cpu
+                and input.layout is torch.strided
+                and not torch.is_autocast_enabled("cpu")
+                and not _backend.inside_func_transform()
                 and _backend.current_backend() == self.backend
                 and not _backend.is_recording()
                 and not _has_any_global_hook()
@@ -80,7 +84,7 @@ class _Replay:
 
     def run(self, input: torch.Tensor) -> torch.Tensor:
         parameters, fixed, codes, numbers = self.description
-        return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, self.packed, codes, numbers)
+        return self.operator(input, parameters, fixed, self.packed, codes, numbers)
 
 
 _known: WeakKeyDictionary[nn.Module, _Replay] = WeakKeyDictionary()
