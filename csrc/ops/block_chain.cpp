@@ -174,26 +174,6 @@ Gradients training_backward(Tensor grad, Tensor input, Tensor output, std::vecto
       input, [&](auto zero) { return backward<decltype(zero)>(grad, input, output, blocks, stored, moments, wanted); });
 }
 
-// The gradients of one convolution, for the operators that are a single block.
-std::tuple<Tensor, Tensor> convolution_backward(Tensor grad, Tensor input, Tensor weight, bool transposed, Pair stride,
-                                                Pair padding, Pair output_padding, Pair dilation, bool want_input,
-                                                bool want_weight) {
-  const Geometry geometry{transposed, stride, padding, output_padding, dilation};
-  const cpu::ConvolutionLayer layer = geometry.layer(sizes_of(input), weight);
-  check(input.scalar_type() == weight.scalar_type() && input.scalar_type() == grad.scalar_type(),
-        "convolution_backward: grad, input and weight differ in dtype");
-  check(sizes_of(grad) == output_sizes(layer), "convolution_backward: grad has the wrong shape");
-  const Tensor g = to_channels_last(grad), x = to_channels_last(input), w = torch::stable::contiguous(weight);
-  Tensor grad_input = want_input ? new_channels_last(input, sizes_of(input)) : torch::stable::new_empty(input, {0});
-  Tensor grad_weight = torch::stable::new_empty(input, want_weight ? sizes_of(weight) : std::vector<int64_t>{0});
-  dispatch_float_double(input, [&](auto zero) {
-    using T = decltype(zero);
-    if (want_input) cpu::convolution_input_grad<T>(layer, data<T>(g), data<T>(w), mutable_data<T>(grad_input));
-    if (want_weight) cpu::convolution_weight_grad<T>(layer, data<T>(g), data<T>(x), {}, mutable_data<T>(grad_weight));
-  });
-  return {grad_input, grad_weight};
-}
-
 }  // namespace
 }  // namespace genimg_fast
 
@@ -205,14 +185,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "block_chain_backward(Tensor grad, Tensor input, Tensor output, Tensor[] parameters, Tensor[] fixed, "
       "Tensor[] stored, Tensor[] statistics, int[] codes, float[] numbers, int[] wanted) -> (Tensor grad_input, "
       "Tensor[] grads)");
-  library.def(
-      "convolution_backward(Tensor grad, Tensor input, Tensor weight, bool transposed, int[] stride, int[] padding, "
-      "int[] output_padding, int[] dilation, bool want_input, bool want_weight) "
-      "-> (Tensor grad_input, Tensor grad_weight)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
   library.impl("block_chain_training", TORCH_BOX(&genimg_fast::training));
   library.impl("block_chain_backward", TORCH_BOX(&genimg_fast::training_backward));
-  library.impl("convolution_backward", TORCH_BOX(&genimg_fast::convolution_backward));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A chain of blocks, each a convolution or transposed convolution (+ batch normalisation) (+ activation), as the
-// registration of block_chain and convolution_backward see it.
+// registrations of training and inference see it.
 #pragma once
 #include "cpu/convolution_layer.h"
 #include "ops/conv2d_bn_act.h"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain as concatenate
+from operator import is_
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,29 +63,30 @@ class _Replay:
         self.operator = torch.ops.genimg_fast.block_chain_inference.default
 
     def holds(self, input: torch.Tensor) -> bool:
-        try:
-            return (
-                type(input) is torch.Tensor
-                and input.dtype is self.dtype
-                and input.is_cpu
-                and input.layout is torch.strided
-                and not torch.is_autocast_enabled("cpu")
-                and not _backend.inside_func_transform()
-                and _backend.current_backend() == self.backend
-                and not _backend.is_recording()
-                and not _has_any_global_hook()
-                and not any(self.hooks)
-                and list(map(type, self.modules)) == self.types
-                and list(concatenate.from_iterable(map(dict.values, self.dicts))) == self.held
-                and _packed.state(self.weights) == self.state
-                and torch.ops.genimg_fast.cpu_settings() == self.settings
-            )
-        except RuntimeError:  # two tensors that are not the same one were compared
-            return False
+        return (
+            type(input) is torch.Tensor
+            and input.dtype is self.dtype
+            and input.is_cpu
+            and input.layout is torch.strided
+            and not torch.is_autocast_enabled("cpu")
+            and not _backend.inside_func_transform()
+            and _backend.current_backend() == self.backend
+            and not _backend.is_recording()
+            and not _has_any_global_hook()
+            and not any(self.hooks)
+            and list(map(type, self.modules)) == self.types
+            and _are_the_same(list(concatenate.from_iterable(map(dict.values, self.dicts))), self.held)
+            and _packed.state(self.weights) == self.state
+            and torch.ops.genimg_fast.cpu_settings() == self.settings
+        )
 
     def run(self, input: torch.Tensor) -> torch.Tensor:
         parameters, fixed, codes, numbers = self.description
         return self.operator(input, parameters, fixed, self.packed, codes, numbers)
+
+
+def _are_the_same(some: list[object], others: list[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 _known: WeakKeyDictionary[nn.Module, _Replay] = WeakKeyDictionary()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast.ops import _check, _packed
+from genimg_fast.ops._convolution import memory_format, records_gradient
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
@@ -35,11 +36,7 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`."""
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (input, *parameters)):
-        inference = False
-    else:
-        inference = not any(block.training for block in blocks)
-    if inference:
+    if not records_gradient(input, *parameters) and not any(block.training for block in blocks):
         packed = _packed.packed_weights(input, blocks, description)
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
@@ -97,30 +94,23 @@ def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
         )  # fmt: skip
 
 
-def _like(input, shape, channels_last):
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
-
-
-def _is_channels_last(t):
-    # is_channels_last() of csrc/ops/conv_transpose2d_bn_act.h
-    _, c, _, w = t.shape
-    return c > 1 and t.stride()[1:] == (1, c * w, c)
+def _like(input, shape, format):
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
 
 
 def _fake_training(input, parameters, fixed, codes, numbers):
     shape, stored, statistics = tuple(input.shape), [], []
     for block in _blocks(parameters, fixed, codes, numbers):
         shape = block.output_shape(shape)
-        stored.append(_like(input, shape, True))
+        stored.append(_like(input, shape, torch.channels_last))
         statistics += [input.new_empty(shape[1]) for _ in range(2 if block.training else 0)]
     if not block.training and block.running_mean is None:
         stored.pop()  # the output itself
-    return _like(input, shape, _is_channels_last(input)), stored, statistics
+    return _like(input, shape, memory_format(input)), stored, statistics
 
 
 def _fake_backward(grad, input, output, parameters, fixed, stored, statistics, codes, numbers, wanted):
-    grad_input = _like(input, input.shape, True) if wanted[0] else input.new_empty(0)
+    grad_input = _like(input, input.shape, torch.channels_last) if wanted[0] else input.new_empty(0)
     grads = [torch.empty_like(p) if want else p.new_empty(0) for p, want in zip(parameters, wanted[1:], strict=True)]
     return grad_input, grads
 
@@ -129,7 +119,7 @@ def _fake_inference(input, parameters, fixed, packed, codes, numbers):
     shape = tuple(input.shape)
     for block in _blocks(parameters, fixed, codes, numbers):
         shape = block.output_shape(shape)
-    return _like(input, shape, _is_channels_last(input))
+    return _like(input, shape, memory_format(input))
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
