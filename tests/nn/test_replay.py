@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""A pass in inference is repeated only while nothing that it depends on has changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from genimg_fast import unfuse
+from genimg_fast.nn import FusedSequential, replay
+from tests import _cases
+
+CHANGES = {
+    "an attribute": lambda m: setattr(m[1], "eps", 0.5),
+    "a hook": lambda m: m[0].register_forward_hook(lambda module, args, output: 2 * output),
+    "a child": lambda m: m.__setitem__(2, nn.Sigmoid()),
+    "one child less": lambda m: m.__delitem__(2),
+    "a buffer": lambda m: setattr(m[1], "running_mean", torch.ones(5)),
+    "a buffer's values": lambda m: m[1].running_mean.add_(1),
+    "a parameter": lambda m: setattr(m[1], "bias", nn.Parameter(torch.ones(5))),
+    "the mode": lambda m: m.train(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_change_is_seen(change):
+    torch.manual_seed(0)
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    before = model(input)
+    assert replay.replay(model, input) is not None
+    CHANGES[change](model)
+    expected = unfuse(copy.deepcopy(model))(input)
+    assert not torch.allclose(expected, before)
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
