@@ -32,36 +32,51 @@ template double bce_loss<double>(const BceOperands<double>&, BceOutside*);
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
+// The largest bit pattern of a range of values, read as unsigned: one instruction a vector tells whether all of them lie
+// between 0 and 1.  -0 lies there too and is the one exception, for which the range is read again.
 template <typename T>
-GF_INLINE Mask<T> outside_unit_interval(Vec<T> v) {
-  return ~((v >= 0) & (v <= 1));  // so that NaN is outside
-}
+class UnitInterval {
+  using Lane = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  typedef Lane Bits __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));
 
-template <typename T>
-GF_INLINE void set_if_any(Mask<T> mask, int32_t* flag) {
-  int32_t any = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) any |= mask[lane] != 0;
-  if (any) __atomic_store_n(flag, 1, __ATOMIC_RELAXED);  // other threads may write it too
-}
+ public:
+  GF_INLINE void see(Vec<T> v) {
+    Bits bits;
+    __builtin_memcpy(&bits, &v, sizeof v);
+    largest_ = bits > largest_ ? bits : largest_;
+  }
+  void check(const T* first, const T* last, int32_t* outside) const {
+    Bits one;
+    const Vec<T> ones = broadcast(T(1));
+    __builtin_memcpy(&one, &ones, sizeof one);
+    bool suspect = false;
+    for (int lane = 0; lane < kLanes<T>; ++lane) suspect |= largest_[lane] > one[lane];
+    for (; suspect && first < last; ++first)
+      if (!(*first >= 0 && *first <= 1)) __atomic_store_n(outside, 1, __ATOMIC_RELAXED);  // other threads may write it
+  }
+
+ private:
+  Bits largest_{};
+};
 
 template <typename T>
 double bce_partial(const BceOperands<T>& operands, int64_t begin, int64_t end, int32_t* input_outside,
                    int32_t* target_outside) {
   const T grad_scale = T(operands.grad_scale);
-  Mask<T> inputs_outside{}, targets_outside{};
+  UnitInterval<T> inputs, targets;
   const double sum = sum_over<T>(begin, end, [&](int64_t i, auto count) {
     const Vec<T> input = load(operands.input + i, count), target = load(operands.target + i, count);
     const Vec<T> weight = operands.weight ? load(operands.weight + i, count) : broadcast(T(1));
     const BceTerm<T> term = bce_term<T>(input, target);
     const Vec<T> loss = weight * term.loss;
-    inputs_outside |= outside_unit_interval<T>(input);
-    targets_outside |= outside_unit_interval<T>(target);
+    inputs.see(input);
+    targets.see(target);
     if (operands.loss) store(operands.loss + i, loss, count);
     if (operands.grad) store(operands.grad + i, grad_scale * weight * term.grad, count);
     return loss;
   });
-  set_if_any<T>(inputs_outside, input_outside);
-  set_if_any<T>(targets_outside, target_outside);
+  inputs.check(operands.input + begin, operands.input + end, input_outside);
+  targets.check(operands.target + begin, operands.target + end, target_outside);
   return sum;
 }
 

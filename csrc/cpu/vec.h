@@ -168,12 +168,12 @@ GF_BY_LANE(log1p, ::log1p)
 GF_BY_LANE(tanh, ::tanh)
 #undef GF_BY_LANE
 
-// exp(x) = 2^n exp(r), |r| <= ln(2)/2.  2^n is applied in two halves, so that denormals and infinity come out right.
-GF_INLINE Vec<float> exp(Vec<float> x) {
-  x = x > 89.0f ? broadcast(89.0f) : x;
-  x = x < -104.0f ? broadcast(-104.0f) : x;
-  const float round_to_int = 12582912.0f;  // 1.5 * 2^23: adding it leaves no fraction bits
-  Vec<float> n = (x * 1.44269504f + round_to_int) - round_to_int;
+// exp(x) = 2^n exp(r), |r| <= ln(2)/2.  2^n is applied as 2^(n + up) and 2^-up, so that denormals and infinity come out
+// right.
+GF_INLINE Vec<float> exp_of_clamped(Vec<float> x, Mask<float> up, Vec<float> down) {
+  const Vec<float> round_to_int = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
+  const Vec<float> shifted = x * 1.44269504f + round_to_int;
+  const Vec<float> n = shifted - round_to_int;
   Vec<float> r = x - n * 0.693359375f;  // ln(2) in two parts, the first exact in a product with n
   r = r + n * 2.12194440e-4f;
   Vec<float> p = broadcast(0.001392617612f);
@@ -182,32 +182,37 @@ GF_INLINE Vec<float> exp(Vec<float> x) {
   p = p * r + 0.1666657703f;
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1.0f;
-  n = x == x ? n : Vec<float>{};  // a NaN must not reach the integer conversion; p carries it
-  Mask<float> exponent = __builtin_convertvector(n, Mask<float>);
-  Mask<float> half = exponent >> 1;
-  Mask<float> rest = exponent - half;
-  Mask<float> bits1 = (half + 127) << 23, bits2 = (rest + 127) << 23;
-  Vec<float> scale1, scale2;
-  __builtin_memcpy(&scale1, &bits1, sizeof bits1);
-  __builtin_memcpy(&scale2, &bits2, sizeof bits2);
-  return p * scale1 * scale2;
+  Mask<float> bits;  // of `shifted`: its low bits are n, and its high ones leave with the shift
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  const Mask<float> exponent = (bits + (up + 127)) << 23;
+  Vec<float> scale;
+  __builtin_memcpy(&scale, &exponent, sizeof scale);
+  return p * scale * down;  // a NaN travels in p
 }
+GF_INLINE Vec<float> exp(Vec<float> x) {
+  x = x > 89.0f ? broadcast(89.0f) : x;
+  x = x < -104.0f ? broadcast(-104.0f) : x;
+  const Mask<float> negative = x < 0;
+  return exp_of_clamped(x, (negative & 25) - 1, negative ? broadcast(0x1p-24f) : broadcast(0x1p+1f));
+}
+// exp(x) for x <= 0.
+GF_INLINE Vec<float> exp_of_negative(Vec<float> x) {
+  x = x < -104.0f ? broadcast(-104.0f) : x;
+  return exp_of_clamped(x, Mask<float>{} + 24, broadcast(0x1p-24f));
+}
+GF_INLINE Vec<double> exp_of_negative(Vec<double> x) { return exp(x); }
 
-// log(x) = e ln(2) + log(m), m in [sqrt(1/2), sqrt(2)).
-GF_INLINE Vec<float> log(Vec<float> x) {
-  const Vec<float> x0 = x;
-  const Mask<float> denormal = x < 1.17549435e-38f;
-  x = denormal ? x * 8388608.0f : x;
+// log(2^more_exponent x) = e ln(2) + log(m), m in [sqrt(1/2), sqrt(2)); x positive, finite and not denormal.
+GF_INLINE Vec<float> log_of_scaled(Vec<float> x, Vec<float> more_exponent) {
   Mask<float> bits;
   __builtin_memcpy(&bits, &x, sizeof x);
   // Subtracting the bits of sqrt(1/2) first makes the exponent field round at sqrt(1/2) instead of at 1.
   const int32_t sqrt_half = 0x3f3504f3;
-  Mask<float> exponent = (bits - sqrt_half) >> 23;
-  Mask<float> mantissa_bits = bits - (exponent << 23);
+  const Mask<float> exponent = (bits - sqrt_half) >> 23;
+  const Mask<float> mantissa_bits = bits - (exponent << 23);
   Vec<float> m;
   __builtin_memcpy(&m, &mantissa_bits, sizeof m);
-  Vec<float> e = __builtin_convertvector(exponent, Vec<float>);
-  e = denormal ? e - 23.0f : e;
+  const Vec<float> e = __builtin_convertvector(exponent, Vec<float>) + more_exponent;
   const Vec<float> f = m - 1.0f;
   Vec<float> p = broadcast(0.06971611471f);
   p = p * f - 0.1147973385f;
@@ -223,13 +228,9 @@ GF_INLINE Vec<float> log(Vec<float> x) {
   y = y - e * 2.12194440e-4f;
   y = y - 0.5f * f2;
   y = f + y;
-  y = y + e * 0.693359375f;
-  const float infinity = __builtin_inff();
-  y = x0 == 0 ? broadcast(-infinity) : y;
-  y = x0 == infinity ? x0 : y;
-  y = x0 < 0 ? broadcast(__builtin_nanf("")) : y;
-  return x0 == x0 ? y : x0;
+  return y + e * 0.693359375f;
 }
+GF_INLINE Vec<float> log_of_normal(Vec<float> x) { return log_of_scaled(x, Vec<float>{}); }
 
 // log(1 + x) for 0 <= x <= 1, which is all that softplus needs: x times a polynomial around 1/2.
 GF_INLINE Vec<float> log1p(Vec<float> x) {
@@ -264,7 +265,7 @@ GF_INLINE Vec<float> tanh(Vec<float> x) {
 // 1 / (1 + exp(-x)), from exp(-|x|) so that it keeps its relative precision for large negative x.
 template <typename T>
 GF_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> e = exp(-abs<T>(x));
+  const Vec<T> e = exp_of_negative(-abs<T>(x));
   return (x < 0 ? e : broadcast(T(1))) / (e + T(1));
 }
 

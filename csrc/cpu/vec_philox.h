@@ -61,7 +61,7 @@ GF_INLINE void box_muller(Words word0, Words word1, Vec<float>* z0, Vec<float>* 
   using B = BoxMuller;
   const Mask<float> bits = reinterpret_cast<Mask<float>>(word0 >> 8) + 1;
   const Vec<float> uniform = __builtin_convertvector(bits, Vec<float>) * B::kUniformStep;
-  const Vec<float> radius = sqrt_positive(0.0f - 2.0f * log(uniform));
+  const Vec<float> radius = sqrt_positive(0.0f - 2.0f * log_of_normal(uniform));
   const Mask<float> turn = reinterpret_cast<Mask<float>>(word1 >> 8), quadrant = (turn + (1 << 21)) >> 22;
   const Vec<float> x = __builtin_convertvector(turn - (quadrant << 22), Vec<float>) * B::kAngleStep, x2 = x * x;
   const Vec<float> sine = x + x * x2 * (B::kSin0 + x2 * (B::kSin1 + x2 * B::kSin2));

@@ -47,7 +47,7 @@ inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& 
             aoti_torch_get_device_index(like.get(), &device_index) == 0 &&
             aoti_torch_empty_strided(4, sizes.data(), strides, dtype, device_type, device_index, &made) == 0,
         "genimg_fast: no memory for an image");
-  return Tensor(made);
+  return in_huge_pages(Tensor(made));
 }
 template <typename Geometry>
 Tensor new_channels_last(const Tensor& like, const Geometry& conv) {

@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/aligned_array.h"
+
 namespace genimg_fast {
 
 using torch::headeronly::ScalarType;
@@ -85,6 +87,14 @@ void make_elementwise(Tensor& first, Tensors&... rest) {
   (lay_out_like(first, rest), ...);
 }
 
+// For a tensor not written yet.  The allocator gives large blocks back to the system and gets them anew, and a fresh page
+// of 4 KiB takes longer to fault in than to fill.
+inline Tensor in_huge_pages(Tensor t) {
+  const int64_t bytes = t.numel() * t.element_size();
+  if (t.is_cpu() && bytes >= 2 * cpu::kHugePage) cpu::advise_huge_pages(t.mutable_data_ptr(), bytes);
+  return t;
+}
+
 // As torch.empty_like(t, dtype=dtype).
 inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
   using torch::stable::detail::from;
@@ -93,7 +103,7 @@ inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
       from(std::nullopt)};
   check(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION) == 0,
         "genimg_fast: no memory for ", t.numel(), " elements");
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  return in_huge_pages(torch::stable::detail::to<Tensor>(stack[0]));
 }
 
 inline Tensor new_scalar(const Tensor& like) { return torch::stable::new_empty(like, {}); }

@@ -41,7 +41,8 @@ class Function:
         for leaf in leaves:
             leaf.requires_grad_()
         run = runtime.compile(lambda *inputs: self.output(runtime, *inputs))
-        upstream = Inputs(runtime, dtype).randn(*run(*leaves, *constants).shape)
+        shape = run(*leaves, *constants).shape
+        upstream = Inputs(runtime, dtype).randn(*shape) if shape else None  # of a loss it is 1, as in `loss.backward()`
 
         def call() -> Sequence[Any]:
             output = run(*leaves, *constants)
