@@ -8,9 +8,12 @@
 //   a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes through scale,
 //      shift and activation in L1, and is stored to the rows' places in the output.
 //
+// Near the edge of an image some taps see padding: on 4 x 4 pixels a quarter of all products.  In a small block rows
+// are ordered so that those a tap does not see come first or last, and the tap leaves them out.
+//
 // Work is split over threads by row blocks of all phases; by panels too where these do not share out, as in a batch of
 // one, whose time goes into reading weights.  Bytes: the input once a phase, the weights once a row block, the output
-// once.  FLOPs: 2 Cin taps an output value and channel, those on padding included.
+// once.  FLOPs: 2 Cin taps an output value and channel, those on padding included in large blocks.
 #ifndef GENIMG_FAST_ISA
 
 #include <algorithm>
@@ -47,7 +50,14 @@ struct TapPlace {
   int64_t slab, panel_size;
 };
 
+// Taps one after the other that the same rows of a block see.
+struct TapRows {
+  int64_t first_tap, taps, first_row, rows;
+};
+
 constexpr int64_t kMaxBlockRows = 192;
+constexpr int64_t kSmallBlockRows = 48;  // whose results stay in L1 from tap to tap
+constexpr int64_t kMaxTapsApart = 16;
 
 }  // namespace genimg_fast::cpu
 
@@ -195,27 +205,79 @@ void pack_rows(const Deconvolution& conv, const TapPlace* places, const T* weigh
   }
 }
 
+// Where an output of a phase lies, and whether all its taps see the image.
+struct Position {
+  int64_t n, j, i;
+  bool y_inside, x_inside;
+
+  Position(const RowBlock& block, const Deconvolution& conv, int64_t row) {
+    const int64_t py = block.phase / conv.x.phases(), px = block.phase % conv.x.phases();
+    const int64_t height = conv.y.positions(py), width = conv.x.positions(px);
+    n = row / (height * width), j = row / width % height, i = row % width;
+    y_inside = sees_all(conv.y, py, j), x_inside = sees_all(conv.x, px, i);
+  }
+  static bool sees(const DeconvolutionAxis& axis, int64_t input) { return input >= 0 && input < axis.input; }
+  static bool sees_all(const DeconvolutionAxis& axis, int64_t phase, int64_t j) {
+    bool all = true;
+    for (int64_t tap = 0; tap < axis.taps(phase); ++tap) all &= sees(axis, j + axis.shift(phase, tap));
+    return all;
+  }
+  // The edge in x, the inside, the edge in y, the corners: if one tap of an axis sees padding there, the rows that it
+  // does see lie together.
+  int order() const { return x_inside ? (y_inside ? 1 : 2) : (y_inside ? 0 : 3); }
+};
+
+// A block of rows laid out for the product.
+template <typename T>
+struct Gathered {
+  int64_t lda, parts = 0;
+  TapRows part[kMaxTapsApart];
+  int64_t output_offset[kMaxBlockRows + kTileRows];
+};
+
 // Lays the pixels that each row's taps see next to each other, prologue applied, and finds where each row's results go.
 template <typename T>
-void gather(const RowBlockJob<T>& job, int64_t lda, int64_t* output_offset) {
+void gather(const RowBlockJob<T>& job, Gathered<T>& to) {
   const Deconvolution& conv = job.call.conv;
   const DeconvolutionAxis &y = conv.y, &x = conv.x;
-  const int64_t py = job.block.phase / x.phases(), px = job.block.phase % x.phases();
-  const int64_t height = y.positions(py), width = x.positions(px), channels = conv.in_channels;
-  for (int64_t r = 0; r < job.block.count; ++r) {
-    const int64_t row = job.block.first + r;
-    const int64_t n = row / (height * width), j = row / width % height, i = row % width;
-    output_offset[r] = ((n * y.output + py + j * y.stride) * x.output + px + i * x.stride) * conv.out_channels;
-    T* to = job.gathered + r * lda;
-    for (int64_t ty = 0; ty < y.taps(py); ++ty)
-      for (int64_t tx = 0; tx < x.taps(px); ++tx, to += channels) {
-        const int64_t iy = j + y.shift(py, ty), ix = i + x.shift(px, tx);
-        if (iy >= 0 && iy < y.input && ix >= 0 && ix < x.input)
-          apply_prologue(job.call.prologue, job.call.input + ((n * y.input + iy) * x.input + ix) * channels, 1,
-                         channels, to, channels);
-        else
-          __builtin_memset(to, 0, channels * sizeof(T));
+  const int64_t py = job.block.phase / x.phases(), px = job.block.phase % x.phases(), channels = conv.in_channels;
+  const int64_t taps = y.taps(py) * x.taps(px), rows = job.block.count;
+  const bool apart = rows <= kSmallBlockRows && taps <= kMaxTapsApart && channels >= kFoldedDepth;
+  int64_t first_seen[kMaxTapsApart], last_seen[kMaxTapsApart], r = 0;
+  for (int64_t tap = 0; apart && tap < taps; ++tap) first_seen[tap] = rows, last_seen[tap] = -1;
+  for (int order = 0; order < (apart ? 4 : 1); ++order)
+    for (int64_t row = job.block.first; row < job.block.first + rows; ++row) {
+      const Position p(job.block, conv, row);
+      if (apart && p.order() != order) continue;
+      to.output_offset[r] =
+          ((p.n * y.output + py + p.j * y.stride) * x.output + px + p.i * x.stride) * conv.out_channels;
+      T* values = job.gathered + r * to.lda;
+      for (int64_t tap = 0; tap < taps; ++tap, values += channels) {
+        const int64_t iy = p.j + y.shift(py, tap / x.taps(px)), ix = p.i + x.shift(px, tap % x.taps(px));
+        if (!Position::sees(y, iy) || !Position::sees(x, ix)) {
+          __builtin_memset(values, 0, channels * sizeof(T));
+          continue;
+        }
+        apply_prologue(job.call.prologue, job.call.input + ((p.n * y.input + iy) * x.input + ix) * channels, 1,
+                       channels, values, channels);
+        if (!apart) continue;
+        first_seen[tap] = first_seen[tap] < r ? first_seen[tap] : r;
+        last_seen[tap] = r;
       }
+      ++r;
+    }
+  to.parts = 0;
+  if (!apart) {
+    to.part[to.parts++] = {0, taps, 0, rows};
+    return;
+  }
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t first = first_seen[tap], count = last_seen[tap] + 1 - first;
+    TapRows* before = to.parts ? &to.part[to.parts - 1] : nullptr;
+    if (before && before->first_row == first && before->rows == count)
+      ++before->taps;
+    else if (count > 0)
+      to.part[to.parts++] = {tap, 1, first, count};
   }
 }
 
@@ -237,36 +299,59 @@ GF_INLINE void finish_column(const RowBlockJob<T>& job, const T* tile, int64_t r
 }
 
 template <Activation A, bool Statistics, typename T>
-void run_tiles(const RowBlockJob<T>& job, int64_t depth, int64_t lda, const int64_t* output_offset) {
-  const int64_t channels = job.call.conv.out_channels, panel_size = depth * kTileColumns<T>;
-  const int64_t tiles = (job.block.count + kTileRows - 1) / kTileRows;
+void finish(const RowBlockJob<T>& job, const T* tile, int64_t rows, const int64_t* output_offset, int64_t panel) {
+  const int64_t channels = job.call.conv.out_channels;
+  const int64_t first_channel = panel * kTileColumns<T>, last_channel = first_channel + kTileColumns<T>;
+  for_each_vector<T>(
+      first_channel, last_channel < channels ? last_channel : channels, [&](int64_t channel, auto count) {
+        finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows, output_offset, channel, count);
+      });
+}
+
+template <Activation A, bool Statistics, typename T>
+void run_tiles(const RowBlockJob<T>& job, int64_t depth, const Gathered<T>& rows) {
+  const int64_t panel_size = depth * kTileColumns<T>, tiles = (job.block.count + kTileRows - 1) / kTileRows;
   alignas(64) T tile[kTileRows * kTileColumns<T>];
   for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
     const T* b = job.packed + panel * panel_size;
-    const int64_t first_channel = panel * kTileColumns<T>, last_channel = first_channel + kTileColumns<T>;
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t r = job.block.count * t / tiles, rows = job.block.count * (t + 1) / tiles - r;
-      multiply<T>(rows, job.gathered + r * lda, lda, b, depth, tile, kTileColumns<T>,
+      const int64_t r = job.block.count * t / tiles, count = job.block.count * (t + 1) / tiles - r;
+      multiply<T>(count, job.gathered + r * rows.lda, rows.lda, b, depth, tile, kTileColumns<T>,
                   share_of_panel(b + panel_size, depth, t, tiles));
-      for_each_vector<T>(first_channel, last_channel < channels ? last_channel : channels,
-                         [&](int64_t channel, auto count) {
-                           finish_column<A, Statistics, T>(job, tile + channel - first_channel, rows, output_offset + r,
-                                                           channel, count);
-                         });
+      finish<A, Statistics, T>(job, tile, count, rows.output_offset + r, panel);
     }
+  }
+}
+
+template <Activation A, bool Statistics, typename T>
+void run_taps(const RowBlockJob<T>& job, int64_t depth, const Gathered<T>& rows) {
+  const int64_t panel_size = depth * kTileColumns<T>, channels = job.call.conv.in_channels;
+  alignas(64) T tile[kSmallBlockRows * kTileColumns<T>];
+  for (int64_t panel = job.first_panel; panel < job.last_panel; ++panel) {
+    __builtin_memset(tile, 0, job.block.count * kTileColumns<T> * sizeof(T));
+    for (int64_t i = 0; i < rows.parts; ++i) {
+      const TapRows& part = rows.part[i];
+      const T* b = job.packed + panel * panel_size + part.first_tap * channels * kTileColumns<T>;
+      multiply_panel<T>(
+          part.rows, job.gathered + part.first_row * rows.lda + part.first_tap * channels, rows.lda, b,
+          part.taps * channels, tile + part.first_row * kTileColumns<T>, kTileColumns<T>, b + panel_size,
+          [](Prefetch&) {}, true);
+    }
+    finish<A, Statistics, T>(job, tile, job.block.count, rows.output_offset, panel);
   }
 }
 
 template <typename T>
 void run_block(const RowBlockJob<T>& job) {
-  const int64_t depth = job.call.conv.depth(job.block.phase), lda = leading_dimension<T>(depth);
-  int64_t output_offset[kMaxBlockRows + kTileRows];
-  gather(job, lda, output_offset);
+  const int64_t depth = job.call.conv.depth(job.block.phase);
+  Gathered<T> rows{leading_dimension<T>(depth)};
+  gather(job, rows);
   with_activation(job.call.epilogue.activation, [&](auto tag) {
-    if (job.sums)
-      run_tiles<decltype(tag)::value, true>(job, depth, lda, output_offset);
+    constexpr Activation kActivation = decltype(tag)::value;
+    if (rows.parts == 1)
+      job.sums ? run_tiles<kActivation, true>(job, depth, rows) : run_tiles<kActivation, false>(job, depth, rows);
     else
-      run_tiles<decltype(tag)::value, false>(job, depth, lda, output_offset);
+      job.sums ? run_taps<kActivation, true>(job, depth, rows) : run_taps<kActivation, false>(job, depth, rows);
   });
 }
 

@@ -68,7 +68,8 @@ GF_INLINE void save_sums(const Vec<T> (&sum)[Rows][Vectors], T* c, int64_t ldc, 
 }
 
 template <typename T, int Rows, int Vectors>
-void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch) {
+void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc, const Prefetch& prefetch,
+                   bool add) {
   constexpr int kBases = (Rows + 2) / 3;
   const T* base[kBases];
 #pragma GCC unroll 8
@@ -76,7 +77,6 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
   Vec<T> sum[Rows][Vectors];
   const char* panel = static_cast<const char*>(prefetch.panel);
   const char* output = static_cast<const char*>(prefetch.output ? prefetch.output : c);
-  bool folded = false;
   do {
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
@@ -92,17 +92,17 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
       for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
     }
     for (; steps > 0; --steps) add_products<T, Rows, Vectors>(base, lda, b, sum);
-    save_sums<T, Rows, Vectors>(sum, c, ldc, folded);
-    folded = true;
+    save_sums<T, Rows, Vectors>(sum, c, ldc, add);
+    add = true;
   } while (depth > 0);
 }
 
-// The tile of `rows` <= Rows rows.
+// The tile of `rows` <= Rows rows, added to c or not.
 template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
 GF_INLINE void multiply(int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
-                        const Prefetch& prefetch) {
-  if (rows == Rows) return multiply_tile<T, Rows, Vectors>(a, lda, b, depth, c, ldc, prefetch);
-  if constexpr (Rows > 1) multiply<T, Rows - 1, Vectors>(rows, a, lda, b, depth, c, ldc, prefetch);
+                        const Prefetch& prefetch, bool add = false) {
+  if (rows == Rows) return multiply_tile<T, Rows, Vectors>(a, lda, b, depth, c, ldc, prefetch, add);
+  if constexpr (Rows > 1) multiply<T, Rows - 1, Vectors>(rows, a, lda, b, depth, c, ldc, prefetch, add);
 }
 
 // A row of a that lies in several places: `count` runs of `length` values, each `stride` values from the one before.
@@ -153,13 +153,13 @@ GF_INLINE void multiply_segments(int64_t rows, const T* a, int64_t lda, const Se
 // `next_panel` is fetched, and what add_output(prefetch) asks for.
 template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors, typename AddOutput>
 GF_INLINE void multiply_panel(int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc,
-                              const T* next_panel, const AddOutput& add_output) {
+                              const T* next_panel, const AddOutput& add_output, bool add = false) {
   const int64_t tiles = (rows + Rows - 1) / Rows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = rows * t / tiles, last = rows * (t + 1) / tiles;
     Prefetch prefetch = share_of_panel<T, Vectors>(next_panel, depth, t, tiles);
     add_output(prefetch);
-    multiply<T, Rows, Vectors>(last - first, a + first * lda, lda, b, depth, c + first * ldc, ldc, prefetch);
+    multiply<T, Rows, Vectors>(last - first, a + first * lda, lda, b, depth, c + first * ldc, ldc, prefetch, add);
   }
 }
 
