@@ -32,8 +32,8 @@ template double bce_loss<double>(const BceOperands<double>&, BceOutside*);
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-// The largest bit pattern of a range of values, read as unsigned: one instruction a vector tells whether all of them lie
-// between 0 and 1.  -0 lies there too and is the one exception, for which the range is read again.
+// The largest bit pattern of a range of values, read as unsigned: one instruction a vector tells whether all of them
+// lie between 0 and 1.  -0 lies there too and is the one exception, for which the range is read again.
 template <typename T>
 class UnitInterval {
   using Lane = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;

@@ -69,7 +69,7 @@ double cost(const Convolution& conv, Variant variant, bool packed_once) {
 template <typename T>
 Variant choose(const Convolution& conv, bool packed_once) {
   const Variant asked = forced_variant();
-  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  if (asked != Variant::automatic) return asked;
   Variant best = Variant::direct;
   double least = cost<T>(conv, best, packed_once);
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
@@ -93,9 +93,14 @@ void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>
 }  // namespace
 
 template <typename T>
-PackedLayout choose_layout(const Convolution& conv, bool packed_once) {
-  const Variant variant = choose<T>(conv, packed_once);
+PackedLayout layout_of_variant(const Convolution& conv, Variant variant) {
+  if (!supports<T>(conv, variant)) variant = Variant::direct;
   return {variant, active_isa(), packed_count<T>(conv, variant)};
+}
+
+template <typename T>
+PackedLayout choose_layout(const Convolution& conv, bool packed_once) {
+  return layout_of_variant<T>(conv, choose<T>(conv, packed_once));
 }
 
 template <typename T>
@@ -115,6 +120,7 @@ void conv2d(const Convolution& conv, const T* input, const Prologue<T>& prologue
 }
 
 #define INSTANTIATE(T)                                                                                     \
+  template PackedLayout layout_of_variant<T>(const Convolution&, Variant);                                 \
   template PackedLayout choose_layout<T>(const Convolution&, bool);                                        \
   template void pack_weight<T>(const Convolution&, const PackedLayout&, WeightOrder, const T*, T*);        \
   template void conv2d<T>(const Convolution&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \

@@ -73,7 +73,7 @@ double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
 template <typename T>
 Variant choose(const Deconvolution& conv, bool packed_once) {
   const Variant asked = forced;
-  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  if (asked != Variant::automatic) return asked;
   Variant best = Variant::direct;
   double least = cost<T>(conv, best, packed_once);
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
@@ -103,9 +103,14 @@ void allow_winograd(bool allowed) { winograd = allowed; }
 bool winograd_allowed() { return winograd; }
 
 template <typename T>
-PackedLayout choose_layout(const Deconvolution& conv, bool packed_once) {
-  const Variant variant = choose<T>(conv, packed_once);
+PackedLayout layout_of_variant(const Deconvolution& conv, Variant variant) {
+  if (!supports<T>(conv, variant)) variant = Variant::direct;
   return {variant, active_isa(), packed_count<T>(conv, variant)};
+}
+
+template <typename T>
+PackedLayout choose_layout(const Deconvolution& conv, bool packed_once) {
+  return layout_of_variant<T>(conv, choose<T>(conv, packed_once));
 }
 
 template <typename T>
@@ -127,6 +132,7 @@ void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<
 }
 
 #define INSTANTIATE(T)                                                                                                 \
+  template PackedLayout layout_of_variant<T>(const Deconvolution&, Variant);                                           \
   template PackedLayout choose_layout<T>(const Deconvolution&, bool);                                                  \
   template void pack_weight<T>(const Deconvolution&, const PackedLayout&, const T*, T*);                               \
   template void conv_transpose2d<T>(const Deconvolution&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \

@@ -8,6 +8,9 @@ namespace genimg_fast::cpu {
 // The layout that suits this convolution best.  A weight that is packed for one call alone pays for its packing.
 template <typename T>
 PackedLayout choose_layout(const Deconvolution& conv, bool packed_once);
+// That of a variant, or of the direct one where the variant cannot compute this convolution.
+template <typename T>
+PackedLayout layout_of_variant(const Deconvolution& conv, Variant variant);
 
 // weight [Cin, Cout, kH, kW] -> packed [layout.count]
 template <typename T>

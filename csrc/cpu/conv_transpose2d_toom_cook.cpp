@@ -21,7 +21,7 @@
 // Work.  Tile rows of all images are numbered through and cut into strips, a strip into bands of some tiles:
 //
 //      band:  inputs -> evaluated [point][tile][Cin]        once a band
-//      chunk: GEMMs  -> products  [tile][point][columns]    columns = vectors of channels x 4 phases
+//      chunk: GEMMs  -> products  [panel][tile][point][column]   a panel: two phases of a vector of channels
 //             products -> interpolate -> + left tile -> + upper tile (carry) -> epilogue -> output
 //
 // evaluated and products stay in L2.  Weights: [vector of channels][point][row phase][Cin][column phase][lane], read
@@ -38,19 +38,30 @@
 
 namespace genimg_fast::cpu {
 
-// One strip of tile rows, one range of channels: the unit of work.
+// A panel of weights makes one row phase of one vector of output channels.
+struct Panel {
+  int64_t group, row_phase;
+};
+
+// One strip of tile rows, one range of panels: the unit of work.
 template <typename T>
 struct StripJob {
   const ConvolutionCall<T>& call;
   const ToomCookPlan& plan;
   int64_t first_row, last_row;  // of the batch's tile rows
-  int64_t first_group, last_group;
+  int64_t first_panel, last_panel;
+  bool by_row_phase;     // how panels are numbered: those of one row phase together, or of one group
   T* evaluated;          // [points][band tiles][leading_dimension(Cin)]
-  T* products;           // [band tiles][points][chunk columns]
-  T* carry;              // [groups of the job][phase][positions][lanes]
+  T* products;           // [panels of the chunk][band tiles][points][kTileColumns]
+  T* carry;              // [panels of the job][column phase][positions][lanes]
   T* pixels;             // [m * m][leading_dimension(Cin)]: a tile after the prologue
   const T* zeros;        // [Cin] for tiles that hang over the edge of the image
   ChannelSums<T>* sums;  // [Cout] of the strip, or null
+
+  Panel panel(int64_t number) const {
+    if (by_row_phase) return {number % plan.groups, number / plan.groups};
+    return {number / 2, number % 2};
+  }
 };
 
 }  // namespace genimg_fast::cpu
@@ -96,14 +107,19 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   const int64_t strips = static_cast<int64_t>(bounds.size()) - 1;
   if (sums) sums->resize(strips * conv.out_channels);
 
-  const int64_t parts = channel_parts(strips, plan.groups);
-  const int64_t part_groups = divide_up(plan.groups, parts);
+  // Parts that share an image write rows of their own, if they can: two cores that write every other few lines of the
+  // same pages fetch them from each other.  The statistics of a channel are gathered in one place.
+  const int64_t parts = channel_parts(strips, sums ? plan.groups : 2 * plan.groups);
+  auto first_panel = [&](int64_t part) {
+    return sums ? 2 * (plan.groups * part / parts) : 2 * plan.groups * part / parts;
+  };
+  const int64_t part_panels = 2 * divide_up(plan.groups, parts);
   parallel_for(0, strips * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t row = leading_dimension<T>(conv.in_channels);
     const auto [evaluated, products, carry, pixels, zeros] =
         thread_workspace<T>(plan.points * (plan.band_tiles() * row + 16),
                             plan.points * plan.band_tiles() * plan.chunk_groups * kPhases * lanes,
-                            part_groups * kPhases * plan.positions() * lanes, m * m * row, row);
+                            part_panels * 2 * plan.positions() * lanes, m * m * row, row);
     std::fill_n(zeros, row, T(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t strip = item / parts, part = item % parts;
@@ -111,8 +127,9 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
                             plan,
                             bounds[strip],
                             bounds[strip + 1],
-                            plan.groups * part / parts,
-                            plan.groups * (part + 1) / parts,
+                            first_panel(part),
+                            first_panel(part + 1),
+                            parts > 1 && !sums,
                             evaluated,
                             products,
                             carry,
@@ -251,15 +268,16 @@ struct OutputPrefetch {
   const T* group_start;
   int64_t pixels, pixel_stride, per_tile, pixel = 0;
 
-  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_group)
+  OutputPrefetch(const StripJob<T>& job, int64_t first_row, int64_t rows, int64_t first_panel)
       : pixel_stride(job.call.conv.out_channels), per_tile(job.call.conv.in_channels / kDepthStep) {
     const Deconvolution& conv = job.call.conv;
     const int64_t n = first_row / job.plan.tiles_y, y = first_row % job.plan.tiles_y * job.plan.m * 2;
     const int64_t begin = (n * conv.y.output + y) * conv.x.output;
-    group_start = job.call.output + begin * pixel_stride + first_group * kLanes<T>;
-    pixels = rows * job.plan.m * 2 * conv.x.output;
+    group_start = job.call.output + begin * pixel_stride + job.panel(first_panel).group * kLanes<T>;
+    pixels = job.by_row_phase ? 0 : rows * job.plan.m * 2 * conv.x.output;
   }
   GF_INLINE void add_to(Prefetch& prefetch) {
+    if (pixels == 0) return;
     if (pixel >= pixels) {
       pixel = 0;
       group_start += kLanes<T>;
@@ -270,48 +288,39 @@ struct OutputPrefetch {
   }
 };
 
-// job.evaluated x weights -> job.products, for tile rows [first_row, last_row) and groups [first, last).
+// job.evaluated x weights -> job.products, for tile rows [first_row, last_row) and panels [first, last).
 template <int M, typename T>
 void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row, int64_t first, int64_t last,
                      int64_t lda, int64_t point_stride) {
   constexpr int64_t kPoints = (M + 1) * (M + 1);
-  const int64_t tiles = (last_row - first_row) * job.plan.tiles_x;
-  const int64_t depth = job.call.conv.in_channels, columns = (last - first) * kPhases * kLanes<T>;
-  auto panel = [&](int64_t point, int64_t group, int64_t half) {
-    return job.call.packed + ((group * kPoints + point) * 2 + half) * depth * kTileColumns<T>;
+  const int64_t tiles = (last_row - first_row) * job.plan.tiles_x, depth = job.call.conv.in_channels;
+  auto weights = [&](int64_t point, int64_t number) {
+    const Panel panel = job.panel(number);
+    return job.call.packed + ((panel.group * kPoints + point) * 2 + panel.row_phase) * depth * kTileColumns<T>;
   };
   OutputPrefetch<T> output(job, first_row, last_row - first_row, first);
   for (int64_t point = 0; point < kPoints; ++point)
-    for (int64_t group = first; group < last; ++group)
-      for (int64_t half = 0; half < 2; ++half) {
-        const T* next = half == 0          ? panel(point, group, 1)
-                        : group + 1 < last ? panel(point, group + 1, 0)
-                                           : panel(point + 1 < kPoints ? point + 1 : point, first, 0);
-        T* c = job.products + point * columns + ((group - first) * 2 + half) * kTileColumns<T>;
-        multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, panel(point, group, half), depth, c,
-                          kPoints * columns, next, [&](Prefetch& prefetch) { output.add_to(prefetch); });
-      }
+    for (int64_t number = first; number < last; ++number) {
+      const T* next =
+          number + 1 < last ? weights(point, number + 1) : weights(point + 1 < kPoints ? point + 1 : point, first);
+      T* c = job.products + ((number - first) * tiles * kPoints + point) * kTileColumns<T>;
+      multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, weights(point, number), depth, c,
+                        kPoints * kTileColumns<T>, next, [&](Prefetch& prefetch) { output.add_to(prefetch); });
+    }
 }
 
-// Where the products of one tile row, one group and one phase begin, and the distances between them.
-template <typename T>
-struct RowProducts {
-  const T* first;
-  int64_t point_stride, tile_stride;
-};
-
 // Interpolates a tile row, adds what neighbours share, and stores what no later tile adds to.  The rest goes to carry,
-// and nothing else does if carry_only.
+// and nothing else does if carry_only.  products: of this panel and column phase, [tile][point][kTileColumns].
 template <int M, bool Statistics, typename T, typename Count>
-void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64_t group, int phase,
-                     const RowProducts<T>& products, Count count) {
+void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64_t number, int b, const T* products,
+                     Count count) {
   const Deconvolution& conv = job.call.conv;
   const Epilogue<T>& epilogue = job.call.epilogue;
-  const int a = phase / 2, b = phase % 2;
+  const auto [group, a] = job.panel(number);
   const int64_t channel = group * kLanes<T>, n = row / job.plan.tiles_y, ty = row % job.plan.tiles_y;
   const bool first_row = ty == 0, last_row = ty + 1 == job.plan.tiles_y;
   const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
-  T* carry = job.carry + ((group - job.first_group) * kPhases + phase) * job.plan.positions() * kLanes<T>;
+  T* carry = job.carry + ((number - job.first_panel) * 2 + b) * job.plan.positions() * kLanes<T>;
   const int64_t stride = 2 * conv.out_channels;  // between positions in the output
   T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel - b * stride / 2;
   const int lanes = lanes_in(count, kLanes<T>);
@@ -320,12 +329,12 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
   Vec<T> left[M + 1] = {};  // the last position of the tile before, by row
   for (int64_t tx = 0; tx < job.plan.tiles_x; ++tx, carry += M * kLanes<T>) {
     const bool last_tile = tx + 1 == job.plan.tiles_x;
-    const T* from = products.first + tx * products.tile_stride;
+    const T* from = products + tx * (M + 1) * (M + 1) * kTileColumns<T>;
     Vec<T> half[M + 1][M + 1], v[M + 1], y[M + 1];
 #pragma GCC unroll 8
     for (int j = 0; j <= M; ++j) {
 #pragma GCC unroll 8
-      for (int i = 0; i <= M; ++i) v[i] = load(from + (i * (M + 1) + j) * products.point_stride);
+      for (int i = 0; i <= M; ++i) v[i] = load(from + (i * (M + 1) + j) * kTileColumns<T>);
       ToomCook<T, M>::output(v, y);
 #pragma GCC unroll 8
       for (int i = 0; i <= M; ++i) half[i][j] = y[i];
@@ -379,25 +388,22 @@ void run_bands(const StripJob<T>& job) {
     last = carry_only ? job.first_row : first + plan.band_rows;
     last = last < job.last_row ? last : job.last_row;
     evaluate_band<M>(job, first, last, lda, point_stride);
-    int64_t last_group;
-    for (int64_t first_group = job.first_group; first_group < job.last_group; first_group = last_group) {
-      last_group = first_group + plan.chunk_groups;
-      last_group = last_group < job.last_group ? last_group : job.last_group;
-      const int64_t columns = (last_group - first_group) * kPhases * kLanes<T>;
-      multiply_points<M>(job, first, last, first_group, last_group, lda, point_stride);
-      for_each_vector<T>(
-          first_group * kLanes<T>,
-          last_group * kLanes<T> < job.call.conv.out_channels ? last_group * kLanes<T> : job.call.conv.out_channels,
-          [&](int64_t channel, auto count) {
-            const int64_t group = channel / kLanes<T>;
-            for (int phase = 0; phase < kPhases; ++phase)
-              for (int64_t row = first; row < last; ++row) {
-                const T* from = job.products + (row - first) * plan.tiles_x * plan.points * columns +
-                                ((group - first_group) * kPhases + phase) * kLanes<T>;
-                finish_tile_row<M, Statistics, T>(job, row, carry_only, group, phase,
-                                                  {from, columns, plan.points * columns}, count);
-              }
-          });
+    int64_t last_panel;
+    for (int64_t first_panel = job.first_panel; first_panel < job.last_panel; first_panel = last_panel) {
+      last_panel = first_panel + 2 * plan.chunk_groups;
+      last_panel = last_panel < job.last_panel ? last_panel : job.last_panel;
+      multiply_points<M>(job, first, last, first_panel, last_panel, lda, point_stride);
+      for (int64_t number = first_panel; number < last_panel; ++number) {
+        const int64_t channel = job.panel(number).group * kLanes<T>, left = job.call.conv.out_channels - channel;
+        for_each_vector<T>(0, left < kLanes<T> ? left : kLanes<T>, [&](int64_t, auto count) {
+          for (int b = 0; b < 2; ++b)
+            for (int64_t row = first; row < last; ++row) {
+              const int64_t tile = ((number - first_panel) * (last - first) + row - first) * plan.tiles_x;
+              const T* from = job.products + tile * plan.points * kTileColumns<T> + b * kLanes<T>;
+              finish_tile_row<M, Statistics, T>(job, row, carry_only, number, b, from, count);
+            }
+        });
+      }
     }
   }
 }

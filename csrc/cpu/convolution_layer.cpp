@@ -64,6 +64,11 @@ PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once) {
 }
 
 template <typename T>
+PackedLayout layout_of_variant(const ConvolutionLayer& layer, Variant variant) {
+  return layer.transposed ? layout_of_variant<T>(layer.up, variant) : layout_of_variant<T>(layer.down, variant);
+}
+
+template <typename T>
 void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed) {
   layer.transposed ? pack_weight(layer.up, layout, weight, packed)
                    : pack_weight(layer.down, layout, WeightOrder::forward, weight, packed);
@@ -100,6 +105,7 @@ void convolution_weight_grad(const ConvolutionLayer& layer, const T* grad, const
 }
 
 #define INSTANTIATE(T)                                                                                               \
+  template PackedLayout layout_of_variant<T>(const ConvolutionLayer&, Variant);                                      \
   template PackedLayout choose_layout<T>(const ConvolutionLayer&, bool);                                             \
   template void pack_weight<T>(const ConvolutionLayer&, const PackedLayout&, const T*, T*);                          \
   template void convolution<T>(const ConvolutionLayer&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \

@@ -23,6 +23,8 @@ struct ConvolutionLayer {
 template <typename T>
 PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once);
 template <typename T>
+PackedLayout layout_of_variant(const ConvolutionLayer& layer, Variant variant);
+template <typename T>
 void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed);
 template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,

@@ -9,6 +9,7 @@
 // The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
 // through `weight.data`.
 #include <cstring>
+#include <optional>
 
 #include "cpu/thread_workspace.h"
 #include "ops/block_chain.h"
@@ -30,13 +31,19 @@ void write_trailer(const cpu::PackedLayout& layout, const Tensor& weight, T* tra
   for (int64_t i = 0; i < kSamples; ++i) trailer[2 + i] = sample<T>(weight, i);
 }
 
+// What the packed weight is; null if it does not serve.
 template <typename T>
-bool serves(const Tensor& packed, const cpu::PackedLayout& layout, const Tensor& weight) {
-  if (packed.numel() != layout.count + kTrailer || packed.scalar_type() != weight.scalar_type()) return false;
-  if (weight.numel() == 0) return false;
+std::optional<cpu::PackedLayout> layout_of(const Tensor& packed, const cpu::ConvolutionLayer& layer,
+                                           const Tensor& weight) {
+  const int64_t count = packed.numel() - kTrailer;
+  if (count < 0 || packed.scalar_type() != weight.scalar_type() || weight.numel() == 0) return std::nullopt;
+  const T* trailer = data<T>(packed) + count;
+  if (!(trailer[0] >= 0 && trailer[0] < 256)) return std::nullopt;  // some other tensor
+  const auto layout = cpu::layout_of_variant<T>(layer, static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0])));
   T expected[kTrailer];
   write_trailer(layout, weight, expected);
-  return std::memcmp(expected, data<T>(packed) + layout.count, sizeof expected) == 0;
+  if (layout.count != count || std::memcmp(expected, trailer, sizeof expected) != 0) return std::nullopt;
+  return layout;
 }
 
 std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
@@ -63,10 +70,10 @@ std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vect
 template <typename T>
 Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, const Moments& moments, bool nchw) {
   const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
-  cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
-  const T* values = packed && serves<T>(*packed, layout, block.weight) ? data<T>(*packed) : nullptr;
+  const auto kept = packed ? layout_of<T>(*packed, layer, block.weight) : std::nullopt;
+  const cpu::PackedLayout layout = kept ? *kept : cpu::choose_layout<T>(layer, true);
+  const T* values = kept ? data<T>(*packed) : nullptr;
   if (!values) {
-    layout = cpu::choose_layout<T>(layer, true);
     T* own = cpu::packing_memory<T>(layout.count);
     cpu::pack_weight(layer, layout, data<T>(block.weight), own);
     values = own;
@@ -80,8 +87,7 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
                                 block.eps};
   fold<T>(affine, layer.out_channels(), scale, shift);
   nchw = nchw && cpu::writes_nchw(layer, layout);
-  Tensor output =
-      nchw ? torch::stable::new_empty(input, output_sizes(layer)) : new_channels_last(input, output_sizes(layer));
+  Tensor output = new_image(input, output_sizes(layer), !nchw);
   cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
                       {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
                       mutable_data<T>(output), nullptr, nullptr,

@@ -39,15 +39,20 @@ inline Tensor to_channels_last(const Tensor& t) {
 
 // By the C shim, which unlike torch::stable::empty does not look an operator up by its name: five blocks of one small
 // image take little longer than that.
-inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& sizes) {
-  const int64_t strides[] = {sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1]};
+inline Tensor new_image(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
+  const int64_t c = sizes[1], h = sizes[2], w = sizes[3];
+  const std::array<int64_t, 4> strides =
+      channels_last ? std::array<int64_t, 4>{c * h * w, 1, c * w, c} : std::array<int64_t, 4>{c * h * w, h * w, w, 1};
   int32_t dtype = 0, device_type = 0, device_index = 0;
   AtenTensorHandle made = nullptr;
   check(aoti_torch_get_dtype(like.get(), &dtype) == 0 && aoti_torch_get_device_type(like.get(), &device_type) == 0 &&
             aoti_torch_get_device_index(like.get(), &device_index) == 0 &&
-            aoti_torch_empty_strided(4, sizes.data(), strides, dtype, device_type, device_index, &made) == 0,
+            aoti_torch_empty_strided(4, sizes.data(), strides.data(), dtype, device_type, device_index, &made) == 0,
         "genimg_fast: no memory for an image");
   return in_huge_pages(Tensor(made));
+}
+inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& sizes) {
+  return new_image(like, sizes, true);
 }
 template <typename Geometry>
 Tensor new_channels_last(const Tensor& like, const Geometry& conv) {

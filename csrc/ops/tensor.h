@@ -87,8 +87,8 @@ void make_elementwise(Tensor& first, Tensors&... rest) {
   (lay_out_like(first, rest), ...);
 }
 
-// For a tensor not written yet.  The allocator gives large blocks back to the system and gets them anew, and a fresh page
-// of 4 KiB takes longer to fault in than to fill.
+// For a tensor not written yet.  The allocator gives large blocks back to the system and gets them anew, and a fresh
+// page of 4 KiB takes longer to fault in than to fill.
 inline Tensor in_huge_pages(Tensor t) {
   const int64_t bytes = t.numel() * t.element_size();
   if (t.is_cpu() && bytes >= 2 * cpu::kHugePage) cpu::advise_huge_pages(t.mutable_data_ptr(), bytes);
