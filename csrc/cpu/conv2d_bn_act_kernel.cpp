@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/conv2d_variants.h"
@@ -12,16 +11,14 @@
 namespace genimg_fast::cpu {
 namespace {
 
-template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv, tile_edge(variant));
+  if (is_toom_cook(variant)) return toom_cook::supports(conv, tile_edge(variant));
   return variant == Variant::direct || (variant == Variant::narrow && direct::supports_narrow(conv));
 }
 
 template <typename T>
 int64_t packed_count(const Convolution& conv, Variant variant) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
+  if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
   return direct::packed_count<T>(conv, variant == Variant::narrow);
 }
 
@@ -73,7 +70,7 @@ Variant choose(const Convolution& conv, bool packed_once) {
   Variant best = Variant::direct;
   double least = cost<T>(conv, best, packed_once);
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
-    if (!supports<T>(conv, variant) || (is_toom_cook(variant) && !winograd_allowed())) continue;
+    if (!supports(conv, variant) || (is_toom_cook(variant) && !may_toom_cook<T>())) continue;
     const double c = cost<T>(conv, variant, packed_once);
     if (c < least) {
       least = c;
@@ -85,8 +82,7 @@ Variant choose(const Convolution& conv, bool packed_once) {
 
 template <typename T>
 void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
+  if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
   direct::run(call, variant == Variant::narrow, sums);
 }
 
@@ -94,7 +90,7 @@ void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>
 
 template <typename T>
 PackedLayout layout_of_variant(const Convolution& conv, Variant variant) {
-  if (!supports<T>(conv, variant)) variant = Variant::direct;
+  if (!supports(conv, variant)) variant = Variant::direct;
   return {variant, active_isa(), packed_count<T>(conv, variant)};
 }
 
@@ -105,8 +101,7 @@ PackedLayout choose_layout(const Convolution& conv, bool packed_once) {
 
 template <typename T>
 void pack_weight(const Convolution& conv, const PackedLayout& layout, WeightOrder order, const T* weight, T* packed) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), order, weight, packed);
+  if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), order, weight, packed);
   direct::pack(conv, layout.variant == Variant::narrow, order, weight, packed);
 }
 

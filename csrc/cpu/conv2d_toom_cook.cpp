@@ -170,6 +170,7 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
   template void pack<T>(const Convolution&, int64_t, WeightOrder, const T*, T*); \
   template void run<T>(const Conv2dCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
+INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace genimg_fast::cpu::toom_cook

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/conv_transpose2d_variants.h"
@@ -16,16 +15,14 @@ namespace {
 std::atomic<Variant> forced{Variant::automatic};
 std::atomic<bool> winograd{true};
 
-template <typename T>
 bool supports(const Deconvolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return std::is_same_v<T, float> && toom_cook::supports(conv);
+  if (is_toom_cook(variant)) return toom_cook::supports(conv);
   return variant == Variant::direct || (variant == Variant::narrow && narrow::supports(conv));
 }
 
 template <typename T>
 int64_t packed_count(const Deconvolution& conv, Variant variant) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
+  if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
   if (variant == Variant::narrow) return narrow::packed_count<T>(conv);
   return direct::packed_count<T>(conv);
 }
@@ -77,7 +74,7 @@ Variant choose(const Deconvolution& conv, bool packed_once) {
   Variant best = Variant::direct;
   double least = cost<T>(conv, best, packed_once);
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
-    if (!supports<T>(conv, variant) || (is_toom_cook(variant) && !winograd)) continue;
+    if (!supports(conv, variant) || (is_toom_cook(variant) && !may_toom_cook<T>())) continue;
     const double c = cost<T>(conv, variant, packed_once);
     if (c < least) {
       least = c;
@@ -89,8 +86,7 @@ Variant choose(const Deconvolution& conv, bool packed_once) {
 
 template <typename T>
 void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
+  if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
   if (variant == Variant::narrow) return narrow::run(call, sums);
   direct::run(call, sums);
 }
@@ -104,7 +100,7 @@ bool winograd_allowed() { return winograd; }
 
 template <typename T>
 PackedLayout layout_of_variant(const Deconvolution& conv, Variant variant) {
-  if (!supports<T>(conv, variant)) variant = Variant::direct;
+  if (!supports(conv, variant)) variant = Variant::direct;
   return {variant, active_isa(), packed_count<T>(conv, variant)};
 }
 
@@ -115,8 +111,7 @@ PackedLayout choose_layout(const Deconvolution& conv, bool packed_once) {
 
 template <typename T>
 void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T* weight, T* packed) {
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
+  if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
   if (layout.variant == Variant::narrow) return narrow::pack(conv, weight, packed);
   direct::pack(conv, weight, packed);
 }

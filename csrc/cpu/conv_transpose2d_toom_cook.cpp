@@ -149,6 +149,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
   template void pack<T>(const Deconvolution&, int64_t, const T*, T*); \
   template void run<T>(const ConvolutionCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
+INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace genimg_fast::cpu::toom_cook

@@ -4,17 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "cpu/conv_weight_grad_variants.h"
 
 namespace genimg_fast::cpu {
 namespace {
 
-template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
   return variant == Variant::direct ||
-         (is_toom_cook(variant) && std::is_same_v<T, float> && toom_cook::supports_weight_grad(conv));
+         (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
@@ -46,10 +44,10 @@ double cost(const Convolution& conv, Variant variant) {
 template <typename T>
 Variant choose(const Convolution& conv) {
   const Variant asked = forced_variant();
-  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
+  if (asked != Variant::automatic) return supports(conv, asked) ? asked : Variant::direct;
   Variant best = Variant::direct;
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4})
-    if (winograd_allowed() && supports<T>(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best))
+    if (may_toom_cook<T>() && supports(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best))
       best = variant;
   return best;
 }
@@ -63,8 +61,7 @@ void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>
   if (weights == 0 || conv.pixels() == 0) return void(std::fill_n(grad_weight, weights, T(0)));
   const WeightGradCall<T> call{conv, small, small_prologue, large, large_prologue, grad_weight};
   const Variant variant = choose<T>(conv);
-  if constexpr (std::is_same_v<T, float>)
-    if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant));
+  if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant));
   direct::run(call);
 }
 

@@ -90,6 +90,7 @@ void run(const WeightGradCall<T>& call, int64_t m) {
 }
 
 template void run<float>(const WeightGradCall<float>&, int64_t);
+template void run<double>(const WeightGradCall<double>&, int64_t);
 
 }  // namespace genimg_fast::cpu::toom_cook
 

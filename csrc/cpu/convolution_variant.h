@@ -3,13 +3,14 @@
 // the reading of the input and the writing of the output.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "common/activation.h"
 #include "cpu/isa.h"
 
 namespace genimg_fast::cpu {
 
-// The ways to compute a convolution.  Toom-Cook serves some kernels in float alone; a number is the edge of its tiles.
+// The ways to compute a convolution.  Toom-Cook serves some kernels; a number is the edge of its tiles.
 // The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
 enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
 
@@ -21,6 +22,12 @@ void force_variant(Variant);
 Variant forced_variant();
 void allow_winograd(bool);
 bool winograd_allowed();
+
+// Who asks for double asks for precision, and gets Toom-Cook only if it is forced.
+template <typename T>
+bool may_toom_cook() {
+  return winograd_allowed() && std::is_same_v<T, float>;
+}
 
 // What a packed weight is.  It serves any batch on the instruction set that it was packed for.
 struct PackedLayout {

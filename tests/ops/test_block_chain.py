@@ -97,6 +97,19 @@ def test_matches_float64(isa, chained, name, training, layout):
             _cases.assert_accurate(value, exact[key], torch_result[key], _cases.ERROR_FACTOR_WINOGRAD, key)
 
 
+@pytest.mark.parametrize("variant", cpu.VARIANTS)
+def test_gradients_of_each_variant(isa, variant):
+    """In float64, through the kernels that serve float32."""
+    model = generator().double()
+    input = _cases.randn((3, 6, 2, 2), torch.float64).requires_grad_()
+    with cpu.force_variant("direct"):
+        plain_sums = model(input)
+    with cpu.force_variant(variant):
+        output = model(input)
+        assert torch.equal(output, plain_sums) == (variant == "direct")  # else it is not the variant that ran
+        assert torch.autograd.gradcheck(lambda *_: model(input), (input, *model.parameters()), fast_mode=True)
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_gradients_of_gradients(name):
     make, shape = CHAINS[name]
