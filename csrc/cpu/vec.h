@@ -22,7 +22,7 @@ struct VecOf<float> {
 template <>
 struct VecOf<double> {
   typedef double type __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));
-  typedef int64_t mask __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));
+  typedef long long mask __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));
 };
 template <typename T>
 using Vec = typename VecOf<T>::type;
@@ -42,17 +42,36 @@ struct Tail {
   int count;
 };
 
+// All bits set in the first lanes.
+template <typename T>
+GF_INLINE Mask<T> lanes_before(int count) {
+  Mask<T> lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  return lane < count;
+}
+
 template <typename T>
 GF_INLINE Vec<T> load(const T* p, Full = {}) {
   Vec<T> v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+// Lanes beyond the tail are 0.  Lane by lane it would take as long as tens of full vectors.
 template <typename T>
 GF_INLINE Vec<T> load(const T* p, Tail tail) {
+#if GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 64
+  const int mask = (1 << tail.count) - 1;
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_loadups512_mask(p, Vec<T>{}, mask);
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_loadupd512_mask(p, Vec<T>{}, mask);
+#elif GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 32
+  const auto v = reinterpret_cast<const Vec<T>*>(p);
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_maskloadps256(v, lanes_before<T>(tail.count));
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_maskloadpd256(v, lanes_before<T>(tail.count));
+#else
   Vec<T> v{};
   for (int i = 0; i < tail.count; ++i) v[i] = p[i];
   return v;
+#endif
 }
 template <typename T>
 GF_INLINE void store(T* p, Vec<T> v, Full = {}) {
@@ -60,7 +79,17 @@ GF_INLINE void store(T* p, Vec<T> v, Full = {}) {
 }
 template <typename T>
 GF_INLINE void store(T* p, Vec<T> v, Tail tail) {
+#if GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 64
+  const int mask = (1 << tail.count) - 1;
+  if constexpr (sizeof(T) == 4) __builtin_ia32_storeups512_mask(p, v, mask);
+  if constexpr (sizeof(T) == 8) __builtin_ia32_storeupd512_mask(p, v, mask);
+#elif GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 32
+  const auto to = reinterpret_cast<Vec<T>*>(p);
+  if constexpr (sizeof(T) == 4) __builtin_ia32_maskstoreps256(to, lanes_before<T>(tail.count), v);
+  if constexpr (sizeof(T) == 8) __builtin_ia32_maskstorepd256(to, lanes_before<T>(tail.count), v);
+#else
   for (int i = 0; i < tail.count; ++i) p[i] = v[i];
+#endif
 }
 // Stores past the caches, for what is too large for them: half the traffic, since nothing is read first.  `p` is
 // aligned to the vector.  stream_fence() before anyone else reads it.
@@ -109,8 +138,7 @@ GF_INLINE Vec<T> keep(Vec<T> v, Full) {
 }
 template <typename T>
 GF_INLINE Vec<T> keep(Vec<T> v, Tail tail) {
-  for (int i = tail.count; i < kLanes<T>; ++i) v[i] = 0;
-  return v;
+  return lanes_before<T>(tail.count) ? v : Vec<T>{};
 }
 
 // body(offset, Full{}) for whole vectors, then body(offset, Tail{n}) for what is left.
