@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from genimg_fast import _backend, functional
-from genimg_fast.ops._convolution import records_gradient, slower
+from genimg_fast.ops._convolution import records_gradient, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.block_chain import Block
 
@@ -19,32 +19,32 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         return input
     if not may_chain(input):
         return _one_by_one(input, blocks)
-    run: list[Block] = []
-    for served, block in list(_which_serve(input, blocks)):
-        if served:
-            run.append(block)
-        else:
-            input = _one_by_one(_run(input, run) if run else input, [block])
-            run = []
-    return _run(input, run) if run else input
+    for served, run in _runs(input, blocks):
+        input = _run(input, run) if served else _one_by_one(input, run)
+    return input
 
 
 def serves_all(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
     """Whether `run_blocks` runs the blocks as one native chain."""
-    return may_chain(input) and all(served for served, _ in _which_serve(input, blocks))
+    return may_chain(input) and [served for served, _ in _runs(input, blocks)] == [True]
 
 
-def _which_serve(input: torch.Tensor, blocks: Sequence[Block]) -> Iterator[tuple[bool, Block]]:
-    shape: tuple[int, ...] = tuple(input.shape)
+def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list[Block]]]:
+    """The blocks cut into runs, and whether the native chain serves each."""
     tensors = [input, *(t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))]
     records = records_gradient(*tensors)
     heed_speed = _backend.current_backend() == "auto"
+    runs: list[tuple[bool, list[Block], tuple[int, ...]]] = []
+    shape: tuple[int, ...] = tuple(input.shape)
     for block in blocks:
-        served = _serves(input, shape, block)
-        if served and heed_speed:
-            served = slower(block.transposed, block.weight, shape, block.stride, records) is None
-        yield served, block
+        served = _serves(input, shape, block) and not (heed_speed and slower(block, shape, records))
+        if not runs or runs[-1][0] != served:
+            runs.append((served, [], shape))
+        runs[-1][1].append(block)
         shape = block.output_shape(shape)
+    return [
+        (served and not (heed_speed and slower_chain(input, run, first, records)), run) for served, run, first in runs
+    ]
 
 
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from genimg_fast.ops import _check
+from genimg_fast.reference.block_chain import Block
 
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
@@ -64,29 +65,62 @@ def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
         )
 
 
-def slower(
-    transposed: bool, weight: torch.Tensor, input_shape: Sequence[int], stride: tuple[int, int], records: bool
-) -> str | None:
+def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
     From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 with stride 2, kernel 3 with stride 1,
     and images of one pixel; elsewhere they have plain sums alone.
     """
-    kernel = tuple(weight.shape[2:])
-    n, _, h, w = input_shape
-    if not transposed:
-        h, w = h // stride[0], w // stride[1]  # of the small side, about
-    made_for = (kernel, stride) == ((4, 4), (2, 2)) or (kernel, stride, transposed) == ((3, 3), (1, 1), False)
-    one_pixel = h * w == 1 if transposed else kernel == tuple(input_shape[2:])
-    if weight.numel() >= 1 << 20 and kernel == (3, 3) and n * h * w < 64:
-        return f"packing a weight of {weight.numel()} values takes longer than {n * h * w} pixels save"
+    kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    pixels = _pixels(block, input_shape)
+    made_for = (kernel, stride) == ((4, 4), (2, 2)) or (kernel, stride, block.transposed) == ((3, 3), (1, 1), False)
+    one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
+    if block.weight.numel() >= 1 << 20 and kernel == (3, 3) and pixels < 64:
+        return f"packing a weight of {block.weight.numel()} values takes longer than {pixels} pixels save"
     if made_for or one_pixel:
         return None
-    if not transposed or records:
+    if not block.transposed or records:
         return f"PyTorch is faster at kernel {kernel}, stride {stride}"
-    if stride == (1, 1) or (max(kernel) > 4 and n * h * w >= 512):
-        return f"PyTorch is faster at kernel {kernel}, stride {stride} on {n * h * w} pixels"
+    if stride == (1, 1) or (max(kernel) > 4 and pixels >= 512):
+        return f"PyTorch is faster at kernel {kernel}, stride {stride} on {pixels} pixels"
     return None
+
+
+_FEWEST_MULTIPLY_ADDS = 20e6
+"""Below which a chain's gradients take less time than setting them up from Python."""
+_IMAGE_CHANNELS = 4
+_LARGE_BATCH = 1 << 15
+"""Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
+
+
+def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
+    """Why PyTorch is faster for these blocks in turn, though not for each by itself.
+
+    Args:
+        input: of the whole pass, whose memory order the output takes over.
+        shape: of the first block's input.
+    """
+    first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
+    kernel = first.weight.shape[2:]
+    image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
+    for block in blocks:
+        work += block.weight.numel() * _pixels(block, shape)
+        shape = block.output_shape(shape)
+    if records and work < _FEWEST_MULTIPLY_ADDS:
+        return "so little work that to prepare for its gradients would take longer"
+    if len(blocks) == 1 and image_layer and memory_format(input) is torch.contiguous_format:
+        made_image = first.out_channels <= _IMAGE_CHANNELS
+        if not records and (made_image or pixels < _LARGE_BATCH):
+            return "a lone layer on images: changing the memory order costs more than the kernel saves"
+        if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
+            return "a lone layer on images: changing the memory order costs more than the kernel saves"
+    return None
+
+
+def _pixels(block: Block, input_shape: Sequence[int]) -> int:
+    """Of the smaller of input and output, about, in the batch."""
+    n, _, h, w = input_shape
+    return n * h * w if block.transposed else n * (h // block.stride[0]) * (w // block.stride[1])
 
 
 def records_gradient(*tensors: torch.Tensor | None) -> bool:

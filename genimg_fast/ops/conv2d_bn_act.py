@@ -11,7 +11,14 @@ import torch.nn.functional as F
 
 from genimg_fast import _backend
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import check_arguments, check_batch_statistics, pair, records_gradient, slower
+from genimg_fast.ops._convolution import (
+    check_arguments,
+    check_batch_statistics,
+    pair,
+    records_gradient,
+    slower,
+    slower_chain,
+)
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.activation import activate
@@ -46,6 +53,10 @@ def conv2d_bn_act(
     if training:
         check_batch_statistics(op, _output_shape(input, weight, stride, padding, dilation))
 
+    block = Block(
+        False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
+        activation, negative_slope,
+    )  # fmt: skip
     native = _backend.use_native(
         op,
         input,
@@ -53,13 +64,9 @@ def conv2d_bn_act(
         bias,
         *norm.values(),
         unless=_unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
-        slower=_slower(input, weight, bias, stride, norm),
+        slower=_slower(input, block),
     )
     if native:
-        block = Block(
-            False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
-            activation, negative_slope,
-        )  # fmt: skip
         return block_chain(input, [block])
     raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if not training and running_mean is None:
@@ -100,11 +107,11 @@ def _has_gradient_kernels(weight, stride, padding, dilation) -> bool:
     )
 
 
-def _slower(input, weight, bias, stride, norm) -> str | None:
+def _slower(input: torch.Tensor, block: Block) -> str | None:
     if input.dim() != 4:
         return None
-    records = records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"])
-    return slower(False, weight, input.shape, stride, records)
+    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
+    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
 
 
 def _output_shape(input, weight, stride, padding, dilation):

@@ -20,6 +20,7 @@ from genimg_fast.ops._convolution import (
     pair,
     records_gradient,
     slower,
+    slower_chain,
 )
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
@@ -63,6 +64,10 @@ def conv_transpose2d_bn_act(
     if training and dilation == (1, 1):
         check_batch_statistics(op, _output_shape(input, weight, stride, padding, output_padding))
 
+    block = Block(
+        True, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, output_padding, dilation, groups,
+        activation, negative_slope,
+    )  # fmt: skip
     native = _backend.use_native(
         op,
         input,
@@ -70,13 +75,9 @@ def conv_transpose2d_bn_act(
         bias,
         *norm.values(),
         unless=_unsupported(input, groups, dilation, negative_slope, norm),
-        slower=_slower(input, weight, bias, stride, norm),
+        slower=_slower(input, block),
     )
     if native and input.device.type == "cpu":
-        block = Block(
-            True, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, output_padding, dilation, groups,
-            activation, negative_slope,
-        )  # fmt: skip
         return block_chain(input, [block])
     has_norm = training or running_mean is not None
     if native and training:
@@ -122,13 +123,13 @@ def _unsupported(input, groups, dilation, negative_slope, norm) -> str | None:
     return None
 
 
-def _slower(input, weight, bias, stride, norm) -> str | None:
+def _slower(input: torch.Tensor, block: Block) -> str | None:
     if input.device.type == "cuda":
         return "cuDNN's tensor cores outrun the plain CUDA kernel"
     if input.dim() != 4:
         return None
-    records = records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"])
-    return slower(True, weight, input.shape, stride, records)
+    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
+    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
 
 
 def _output_shape(input, weight, stride, padding, output_padding):

@@ -218,7 +218,7 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
 
 @pytest.mark.parametrize(
     ("batch", "kernel", "stride", "records", "native"),
-    [(1, 4, 2, True, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, False), (1, 5, 2, False, True)],
+    [(1, 4, 2, True, False), (4096, 4, 2, True, True), (1, 4, 2, False, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, False), (1, 5, 2, False, True)],
 )  # fmt: skip
 def test_auto_leaves_to_pytorch_what_it_does_faster(batch, kernel, stride, records, native):
     input = torch.zeros(batch, 8, 4, 4, requires_grad=records)
