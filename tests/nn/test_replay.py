@@ -32,7 +32,7 @@ def test_a_change_is_seen(change):
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     before = model(input)
-    assert replay.replay(model, input) is not None
+    assert replay.replay([model], input) is not None
     CHANGES[change](model)
     expected = unfuse(copy.deepcopy(model))(input)
     assert not torch.allclose(expected, before)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Fused twins of classes: subclasses in which methods that call layers, or `nn.Sequential`'s own forward(), run fused.
+
+An instance becomes fused by becoming one of its class's twin, and plain again by going back: nothing in it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import functools
+import inspect
+from types import FunctionType, new_class
+from typing import Any
+
+import torch
+from torch import nn
+
+from genimg_fast.nn.layers import HEADS, Call, activation_of
+from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
+from genimg_fast.nn.sequential import FusedSequential, run_in_turn
+
+Roles = tuple[tuple[str, str], ...]
+"""Layers as methods name them, such as ``self.conv``, and their roles (see `rewrite`)."""
+
+
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class that `cls` is a twin of, or `cls` itself."""
+    return vars(cls).get("_genimg_fast_plain_class", cls)
+
+
+def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
+    """What a twin of the module's class joins: layers as the methods name them, and the chains that they form.
+
+    The third is why a method that calls layers cannot be rewritten; empty if each can.
+    """
+    roles: dict[str, str] = {}
+    chains: list[list[Any]] = []
+    reason = ""
+    for name, method in _methods(plain_class(type(module))).items():
+        if name in module.__dict__ or not module._modules.keys() & {*method.__code__.co_names}:
+            continue
+
+        def role(source: str, method: FunctionType = method) -> str | None:
+            found = _role(source, method, module)
+            return found and roles.setdefault(source, found)
+
+        try:
+            _, sources = rewrite(method, role)
+        except NotRewritableError as error:
+            reason = f"{name}(): {error}"
+            continue
+        for chain in sources:
+            layers = (_layer(source, method, module) for source in chain)
+            chains.append([layer for layer in layers if layer is not ...])
+    return tuple(sorted(roles.items())), chains, reason
+
+
+@functools.cache
+def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
+    """A subclass of `cls` that joins the layers with these roles.
+
+    Raises:
+        TypeError: if the class refuses to be subclassed.
+    """
+    twin = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if issubclass(cls, nn.Sequential) else (cls,))
+    for name, method in _methods(cls).items():
+        with contextlib.suppress(NotRewritableError):
+            rewritten, chains = rewrite(method, dict(roles).get)
+            if chains:
+                setattr(twin, name, rewritten)
+
+    def __reduce_ex__(self, protocol):  # noqa: N807
+        constructor, arguments, *rest = super(twin, self).__reduce_ex__(protocol)
+        if constructor is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return _new, (cls, roles, *arguments[1:]), *rest
+        return constructor, arguments, *rest  # of the user's own __reduce__
+
+    twin.__reduce_ex__ = __reduce_ex__  # type: ignore[assignment, method-assign]
+    twin._genimg_fast_plain_class = cls  # type: ignore[assignment]
+    twin.__module__, twin.__doc__ = cls.__module__, cls.__doc__
+    setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
+    return twin
+
+
+def _new(cls: type[nn.Module], roles: Roles, *arguments: Any) -> nn.Module:
+    """An instance without state, for pickle."""
+    twin = twin_of(cls, roles)
+    return twin.__new__(twin, *arguments)
+
+
+def _run_in_turn(*layers_and_input: Any) -> torch.Tensor:
+    *layers, input = layers_and_input
+    return run_in_turn([_as_layer(layer) for layer in reversed(layers) if layer is not ...], input)
+
+
+def _as_layer(value: Any) -> Any:
+    if isinstance(value, nn.Module) or value is ...:
+        return value
+    return Call(*value) if isinstance(value, tuple) else Call(value, (), {})
+
+
+def _layer(source: str, method: FunctionType, module: nn.Module) -> Any:
+    """What the source of a layer stands for: a module, a `Call`, or `...`."""
+    return _as_layer(eval(source, method.__globals__, {method.__code__.co_varnames[0]: module}))
+
+
+def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
+    try:
+        layer = _layer(source, method, module)
+    except Exception:  # there is no such attribute, or a property raises
+        return None
+    if type(layer) in HEADS:
+        return HEAD
+    if isinstance(layer, nn.Sequential):
+        return SEQUENTIAL
+    unset = layer == Call(None, (), {})  # type: ignore[arg-type]  # as in `if self.norm is not None: x = self.norm(x)`
+    return ACTIVATION if unset or activation_of(layer) else None
+
+
+def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
+    """The methods of a class that are written in Python outside of PyTorch, but for special ones."""
+    methods = {name: inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("__")}
+    return {
+        name: method
+        for name, method in methods.items()
+        if type(method) is FunctionType and method.__code__.co_argcount and not method.__module__.startswith("torch.")
+    }
