@@ -15,7 +15,7 @@ from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.layers import Call, Step, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.sequential import FusedSequential
-from genimg_fast.nn.twin import chains_of, plain_class, twin_of
+from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
@@ -119,12 +119,8 @@ def unfuse(model: Model | FuseReport) -> Model:
         model = cast(Model, model.model)
     _check_module("unfuse", model)
     for module in model.modules():
-        module.__class__ = _plain(module)
+        module.__class__ = _PLAIN.get(type(module)) or plain_class(type(module))
     return model
-
-
-def _plain(module: nn.Module) -> type[nn.Module]:
-    return _PLAIN.get(type(module), plain_class(type(module)))
 
 
 def _check_module(function: str, model: object) -> None:
@@ -157,77 +153,87 @@ class _Fuser:
         kind = type(module)
         if kind in _LOSSES or kind in _LOSSES.values():
             return self.fuse_loss(name, module)
-        if isinstance(module, nn.Sequential) and _runs_its_layers(kind):
-            return self.fuse_sequential(name, module)
-        return self.fuse_calls(name, module)
+        return self.fuse_sequential(name, module) if runs_its_layers(kind) else self.fuse_calls(name, module)
 
     def fuse_loss(self, name: str, module: nn.Module) -> list[FuseRow]:
-        whole = FuseRow(name, (), type(module).__name__, None, "")
-        if reason := self.why_not(name, module):
-            return [whole._replace(reason=reason)]
+        row = _whole(name, module, self.why_not(name, module))
+        if row.reason:
+            return [row]
         module.__class__ = _LOSSES.get(type(module), type(module))
-        return [whole._replace(kind="bce_loss" if isinstance(module, nn.BCELoss) else "bce_with_logits_loss")]
+        return [row._replace(kind="bce_loss" if isinstance(module, nn.BCELoss) else "bce_with_logits_loss")]
 
-    def fuse_sequential(self, name: str, module: nn.Sequential) -> list[FuseRow]:
+    def fuse_sequential(self, name: str, module: nn.Module) -> list[FuseRow]:
         """An `nn.Sequential`, or an instance of a subclass that calls its layers as it does."""
         self.left_to_callers.update(module.children())
         if reason := self.why_not(name, module):
-            return [FuseRow(name, (), type(module).__name__, None, reason)]
+            return [_whole(name, module, reason)]
         steps = plan(list(module._modules.items()))
         if any(step.kind for step in steps) and not isinstance(module, FusedSequential):
             exact = type(module) is nn.Sequential
-            module.__class__ = FusedSequential if exact else twin_of(type(module), ())
-        return [_row(name, step) for step in steps if not isinstance(step.layers[0], nn.Sequential)]
+            if reason := _change_class(module, lambda: FusedSequential if exact else twin_of(type(module), ())):
+                return [_whole(name, module, reason)]
+        return _rows(name, steps)
 
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
+        cls = plain_class(type(module))
         roles, chains, reason = chains_of(module)
-        layers = {layer for chain in chains for layer in chain if isinstance(layer, nn.Module)}
-        whole = FuseRow(name, (), plain_class(type(module)).__name__, None, "")
-        if chains and self.filter_fn is not None and not self.filter_fn(name, module):
-            self.left_to_callers |= layers
-            return [whole._replace(reason="filter_fn left it out")]
-        rows = [whole._replace(reason=reason)] if reason else []
+        rows = [_whole(name, module, reason)] if reason else []
         if not chains:
             return rows
-        try:
-            module.__class__ = twin_of(plain_class(type(module)), roles)
-        except TypeError as error:
-            return [whole._replace(reason=f"its class cannot be subclassed: {error}")]
+        layers = {layer for chain in chains for layer in chain if isinstance(layer, nn.Module)}
+        if self.filter_fn is not None and not self.filter_fn(name, module):
+            self.left_to_callers |= layers
+            return [_whole(name, module, _FILTERED)]
+        if reason := _change_class(module, lambda: twin_of(cls, roles)):
+            return [_whole(name, module, reason)]
         self.left_to_callers |= layers
-        paths = {child: path for path, child in module.named_modules()}
-        for chain in chains:
-            steps = plan([(paths.get(layer, "") if isinstance(layer, nn.Module) else "", layer) for layer in chain])
-            rows += [_row(name, step) for step in steps if not isinstance(step.layers[0], nn.Sequential)]
-        return rows
+        return rows + _rows(name, [step for chain in chains for step in plan(named(chain, module))])
 
     def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
         if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):
             return []
-        whole = FuseRow(name, (), type(module).__name__, None, "")
         if reason := why_not_head(module) or self.why_not(name, module):
-            return [whole._replace(reason=reason)]
+            return [_whole(name, module, reason)]
         [step] = plan([("", module)])
-        module.__class__ = ALONE[type(module)]
-        return [whole._replace(kind=step.kind)]
+        row = _whole(name, module, step.reason, step.kind)
+        if step.kind:
+            module.__class__ = ALONE[type(module)]  # type: ignore[assignment]
+        return [row]
 
     def why_not(self, name: str, module: nn.Module) -> str:
         if "forward" in module.__dict__:
             return "its forward() was replaced"
         if self.filter_fn is not None and not self.filter_fn(name, module):
-            return "filter_fn left it out"
+            return _FILTERED
         return ""
 
 
-def _runs_its_layers(kind: type[nn.Module]) -> bool:
-    return plain_class(kind).forward is nn.Sequential.forward or issubclass(kind, FusedSequential)
+_FILTERED = "filter_fn left it out"
 
 
-def _row(module: str, step: Step) -> FuseRow:
-    """A step of a module's, as a row of the report."""
-    words = [
-        getattr(layer.function, "__name__", layer.function) if isinstance(layer, Call) else type(layer).__name__
-        for layer in step.layers
+def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str:
+    """Why it cannot be changed; empty if it was."""
+    try:
+        module.__class__ = make()
+    except TypeError as error:  # of __init_subclass__ and the like
+        return f"its class cannot be subclassed: {error}"
+    return ""
+
+
+def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -> FuseRow:
+    return FuseRow(name, (), plain_class(type(module)).__name__, kind, reason)
+
+
+def _rows(name: str, steps: list[Step]) -> list[FuseRow]:
+    """One for each step, but for an `nn.Sequential`, which has rows of its own."""
+    return [
+        FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
+        for step in steps
+        if not isinstance(step.layers[0], nn.Sequential)
     ]
-    return FuseRow(module, tuple(filter(None, step.names)), " + ".join(words), step.kind, step.reason)
+
+
+def _word(layer: nn.Module | Call) -> str:
+    return layer.name if isinstance(layer, Call) else type(layer).__name__

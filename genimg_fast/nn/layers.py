@@ -47,6 +47,10 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        return self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "?")
+
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         function = self.function
         if isinstance(function, str):

@@ -48,7 +48,9 @@ def remember(modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block
 class _Replay:
     """It holds what lies in the modules, but not the first of them, which lives for as long as others want it."""
 
-    def __init__(self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], packed: list[torch.Tensor]):
+    def __init__(
+        self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], packed: list[torch.Tensor]
+    ):
         self.shape, self.dtype = input.shape, input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]

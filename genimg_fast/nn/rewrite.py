@@ -15,6 +15,7 @@ import ast
 import copy
 import functools
 import linecache
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType, FunctionType
@@ -43,7 +44,10 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
     """
     code = function.__code__
     tree = copy.deepcopy(_parse("".join(linecache.getlines(code.co_filename, function.__globals__)), code))
-    definition = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _stands_at(node, code))
+    definitions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _stands_at(node, code))
+    definition = next(definitions, None)
+    if definition is None:
+        raise NotRewritableError("it is not a def")
     variables = _Variables(definition, code)
     finder = _Finder(variables, roles)
     body = [finder.visit(statement) for statement in definition.body]
@@ -79,11 +83,13 @@ def _compile(tree: ast.Module, wanted: CodeType) -> CodeType:
                     yield code
                 yield from search(code)
 
-    return next(search(compile(tree, wanted.co_filename, "exec", dont_inherit=True)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # which its first compilation gave
+        return next(search(compile(tree, wanted.co_filename, "exec", dont_inherit=True)))
 
 
 def _stands_at(definition: ast.FunctionDef, code: CodeType) -> bool:
-    first_line = min(node.lineno for node in (definition, *definition.decorator_list))
+    first_line = min([definition.lineno, *(decorator.lineno for decorator in definition.decorator_list)])
     return (definition.name, first_line) == (code.co_name, code.co_firstlineno)
 
 
@@ -126,7 +132,7 @@ class _Variables:
         return (
             self.keeps_self
             and all(isinstance(node, _MOVABLE) for node in nodes)
-            and names - {self.self_name} <= names - self.local
+            and not names & self.local - {self.self_name}
         )
 
 
@@ -149,6 +155,10 @@ class _Layers(ast.expr):
         self.calls = calls
         ast.copy_location(self, calls)
 
+    def pays(self) -> bool:
+        """Whether it is worth one call."""
+        return HEAD in self.roles or self.roles.count(SEQUENTIAL) > 1
+
 
 class _Finder(ast.NodeTransformer):
     """Puts `_Layers` in place of the calls of layers."""
@@ -156,7 +166,7 @@ class _Finder(ast.NodeTransformer):
     def __init__(self, variables: _Variables, roles: Roles):
         self.variables, self.roles = variables, roles
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         layer, role = self.layer(node)
         if layer is None or role is None:
             return self.generic_visit(node)
@@ -181,7 +191,7 @@ class _Finder(ast.NodeTransformer):
             layer = _call_of(call.func, call) if more else call.func
         return layer, self.roles(ast.unparse(layer)) if self.variables.may_move(layer) else None
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         return node  # whose variables are its own
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda  # type: ignore[assignment]  # noqa: N815
@@ -212,23 +222,26 @@ def _inline(body: list[ast.stmt], variables: _Variables) -> list[ast.stmt]:
 def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:
     name = _assigned_name(first)
     condition = None
-    if isinstance(second, ast.If) and len(second.body) == 1 and not second.orelse:  # if self.bn is not None: x = self.bn(x)
+    if (
+        isinstance(second, ast.If) and len(second.body) == 1 and not second.orelse
+    ):  # such as `if self.bn: x = self.bn(x)`
         condition, second = second.test, second.body[0]
         if _assigned_name(second) != name or not variables.may_move(condition):
             return None
     if name is None or not (isinstance(second, ast.Return) or _assigned_name(second)):
         return None
     before, after = first.value, second.value  # type: ignore[attr-defined]
-    if not (isinstance(before, _Layers) and HEAD in before.roles and isinstance(after, _Layers)):
+    if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {ACTIVATION}):
         return None
     if not (isinstance(after.input, ast.Name) and after.input.id == name and variables.is_gone(name, second)):
         return None
     layers = after.layers
     if condition is not None:
         layers = [ast.IfExp(condition, layer, ast.Constant(...)) for layer in layers]
-    second.value = _Layers(  # type: ignore[attr-defined]
-        [*before.layers, *layers], [*before.roles, *after.roles], before.input, after.calls
-    )
+    joined = _Layers([*before.layers, *layers], [*before.roles, *after.roles], before.input, after.calls)
+    if not joined.pays():
+        return None
+    second.value = joined  # type: ignore[attr-defined]
     return second
 
 
@@ -245,8 +258,8 @@ class _Writer(ast.NodeTransformer):
         self.self_name = self_name
         self.chains: list[Chain] = []
 
-    def visit__Layers(self, node: _Layers) -> ast.AST:  # noqa: N802
-        if HEAD not in node.roles and node.roles.count(SEQUENTIAL) < 2:
+    def visit__Layers(self, node: _Layers) -> ast.AST:
+        if not node.pays():
             return self.generic_visit(node.calls)
         self.chains.append(tuple(ast.unparse(layer) for layer in node.layers))
         function = ast.Attribute(ast.Name(self.self_name, ast.Load()), RUN_IN_TURN, ast.Load())

@@ -10,13 +10,14 @@ import contextlib
 import copyreg
 import functools
 import inspect
+from collections.abc import Iterator
 from types import FunctionType, new_class
 from typing import Any
 
 import torch
 from torch import nn
 
-from genimg_fast.nn.layers import HEADS, Call, activation_of
+from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
 
@@ -27,6 +28,13 @@ Roles = tuple[tuple[str, str], ...]
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
     """The class that `cls` is a twin of, or `cls` itself."""
     return vars(cls).get("_genimg_fast_plain_class", cls)
+
+
+def runs_its_layers(cls: type[nn.Module]) -> bool:
+    """Whether forward() is that of `nn.Sequential`, or a method around it."""
+    forward = plain_class(cls).forward
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
 
 
 def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
@@ -56,14 +64,35 @@ def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
     return tuple(sorted(roles.items())), chains, reason
 
 
+def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of a chain, with the paths in the module of those that are modules."""
+    paths = {child: path for path, child in module.named_modules()}
+    return [(paths.get(layer, "") if isinstance(layer, nn.Module) else "", layer) for layer in chain]
+
+
+def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """(path, name, reason) of each layer that a fused module calls as it is; nothing for other modules."""
+    if isinstance(module, FusedSequential):
+        steps = module.plan()
+    elif plain_class(type(module)) is not type(module):
+        steps = [step for chain in chains_of(module)[1] for step in plan(named(chain, module))]
+    else:
+        return
+    for step in steps:
+        layer = step.layers[0]
+        if step.kind is None and not isinstance(layer, FusedSequential):
+            yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
+
+
 @functools.cache
-def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
+def twin_of(cls: Any, roles: Roles) -> Any:
     """A subclass of `cls` that joins the layers with these roles.
 
     Raises:
         TypeError: if the class refuses to be subclassed.
     """
-    twin = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if issubclass(cls, nn.Sequential) else (cls,))
+    # behind cls, FusedSequential takes the place of nn.Sequential alone
+    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if runs_its_layers(cls) else (cls,))
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
             rewritten, chains = rewrite(method, dict(roles).get)
@@ -76,8 +105,8 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
             return _new, (cls, roles, *arguments[1:]), *rest
         return constructor, arguments, *rest  # of the user's own __reduce__
 
-    twin.__reduce_ex__ = __reduce_ex__  # type: ignore[assignment, method-assign]
-    twin._genimg_fast_plain_class = cls  # type: ignore[assignment]
+    twin.__reduce_ex__ = __reduce_ex__
+    twin._genimg_fast_plain_class = cls
     twin.__module__, twin.__doc__ = cls.__module__, cls.__doc__
     setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
     return twin

@@ -197,7 +197,11 @@ UNFUSED_CASES = {
     "backward hook": (lambda: [with_backward_hook(conv()), nn.ReLU()], 0, "it has hooks"),
     "backward pre hook": (lambda: [with_backward_pre_hook(conv()), nn.ReLU()], 0, "it has hooks"),
     "own forward": (lambda: [conv(), with_own_forward(nn.ReLU())], 1, r"its forward\(\) was replaced"),
-    "subclass": (lambda: [CountingConv(4, 4, 3), nn.ReLU()], 0, "CountingConv is a subclass of Conv2d, which may do more than it"),
+    "subclass": (
+        lambda: [CountingConv(4, 4, 3), nn.ReLU()],
+        0,
+        "CountingConv is a subclass of Conv2d, which may do more than it",
+    ),
     "spectral norm": (lambda: [parametrizations.spectral_norm(conv()), nn.ReLU()], 0, "weight is parametrized"),
     "weight norm": (lambda: [parametrizations.weight_norm(conv()), nn.ReLU()], 0, "weight is parametrized"),
     "padding mode": (lambda: [conv(padding=1, padding_mode="reflect"), nn.ReLU()], 0, "padding_mode is 'reflect'"),
