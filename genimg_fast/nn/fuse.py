@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from genimg_fast._table import format_table
 from genimg_fast.nn.alone import ALONE
@@ -181,14 +182,17 @@ class _Fuser:
         rows = [_whole(name, module, reason)] if reason else []
         if not chains:
             return rows
+        steps = [step for chain in chains for step in plan(named(chain, module))]
+        if not any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps):
+            return rows  # `fuse_layer` says why
         layers = {layer for chain in chains for layer in chain if isinstance(layer, nn.Module)}
         if self.filter_fn is not None and not self.filter_fn(name, module):
             self.left_to_callers |= layers
             return [_whole(name, module, _FILTERED)]
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
-            return [_whole(name, module, reason)]
+            return [*rows, _whole(name, module, reason)]
         self.left_to_callers |= layers
-        return rows + _rows(name, [step for chain in chains for step in plan(named(chain, module))])
+        return rows + _rows(name, steps)
 
     def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
@@ -227,12 +231,16 @@ def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -
 
 
 def _rows(name: str, steps: list[Step]) -> list[FuseRow]:
-    """One for each step, but for an `nn.Sequential`, which has rows of its own."""
+    """One for each step, but for modules that have rows of their own."""
     return [
         FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
         for step in steps
-        if not isinstance(step.layers[0], nn.Sequential)
+        if not _holds_layers(step.layers[0])
     ]
+
+
+def _holds_layers(layer: nn.Module | Call) -> bool:
+    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
 def _word(layer: nn.Module | Call) -> str:

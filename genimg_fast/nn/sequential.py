@@ -76,14 +76,15 @@ def run_steps(modules: Sequence[Any], plan: Callable[[], list[Step]], input: tor
         return output
     output = input
     blocks: list[Block] = []  # convolution blocks that stand one after the other
+    nothing_else = True
     for step in _with_those_inside(plan()):
         if step.kind in BLOCKS:
             blocks.append(block(step.layers, output))
             continue
         output = run_blocks(output, blocks)
-        blocks = []
+        blocks, nothing_else = [], False
         output = batch_norm_act(step.layers, output) if step.kind else step.layers[0](output)
-    if output is input and blocks:
+    if nothing_else and blocks:
         remember(modules, input, blocks)
     return run_blocks(output, blocks)
 

@@ -11,7 +11,7 @@ import copyreg
 import functools
 import inspect
 from collections.abc import Iterator
-from types import FunctionType, new_class
+from types import CodeType, FunctionType, new_class
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
     chains: list[list[Any]] = []
     reason = ""
     for name, method in _methods(plain_class(type(module))).items():
-        if name in module.__dict__ or not module._modules.keys() & {*method.__code__.co_names}:
+        if name in module.__dict__ or module._modules.keys().isdisjoint(_names(method.__code__)):
             continue
 
         def role(source: str, method: FunctionType = method) -> str | None:
@@ -147,9 +147,18 @@ def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
     return ACTIVATION if unset or activation_of(layer) else None
 
 
+def _names(code: CodeType) -> Iterator[str]:
+    """The attributes and globals that a function, or a function inside it, mentions."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
 def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
     """The methods of a class that are written in Python outside of PyTorch, but for special ones."""
-    methods = {name: inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("__")}
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base) if not name.startswith("__"))
+    methods = {name: inspect.getattr_static(cls, name) for name in names}
     return {
         name: method
         for name, method in methods.items()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -37,3 +39,24 @@ def test_a_change_is_seen(change):
     expected = unfuse(copy.deepcopy(model))(input)
     assert not torch.allclose(expected, before)
     torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_pass_with_a_layer_that_works_in_place_is_not_repeated_without_it():
+    torch.manual_seed(0)
+    model = FusedSequential(nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(3, 4, 3, padding=1)).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    expected = unfuse(copy.deepcopy(model))(input.clone())
+    for _ in range(2):
+        torch.testing.assert_close(model(input.clone()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_that_is_repeated_does_not_keep_its_model():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    with torch.no_grad():
+        model(_cases.randn((2, 3, 4, 4)))
+    assert replay._known.get(model) is not None
+    there = weakref.ref(model)
+    del model
+    gc.collect()
+    assert there() is None
