@@ -35,7 +35,7 @@ class FuseRow(NamedTuple):
     module: str
     """Path in the model; "" for the model itself."""
     layers: tuple[str, ...]
-    """The children concerned, by name; empty where it is the module as a whole."""
+    """The layers concerned, by their paths in the module; empty where it is the module as a whole."""
     description: str
     """The layers in words, such as "ConvTranspose2d + BatchNorm2d + ReLU"."""
     kind: str | None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Rewrites a method so that layers which it calls on each other's output run as one call; all else in it stays as it is.
 
-``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._run_in_turn(F.relu, self.bn, self.conv, x)``, which gives the same
-value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other statements, and any
-control flow may stand around.
+``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._genimg_fast_run_in_turn(F.relu, self.bn, self.conv, x)``, which
+gives the same value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other
+statements, and any control flow may stand around.
 
 Two calls are joined where nobody but the second can see the result of the first: where one is the argument of the other, and
 where the statement before assigns it to a local variable that is then overwritten or never read again.
@@ -22,7 +22,7 @@ from types import CodeType, FunctionType
 
 from genimg_fast.nn.layers import ACTIVATION_METHODS
 
-RUN_IN_TURN = "_run_in_turn"
+RUN_IN_TURN = "_genimg_fast_run_in_turn"
 """The method that a rewritten method calls: it takes the layers from last to first, then the input; `...` is no layer."""
 
 HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
@@ -43,6 +43,7 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
         NotRewritableError: with the reason.
     """
     code = function.__code__
+    linecache.checkcache(code.co_filename)
     tree = copy.deepcopy(_parse("".join(linecache.getlines(code.co_filename, function.__globals__)), code))
     definitions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _stands_at(node, code))
     definition = next(definitions, None)

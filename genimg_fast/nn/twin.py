@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import functools
 import inspect
 from collections.abc import Iterator
 from types import CodeType, FunctionType, new_class
@@ -84,13 +83,21 @@ def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
             yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
 
 
-@functools.cache
-def twin_of(cls: Any, roles: Roles) -> Any:
-    """A subclass of `cls` that joins the layers with these roles.
+_twins: dict[tuple[type, Roles], Any] = {}
+
+
+def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
+    """The subclass of `cls` that joins the layers with these roles: always the same one.
 
     Raises:
         TypeError: if the class refuses to be subclassed.
     """
+    if (cls, roles) not in _twins:
+        _twins[cls, roles] = _make_twin(cls, roles)
+    return _twins[cls, roles]
+
+
+def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
     twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if runs_its_layers(cls) else (cls,))
     for name, method in _methods(cls).items():

@@ -50,10 +50,7 @@ class ConvVAE(nn.Module):
 
     def forward(self, x):
         mu, logvar = self.encode(x)
-        if self.training:
-            z = self.reparameterize(mu, logvar)
-        else:
-            z = mu
+        z = self.reparameterize(mu, logvar) if self.training else mu
         return self.decode(z), mu, logvar
 
 
