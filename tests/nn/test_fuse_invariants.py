@@ -292,6 +292,7 @@ def test_exports_as_standard_operators(mode, strict):
     assert ours == theirs
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traces_as_standard_operators():
     fused, _ = fused_and_plain()
     x = _cases.randn(SHAPE, torch.float64)
