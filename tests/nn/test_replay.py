@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from genimg_fast import unfuse
+from genimg_fast import unfuse, use_backend
 from genimg_fast.nn import FusedSequential, replay
+from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
 CHANGES = {
@@ -49,6 +50,26 @@ def test_a_pass_with_a_layer_that_works_in_place_is_not_repeated_without_it():
     expected = unfuse(copy.deepcopy(model))(input.clone())
     for _ in range(2):
         torch.testing.assert_close(model(input.clone()), expected, rtol=1e-4, atol=1e-5)
+
+
+class Negated(nn.Conv2d):
+    def forward(self, input):
+        return -super().forward(input)
+
+
+@torch.no_grad()
+def test_chains_of_the_same_first_layer_are_told_apart():
+    conv, relu, tanh = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Tanh()
+    input = _cases.randn((2, 3, 4, 4))
+    raw = conv(input)
+    with use_backend("native"):
+        for _ in range(2):
+            torch.testing.assert_close(run_in_turn([conv, relu], input), relu(raw), rtol=1e-4, atol=1e-5)
+        assert replay.replay([conv, relu], input) is not None
+        torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(raw), rtol=1e-4, atol=1e-5)
+        assert replay.replay([conv, tanh], input) is not None
+        conv.__class__ = Negated
+        torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(-raw), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pass_that_is_repeated_does_not_keep_its_model():

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import importlib.util
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ class Model(nn.Module):
         self.stage = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
         self.stage2 = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
         self.layers = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)])
+        self.norm1d = nn.BatchNorm1d(3)  # which refuses images
         self.unset = None
         self.slope = 0.3
         self.activation = F.relu
@@ -203,19 +205,16 @@ class AfterAnError(Model):
     def forward(self, x):
         try:
             x = self.conv(x)
-            x = self.bn(x[0])  # which takes 4 dimensions
+            x = self.norm1d(x)
         except ValueError:
             return x
-        return self.relu(x)
 
 
 class Suppressed(Model):
     def forward(self, x):
         with contextlib.suppress(ValueError):
             x = self.conv(x)
-            x = self.layers[1](x)
-            x = x[0]
-            x = self.bn(x)
+            x = self.norm1d(x)
         return x
 
 
@@ -237,6 +236,14 @@ class ConditionOnTheVariable(Model):
     def forward(self, x):
         x = self.conv(x)
         if x.mean() > 0:
+            x = self.bn(x)
+        return x
+
+
+class ConditionOnItsAttribute(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        if x.is_leaf:  # as the input is
             x = self.bn(x)
         return x
 
@@ -300,11 +307,12 @@ JOINED = {
     Alias: [["conv"], ["bn"]],
     Closure: [["conv"]],
     Comprehension: [["conv", "bn", "relu"]],
-    AfterAnError: [["conv"], ["bn"]],
-    Suppressed: [["conv"], ["layers.1"], ["bn"]],
+    AfterAnError: [["conv"], ["norm1d"]],
+    Suppressed: [["conv"], ["norm1d"]],
     LooksAtItsVariables: [["conv"], ["bn"]],
     OtherSelf: [],
     ConditionOnTheVariable: [["conv"], ["bn"]],
+    ConditionOnItsAttribute: [["conv"], ["bn"]],
     MoreArguments: [],
     LoopOverLayers: [],
     Super: [["conv2", "bn2"]],
@@ -393,6 +401,45 @@ def test_changes_after_fusing_count(change):
     if change == "a padding mode":
         model.conv._reversed_padding_repeated_twice = fused.conv._reversed_padding_repeated_twice = [1, 1, 1, 1]
     torch.testing.assert_close(outcome(fused, x), outcome(model, x))
+
+
+def test_a_method_replaced_on_the_instance_counts():
+    model = OtherMethod()
+    model.encode = lambda x: x
+    report = genimg_fast.fuse(model)
+    assert type(model) is OtherMethod
+    assert [row.module for row in report.fused][:2] == ["conv", "conv2"]  # each by itself
+
+
+def test_settings_of_a_layer_fused_by_itself_count():
+    model = LoopOverLayers().double()
+    genimg_fast.fuse(model)
+    plain = genimg_fast.unfuse(copy.deepcopy(model))
+    for m in (model, plain):
+        m.layers[0] = m.conv  # kernel 3, padding 1
+        m.conv.padding_mode, m.conv._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+    assert type(model.conv) is not nn.Conv2d
+    x = _cases.randn((2, 3, 5, 6), torch.float64)
+    torch.testing.assert_close(outcome(model, x), outcome(plain, x))
+
+
+class Listening(torch.Tensor):
+    """It sees each function that is called on it."""
+
+    seen: ClassVar[list] = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.seen.append(function)
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_a_subclass_of_tensor_sees_the_functions_of_torch():
+    model = Nested().eval()
+    genimg_fast.fuse(model)
+    model(torch.zeros(1, 3, 4, 4).as_subclass(Listening))
+    assert F.batch_norm in Listening.seen
+    assert F.relu in Listening.seen
 
 
 def test_calling_a_layer_that_is_none_is_still_an_error():
