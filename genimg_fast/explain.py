@@ -10,7 +10,7 @@ from torch import nn
 
 from genimg_fast import _backend
 from genimg_fast._table import format_table
-from genimg_fast.nn.sequential import FusedSequential
+from genimg_fast.nn.twin import layers_left_plain
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +19,7 @@ class ExplainReport:
 
     calls: tuple[_backend.Decision, ...]
     plain_layers: tuple[tuple[str, str, str], ...]
-    """(path, class, reason) of each layer of a `FusedSequential` that is called as it is."""
+    """(path, class, reason) of each layer that a fused module calls as it is."""
 
     def __str__(self) -> str:
         if not self.calls:
@@ -52,10 +52,8 @@ def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
     with torch.no_grad(), torch.random.fork_rng(), _backend.record_decisions() as decisions:
         torch.func.functional_call(model, buffers, arguments)
     plain_layers = [
-        (f"{path}.{step.names[0]}".lstrip("."), type(module._modules[step.names[0]]).__name__, step.reason)
+        (f"{path}.{layer}".strip("."), name, reason)
         for path, module in model.named_modules()
-        if isinstance(module, FusedSequential)
-        for step in module.plan()
-        if step.kind is None and not isinstance(module._modules[step.names[0]], FusedSequential)
+        for layer, name, reason in layers_left_plain(module)
     ]
     return ExplainReport(tuple(decisions), tuple(plain_layers))

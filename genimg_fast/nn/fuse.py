@@ -5,24 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from genimg_fast._table import format_table
+from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
+from genimg_fast.nn.layers import Call, Step, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
-from genimg_fast.nn.sequential import FUSABLE_HEADS, FusedSequential
+from genimg_fast.nn.sequential import FusedSequential
+from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
-_FUSED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Sequential: FusedSequential,
-    nn.BCELoss: BCELoss,
-    nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
-}
+_LOSSES: dict[type[nn.Module], type[nn.Module]] = {nn.BCELoss: BCELoss, nn.BCEWithLogitsLoss: BCEWithLogitsLoss}
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    **{fused: plain for plain, fused in _FUSED.items()},
+    **{fused: plain for plain, fused in (*_LOSSES.items(), *ALONE.items())},
+    FusedSequential: nn.Sequential,
     ConvTranspose2dBNAct: nn.Sequential,
     Conv2dBNAct: nn.Sequential,
 }
@@ -34,7 +35,7 @@ class FuseRow(NamedTuple):
     module: str
     """Path in the model; "" for the model itself."""
     layers: tuple[str, ...]
-    """The children concerned, by name; empty where it is the module as a whole."""
+    """The layers concerned, by their paths in the module; empty where it is the module as a whole."""
     description: str
     """The layers in words, such as "ConvTranspose2d + BatchNorm2d + ReLU"."""
     kind: str | None
@@ -47,6 +48,7 @@ class FuseRow(NamedTuple):
 class FuseReport:
     """What `fuse` made of a model.  Prints as a table."""
 
+    model: nn.Module
     rows: tuple[FuseRow, ...]
 
     @property
@@ -71,16 +73,25 @@ class FuseReport:
 
 
 def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None = None) -> FuseReport:
-    """Makes a model run faster: each `torch.nn.Sequential` in it, and each BCE loss, runs fused from here on.
+    """Makes a model run faster: its chains of convolution, batch normalisation and activation run fused from here on.
 
-    Works in place on the instance, by class alone: ``nn.Sequential`` becomes `FusedSequential`, ``nn.BCELoss`` and
-    ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.  Outputs and gradients stay the same within rounding.
-    ``state_dict`` keys, Parameter objects and hooks are untouched, so checkpoints load and optimizers built before go on
-    working.  `unfuse` turns it back.
+    Works in place on the instance, by class alone:
+
+    - ``nn.Sequential`` becomes `FusedSequential`;
+    - a module whose methods call layers on each other's output, as in ``F.relu(self.bn(self.conv(x)))``, becomes an instance of
+      a subclass of its class, in which those methods make fused calls and are otherwise what they were;
+    - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d`` and ``BatchNorm2d`` that are called in any other way run as one such
+      call each;
+    - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
+
+    Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so
+    checkpoints load and optimizers built before go on working.  Layers with hooks, with a parametrization or of a subclass are
+    called as they are.  `unfuse` turns it back.
 
     Args:
-        model: any module; it may be an ``nn.Sequential`` itself.
-        filter_fn: called with the path and the module of each candidate; False leaves it as it is.
+        model: any module; it may be a layer or a loss itself.
+        filter_fn: called with the path and the module of each candidate; False leaves it, and the layers it calls, as they
+            are.
 
     Returns:
         What was fused and what was not, with the reason; prints as a table.
@@ -89,23 +100,27 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
         TypeError: if model is not a module.
     """
     _check_module("fuse", model)
-    rows = [row for name, module in model.named_modules() for row in _fuse_module(name, module, filter_fn)]
-    return FuseReport(tuple(rows))
+    return _Fuser(model, filter_fn).fuse()
 
 
-def unfuse(model: Model) -> Model:
+def unfuse(model: Model | FuseReport) -> Model:
     """Undoes `fuse`, in place, and returns the model.
 
     The blocks of this package (`ConvTranspose2dBNAct`, `Conv2dBNAct`, `FusedSequential`) become ``nn.Sequential`` too, so
     ``unfuse(copy.deepcopy(model))`` is the plain `torch.nn` twin of a model of `genimg_fast.models`: same ``state_dict``, same
     outputs.
 
+    Args:
+        model: the model, or the report that `fuse` returned for it, so that ``unfuse(fuse(model)) is model``.
+
     Raises:
-        TypeError: if model is not a module.
+        TypeError: if model is neither.
     """
+    if isinstance(model, FuseReport):
+        model = cast(Model, model.model)
     _check_module("unfuse", model)
     for module in model.modules():
-        module.__class__ = _PLAIN.get(type(module), type(module))
+        module.__class__ = _PLAIN.get(type(module)) or plain_class(type(module))
     return model
 
 
@@ -114,42 +129,119 @@ def _check_module(function: str, model: object) -> None:
         raise TypeError(f"{function}: model must be a torch.nn.Module, got {type(model).__name__}")
 
 
-def _fuse_module(name: str, module: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None) -> list[FuseRow]:
-    """Swaps the class of one module if that fuses anything in it; its rows of the report."""
-    fused = _FUSED.get(type(module))
-    if fused is None and type(module) not in _PLAIN:
-        return _calls_layers_itself(name, module)
-    whole = FuseRow(name, (), type(module).__name__, None, "")
-    if fused is not None and "forward" in module.__dict__:
-        return [whole._replace(reason="its forward() was replaced")]
-    if fused is not None and filter_fn is not None and not filter_fn(name, module):
-        return [whole._replace(reason="filter_fn left it out")]
-    if isinstance(module, nn.Sequential):
-        rows = _plan_rows(name, module)
-    else:
-        rows = [whole._replace(kind="bce_loss" if isinstance(module, nn.BCELoss) else "bce_with_logits_loss")]
-    if fused is not None and any(row.kind for row in rows):
-        module.__class__ = fused
-    return rows
+class _Fuser:
+    """One run of `fuse`."""
+
+    def __init__(self, model: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None):
+        self.model, self.filter_fn = model, filter_fn
+        self.rows: dict[nn.Module, list[FuseRow]] = {}
+        self.left_to_callers: set[nn.Module] = set()
+        """Layers that the modules which call them fuse, or leave as they are."""
+
+    def fuse(self) -> FuseReport:
+        modules = [(name, module) for name, module in self.model.named_modules()]
+        for _, module in modules:
+            if type(module) in ALONE.values():  # it may have found callers that fuse it since
+                module.__class__ = _PLAIN[type(module)]
+        for name, module in modules:
+            self.rows[module] = self.fuse_module(name, module)
+        for name, module in modules:
+            if module not in self.left_to_callers:
+                self.rows[module] += self.fuse_layer(name, module)
+        return FuseReport(self.model, tuple(row for rows in self.rows.values() for row in rows))
+
+    def fuse_module(self, name: str, module: nn.Module) -> list[FuseRow]:
+        kind = type(module)
+        if kind in _LOSSES or kind in _LOSSES.values():
+            return self.fuse_loss(name, module)
+        return self.fuse_sequential(name, module) if runs_its_layers(kind) else self.fuse_calls(name, module)
+
+    def fuse_loss(self, name: str, module: nn.Module) -> list[FuseRow]:
+        row = _whole(name, module, self.why_not(name, module))
+        if row.reason:
+            return [row]
+        module.__class__ = _LOSSES.get(type(module), type(module))
+        return [row._replace(kind="bce_loss" if isinstance(module, nn.BCELoss) else "bce_with_logits_loss")]
+
+    def fuse_sequential(self, name: str, module: nn.Module) -> list[FuseRow]:
+        """An `nn.Sequential`, or an instance of a subclass that calls its layers as it does."""
+        self.left_to_callers.update(module.children())
+        if reason := self.why_not(name, module):
+            return [_whole(name, module, reason)]
+        steps = plan(list(module._modules.items()))
+        if any(step.kind for step in steps) and not isinstance(module, FusedSequential):
+            exact = type(module) is nn.Sequential
+            if reason := _change_class(module, lambda: FusedSequential if exact else twin_of(type(module), ())):
+                return [_whole(name, module, reason)]
+        return _rows(name, steps)
+
+    def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
+        """A module with methods that call layers."""
+        cls = plain_class(type(module))
+        roles, chains, reason = chains_of(module)
+        rows = [_whole(name, module, reason)] if reason else []
+        if not chains:
+            return rows
+        steps = [step for chain in chains for step in plan(named(chain, module))]
+        if not any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps):
+            return rows  # `fuse_layer` says why
+        layers = {layer for chain in chains for layer in chain if isinstance(layer, nn.Module)}
+        if self.filter_fn is not None and not self.filter_fn(name, module):
+            self.left_to_callers |= layers
+            return [_whole(name, module, _FILTERED)]
+        if reason := _change_class(module, lambda: twin_of(cls, roles)):
+            return [*rows, _whole(name, module, reason)]
+        self.left_to_callers |= layers
+        return rows + _rows(name, steps)
+
+    def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
+        """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):
+            return []
+        if reason := why_not_head(module) or self.why_not(name, module):
+            return [_whole(name, module, reason)]
+        [step] = plan([("", module)])
+        row = _whole(name, module, step.reason, step.kind)
+        if step.kind:
+            module.__class__ = ALONE[type(module)]  # type: ignore[assignment]
+        return [row]
+
+    def why_not(self, name: str, module: nn.Module) -> str:
+        if "forward" in module.__dict__:
+            return "its forward() was replaced"
+        if self.filter_fn is not None and not self.filter_fn(name, module):
+            return _FILTERED
+        return ""
 
 
-def _plan_rows(name: str, module: nn.Sequential) -> list[FuseRow]:
-    rows = []
-    for names, kind, reason in FusedSequential.plan(module):  # type: ignore[arg-type]
-        children = [module._modules[child] for child in names]
-        if not isinstance(children[0], nn.Sequential):  # which has rows of its own
-            rows.append(FuseRow(name, names, " + ".join(type(child).__name__ for child in children), kind, reason))
-    return rows
+_FILTERED = "filter_fn left it out"
 
 
-def _calls_layers_itself(name: str, module: nn.Module) -> list[FuseRow]:
-    """A row for a module of another class, if it holds layers that would fuse in an `nn.Sequential`."""
-    layers = {child: layer for child, layer in module.named_children() if type(layer) in FUSABLE_HEADS}
-    if not layers:
-        return []
-    if isinstance(module, nn.Sequential):
-        reason = "a subclass of nn.Sequential, which may do more than it: only nn.Sequential is fused yet"
-    else:
-        reason = "conv, norm and activation are called in a forward(): only nn.Sequential is fused yet"
-    description = ", ".join(dict.fromkeys(type(layer).__name__ for layer in layers.values()))
-    return [FuseRow(name, tuple(layers), description, None, reason)]
+def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str:
+    """Why it cannot be changed; empty if it was."""
+    try:
+        module.__class__ = make()
+    except TypeError as error:  # of __init_subclass__ and the like
+        return f"its class cannot be subclassed: {error}"
+    return ""
+
+
+def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -> FuseRow:
+    return FuseRow(name, (), plain_class(type(module)).__name__, kind, reason)
+
+
+def _rows(name: str, steps: list[Step]) -> list[FuseRow]:
+    """One for each step, but for modules that have rows of their own."""
+    return [
+        FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
+        for step in steps
+        if not _holds_layers(step.layers[0])
+    ]
+
+
+def _holds_layers(layer: nn.Module | Call) -> bool:
+    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
+
+
+def _word(layer: nn.Module | Call) -> str:
+    return layer.name if isinstance(layer, Call) else type(layer).__name__

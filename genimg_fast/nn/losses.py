@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from genimg_fast import functional
+from genimg_fast.nn.sequential import may_fuse
 from genimg_fast.ops import _check
 
 
@@ -14,6 +15,8 @@ class BCELoss(nn.BCELoss):
     """Takes the place of `torch.nn.BCELoss`: the same arguments and state, and legal under autocast."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not may_fuse(input):
+            return super().forward(input, target)
         return functional.bce_loss(input, target, self.weight, reduction=self.reduction)
 
 
@@ -21,6 +24,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """Takes the place of `torch.nn.BCEWithLogitsLoss`: the same arguments and state."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not may_fuse(input):
+            return super().forward(input, target)
         return functional.bce_with_logits_loss(
             input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )

@@ -128,7 +128,11 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.mark_non_differentiable(*stored, *statistics)
     ctx.set_materialize_grads(False)
     ctx.counts = [len(parameters), len(fixed), len(stored), len(statistics)]
-    ctx.save_for_backward(input, output, *parameters, *fixed, *stored, *statistics)
+    # only the sign or value of an activation that follows no batch normalisation is read off the output; where it is not
+    # kept, it may be changed in place, as the output of a convolution or a batch normalisation may
+    activation, statistics_of_last = ctx.codes[-5:-3]
+    kept = output if statistics_of_last == _NONE and activation != _check.ACTIVATIONS["none"] else None
+    ctx.save_for_backward(input, kept, *parameters, *fixed, *stored, *statistics)
 
 
 def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -146,8 +150,9 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
         grads = [next(found) if want else None for want in wanted]
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
-            grad, input, output, parameters, fixed, stored, statistics, ctx.codes, ctx.numbers, [int(w) for w in wanted]
-        )
+            grad, input, grad if output is None else output, parameters, fixed, stored, statistics, ctx.codes,
+            ctx.numbers, [int(w) for w in wanted],
+        )  # fmt: skip
         grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wanted, strict=True)]
     return grads[0], grads[1:], [None] * len(fixed), None, None
 

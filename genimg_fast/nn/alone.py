@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Layers that run as a fused call each by itself, wherever and however they are called."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from genimg_fast.nn.layers import Step, why_not_convolution
+from genimg_fast.nn.sequential import may_fuse, run_steps
+
+
+class _FusedConvolution(nn.modules.conv._ConvNd):
+    _kind: str
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not may_fuse(input) or why_not_convolution(self):
+            return super().forward(input)
+        return run_steps([self], lambda: [Step(("",), self._kind, "", (self,))], input)
+
+
+class FusedConv2d(_FusedConvolution, nn.Conv2d):
+    """`torch.nn.Conv2d`, run by `functional.conv2d_bn_act`."""
+
+    _kind = "conv2d_bn_act"
+
+
+class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d`, run by `functional.conv_transpose2d_bn_act` where no output_size is given."""
+
+    _kind = "conv_transpose2d_bn_act"
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        if output_size is not None:
+            return nn.ConvTranspose2d.forward(self, input, output_size)
+        return super().forward(input)
+
+
+class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not may_fuse(input):
+            return super().forward(input)
+        return run_steps([self], lambda: [Step(("",), "batch_norm_act", "", (self,))], input)
+
+
+class FusedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`, run by `functional.batch_norm_act`."""
+
+
+class FusedBatchNorm2d(_FusedBatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, run by `functional.batch_norm_act`."""
+
+
+ALONE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: FusedConv2d,
+    nn.ConvTranspose2d: FusedConvTranspose2d,
+    nn.BatchNorm1d: FusedBatchNorm1d,
+    nn.BatchNorm2d: FusedBatchNorm2d,
+}

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""Which layers run as one call when they feed each other: the plan, and the arguments of the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils import parametrize
+
+from genimg_fast import functional
+from genimg_fast.reference.block_chain import Block
+
+# Exact classes: a subclass may do anything in its forward().
+_CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
+BLOCKS = tuple(_CONVOLUTIONS.values())
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_ACTIVATIONS: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+}
+HEADS = (*_CONVOLUTIONS, *_BATCH_NORMS)
+"""The layers that a fused call can start with."""
+LAYERS = (*HEADS, *_ACTIVATIONS)
+"""All that a fused call can hold."""
+
+# What is called in a forward() for an activation.  In place or not makes no difference where nobody else has the input.
+_FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "leaky_relu"),
+    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_), "tanh"),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_), "sigmoid"),
+}
+ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
+
+
+class Call(NamedTuple):
+    """A layer that is not a module: ``function(input, *args, **kwargs)``, or the method of the input of that name."""
+
+    function: Callable[..., torch.Tensor] | str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "?")
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        function = self.function
+        if isinstance(function, str):
+            return getattr(input, function)(*self.args, **self.kwargs)
+        return function(input, *self.args, **self.kwargs)
+
+
+Layer = nn.Module | Call
+
+
+class Step(NamedTuple):
+    """Layers that run together."""
+
+    names: tuple[str, ...]
+    kind: str | None
+    """The function of `genimg_fast.functional` that runs them; None where the one layer is called as it is."""
+    reason: str
+    """Why the layer is called as it is; empty if fused."""
+    layers: tuple[Any, ...]
+
+
+def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
+    """The steps in which the named layers run, each on the output of the one before.
+
+    It is drawn up anew in each pass, at a microsecond or so a layer: layers and their hooks may change at any time.
+    """
+    if _has_any_global_hook():
+        return [Step((name,), None, "hooks are registered for all modules", (layer,)) for name, layer in layers]
+    steps: list[Step] = []
+    start = 0
+    while start < len(layers):
+        step = _next_step(layers, start)
+        steps.append(step)
+        start += len(step.layers)
+    return steps
+
+
+def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
+    name, head = layers[start]
+    if reason := why_not_head(head):
+        return Step((name,), None, reason, (head,))
+    end = start + 1
+    if type(head) in _CONVOLUTIONS and end < len(layers):
+        follower = layers[end][1]
+        if type(follower) is nn.BatchNorm2d and not must_be_called(follower):
+            end += 1
+    if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
+        end += 1
+    names, together = zip(*layers[start:end], strict=True)
+    return Step(names, _CONVOLUTIONS.get(type(head), "batch_norm_act"), "", together)
+
+
+def why_not_head(layer: Any) -> str:
+    """Why no fused call can start at this layer; empty if one can."""
+    kind = type(layer)
+    if kind in _CONVOLUTIONS:
+        return why_not_convolution(layer) or must_be_called(layer)
+    if kind in _BATCH_NORMS:
+        return must_be_called(layer)
+    if activation_of(layer):
+        return must_be_called(layer) or "no convolution or batch normalisation that fuses stands before it"
+    if kind is nn.SyncBatchNorm:
+        return "SyncBatchNorm takes its statistics over all processes"
+    if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
+        return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
+    if base := next((base for base in LAYERS if isinstance(layer, base)), None):
+        return f"{kind.__name__} is a subclass of {base.__name__}, which may do more than it"
+    return f"{kind.__name__} is not a layer that fuses"
+
+
+def why_not_convolution(conv: Any) -> str:
+    """Why a convolution with these settings does not fuse; empty if it does."""
+    if conv.padding_mode != "zeros":
+        return f"padding_mode is {conv.padding_mode!r}; only 'zeros' is fused"
+    if isinstance(conv.padding, str):
+        return f"padding is {conv.padding!r}; only padding in numbers is fused"
+    return ""
+
+
+def must_be_called(layer: Any) -> str:
+    """Why the layer's own call must run, though its class fuses; empty if it need not."""
+    if type(layer) is Call:
+        return ""
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return "it has hooks"
+    if "forward" in layer.__dict__:
+        return "its forward() was replaced"
+    if layer._compiled_call_impl is not None:
+        return "it is compiled on its own"
+    return ""
+
+
+def activation_of(layer: Any) -> tuple[str, float] | None:
+    """The name and negative_slope of an activation that fuses; None for other layers."""
+    name = _ACTIVATIONS.get(type(layer))
+    if name is not None:
+        return name, (layer.negative_slope if name == "leaky_relu" else 0.01)
+    if type(layer) is not Call:
+        return None
+    function, args, kwargs = layer
+    if isinstance(function, str):
+        return (function.rstrip("_"), 0.01) if not args and not kwargs else None
+    name = _FUNCTIONS.get(function) if isinstance(function, Hashable) else None
+    known = {"inplace"}
+    slope = 0.01
+    if name == "leaky_relu":
+        slope = args[0] if args else kwargs.get("negative_slope", 0.01)
+        args, known = args[1:], {"inplace", "negative_slope"}
+    if name is None or len(args) > 1 or not known.issuperset(kwargs) or not isinstance(slope, (int, float)):
+        return None
+    return name, slope
+
+
+_NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
+_NO_ACTIVATION = ("none", 0.01)
+
+
+def _parameter(module: Any, name: str) -> torch.Tensor | None:
+    """As ``module.name``, which takes three times as long."""
+    try:
+        return module._parameters[name]
+    except KeyError:  # a replica of nn.DataParallel holds its tensors as plain attributes
+        return getattr(module, name)
+
+
+def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
+    """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
+    bn._check_input_dim(input)
+    momentum, training = bn.momentum, bn.training
+    running_mean, running_var = bn._buffers["running_mean"], bn._buffers["running_var"]
+    tracks = training and bn.track_running_stats
+    if tracks and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if momentum is None:  # the cumulative average
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    uses_running = tracks or not training
+    return {
+        "running_mean": running_mean if uses_running else None,
+        "running_var": running_var if uses_running else None,
+        "training": training or (running_mean is None and running_var is None),
+        "momentum": 0.0 if momentum is None else momentum,
+        "eps": bn.eps,
+    }
+
+
+def batch_norm_act(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    """A step of kind "batch_norm_act"."""
+    bn = layers[0]
+    activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
+    return functional.batch_norm_act(
+        input, weight=_parameter(bn, "weight"), bias=_parameter(bn, "bias"), activation=activation,
+        negative_slope=negative_slope, **_norm(bn, input),
+    )  # fmt: skip
+
+
+def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
+    """A step that starts with a convolution; `input` has the number of dimensions of the step's own."""
+    conv = layers[0]
+    activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
+    norm: dict[str, Any] = _NO_NORM
+    bn_weight = bn_bias = None
+    if len(layers) > 1 and type(layers[1]) is nn.BatchNorm2d:
+        # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
+        bn = layers[1]
+        norm, bn_weight, bn_bias = _norm(bn, input), _parameter(bn, "weight"), _parameter(bn, "bias")
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return Block(
+        transposed=transposed,
+        weight=_parameter(conv, "weight"),  # type: ignore[arg-type]
+        bias=_parameter(conv, "bias"),
+        running_mean=norm["running_mean"],
+        running_var=norm["running_var"],
+        bn_weight=bn_weight,
+        bn_bias=bn_bias,
+        training=norm["training"],
+        momentum=norm["momentum"],
+        eps=norm["eps"],
+        stride=conv.stride,
+        padding=conv.padding,
+        output_padding=conv.output_padding if transposed else (0, 0),
+        dilation=conv.dilation,
+        groups=conv.groups,
+        activation=activation,
+        negative_slope=negative_slope,
+    )

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""Rewrites a method so that layers which it calls on each other's output run as one call; all else in it stays as it is.
+
+``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._genimg_fast_run_in_turn(F.relu, self.bn, self.conv, x)``, which
+gives the same value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other
+statements, and any control flow may stand around.
+
+Two calls are joined where nobody but the second can see the result of the first: where one is the argument of the other, and
+where the statement before assigns it to a local variable that is then overwritten or never read again.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import linecache
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from types import CodeType, FunctionType
+
+from genimg_fast.nn.layers import ACTIVATION_METHODS
+
+RUN_IN_TURN = "_genimg_fast_run_in_turn"
+"""The method that a rewritten method calls: it takes the layers from last to first, then the input; `...` is no layer."""
+
+HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
+Roles = Callable[[str], str | None]
+"""Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer."""
+Chain = tuple[str, ...]
+"""Sources of layers that feed each other, from first to last."""
+
+
+class NotRewritableError(Exception):
+    """The source of a function is not at hand, or is not what runs."""
+
+
+def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Chain]]:
+    """`function`, a method, with calls of layers joined; and the chains that it joins.
+
+    Raises:
+        NotRewritableError: with the reason.
+    """
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    tree = copy.deepcopy(_parse("".join(linecache.getlines(code.co_filename, function.__globals__)), code))
+    definitions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _stands_at(node, code))
+    definition = next(definitions, None)
+    if definition is None:
+        raise NotRewritableError("it is not a def")
+    variables = _Variables(definition, code)
+    finder = _Finder(variables, roles)
+    body = [finder.visit(statement) for statement in definition.body]
+    writer = _Writer(variables.self_name)
+    definition.body = [writer.visit(statement) for statement in _inline(body, variables)]
+    if not writer.chains:
+        return function, []
+    return _with_code(function, _compile(ast.fix_missing_locations(tree), code)), writer.chains
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(source: str, code: CodeType) -> ast.Module:
+    """The module that the code was compiled from."""
+    if not source:
+        raise NotRewritableError("its source is not available")
+    try:
+        tree = ast.parse(source)
+        compiled = _compile(tree, code)
+    except (SyntaxError, ValueError, StopIteration):
+        compiled = None
+    if compiled != code:  # the file has been edited since, or a decorator or an import hook made other code of it
+        raise NotRewritableError("its source is not what runs")
+    return tree
+
+
+def _compile(tree: ast.Module, wanted: CodeType) -> CodeType:
+    """The code of the function that stands where `wanted` stands in the source."""
+
+    def search(outer: CodeType):
+        for code in outer.co_consts:
+            if isinstance(code, CodeType):
+                if (code.co_name, code.co_firstlineno) == (wanted.co_name, wanted.co_firstlineno):
+                    yield code
+                yield from search(code)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # which its first compilation gave
+        return next(search(compile(tree, wanted.co_filename, "exec", dont_inherit=True)))
+
+
+def _stands_at(definition: ast.FunctionDef, code: CodeType) -> bool:
+    first_line = min([definition.lineno, *(decorator.lineno for decorator in definition.decorator_list)])
+    return (definition.name, first_line) == (code.co_name, code.co_firstlineno)
+
+
+def _with_code(function: FunctionType, code: CodeType) -> FunctionType:
+    assert code.co_freevars == function.__code__.co_freevars
+    twin = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    functools.update_wrapper(twin, function)
+    del twin.__wrapped__  # type: ignore[attr-defined]
+    return twin
+
+
+class _Variables:
+    """Of one function: which there are, and who sees them."""
+
+    def __init__(self, definition: ast.FunctionDef, code: CodeType):
+        self.self_name = code.co_varnames[0]
+        self.arguments = {node.arg for node in ast.walk(definition.args) if isinstance(node, ast.arg)}
+        self.local = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
+        self.reads = Counter(name.id for name in names if isinstance(name.ctx, ast.Load))
+        self.writes = Counter(name.id for name in names if not isinstance(name.ctx, ast.Load))
+        self.seen_by_others = {*code.co_cellvars, *code.co_freevars, self.self_name}
+        if self.reads.keys() & {"locals", "vars", "eval", "exec"}:
+            self.seen_by_others = self.local
+        self.keeps_self = not self.writes[self.self_name]
+
+    def is_gone(self, name: str, after: ast.stmt) -> bool:
+        """Whether nobody sees the value of this local variable once the statement, which reads it once, has run."""
+        if name not in self.local or name in self.seen_by_others:
+            return False
+        if isinstance(after, ast.Return) or _assigned_name(after) == name:
+            return True
+        return name not in self.arguments and self.reads[name] == self.writes[name] == 1
+
+    def may_move(self, expression: ast.expr) -> bool:
+        """Whether it can be evaluated a layer's call earlier: it is made of constants, globals and attributes of self."""
+        nodes = list(ast.walk(expression))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        return (
+            self.keeps_self
+            and all(isinstance(node, _MOVABLE) for node in nodes)
+            and not names & self.local - {self.self_name}
+        )
+
+
+_MOVABLE = (
+    *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.Dict, ast.expr_context),
+    *(ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop),
+)
+
+
+class _Layers(ast.expr):
+    """In the tree in place of nested calls of layers, or of only one."""
+
+    _fields = ("input",)
+
+    def __init__(self, layers: list[ast.expr], roles: list[str], input: ast.expr, calls: ast.Call):
+        super().__init__()
+        self.layers = layers
+        self.roles = roles
+        self.input = input
+        self.calls = calls
+        ast.copy_location(self, calls)
+
+    def pays(self) -> bool:
+        """Whether it is worth one call."""
+        return HEAD in self.roles or self.roles.count(SEQUENTIAL) > 1
+
+
+class _Finder(ast.NodeTransformer):
+    """Puts `_Layers` in place of the calls of layers."""
+
+    def __init__(self, variables: _Variables, roles: Roles):
+        self.variables, self.roles = variables, roles
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        layer, role = self.layer(node)
+        if layer is None or role is None:
+            return self.generic_visit(node)
+        is_method = not node.args
+        input = self.visit(node.func.value if is_method else node.args[0])  # type: ignore[attr-defined]
+        if isinstance(input, _Layers):
+            return _Layers([*input.layers, layer], [*input.roles, role], input.input, node)
+        if is_method:
+            node.func.value = input  # type: ignore[attr-defined]
+        else:
+            node.args[0] = input
+        return _Layers([layer], [role], input, node)
+
+    def layer(self, call: ast.Call) -> tuple[ast.expr | None, str | None]:
+        """The layer that is called, as an expression, and its role."""
+        more = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
+        if not call.args and not more and isinstance(call.func, ast.Attribute) and call.func.attr in ACTIVATION_METHODS:
+            layer: ast.expr = _call_of(ast.Constant(call.func.attr), call)
+        elif not call.args or isinstance(call.args[0], ast.Starred) or any(k.arg is None for k in call.keywords):
+            return None, None
+        else:
+            layer = _call_of(call.func, call) if more else call.func
+        return layer, self.roles(ast.unparse(layer)) if self.variables.may_move(layer) else None
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        return node  # whose variables are its own
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda  # type: ignore[assignment]  # noqa: N815
+
+
+def _call_of(function: ast.expr, call: ast.Call) -> ast.Tuple:
+    """The fields of `layers.Call`."""
+    names: list[ast.expr | None] = [ast.Constant(keyword.arg) for keyword in call.keywords]
+    arguments = ast.Tuple(call.args[1:], ast.Load())
+    return ast.Tuple([function, arguments, ast.Dict(names, [k.value for k in call.keywords])], ast.Load())
+
+
+def _inline(body: list[ast.stmt], variables: _Variables) -> list[ast.stmt]:
+    """`h = f(x)` and `y = g(h)` as `y = g(f(x))`, where both are layers and nobody else sees `h`."""
+    result: list[ast.stmt] = []
+    for statement in body:
+        # not in `try` and `with`, which may go on after an error with what was assigned before it
+        if isinstance(statement, (ast.If, ast.For, ast.While)):
+            statement.body, statement.orelse = _inline(statement.body, variables), _inline(statement.orelse, variables)
+        inlined = _inline_pair(result[-1], statement, variables) if result else None
+        if inlined is None:
+            result.append(statement)
+        else:
+            result[-1] = inlined
+    return result
+
+
+def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:
+    name = _assigned_name(first)
+    condition = None
+    if (
+        isinstance(second, ast.If) and len(second.body) == 1 and not second.orelse
+    ):  # such as `if self.bn: x = self.bn(x)`
+        condition, second = second.test, second.body[0]
+        if _assigned_name(second) != name or not variables.may_move(condition):
+            return None
+    if name is None or not (isinstance(second, ast.Return) or _assigned_name(second)):
+        return None
+    before, after = first.value, second.value  # type: ignore[attr-defined]
+    if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {ACTIVATION}):
+        return None
+    if not (isinstance(after.input, ast.Name) and after.input.id == name and variables.is_gone(name, second)):
+        return None
+    layers = after.layers
+    if condition is not None:
+        layers = [ast.IfExp(condition, layer, ast.Constant(...)) for layer in layers]
+    joined = _Layers([*before.layers, *layers], [*before.roles, *after.roles], before.input, after.calls)
+    if not joined.pays():
+        return None
+    second.value = joined  # type: ignore[attr-defined]
+    return second
+
+
+def _assigned_name(statement: ast.stmt) -> str | None:
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id
+    return None
+
+
+class _Writer(ast.NodeTransformer):
+    """Writes `_Layers` as one call where that fuses something, else as the calls they were."""
+
+    def __init__(self, self_name: str):
+        self.self_name = self_name
+        self.chains: list[Chain] = []
+
+    def visit__Layers(self, node: _Layers) -> ast.AST:
+        if not node.pays():
+            return self.generic_visit(node.calls)
+        self.chains.append(tuple(ast.unparse(layer) for layer in node.layers))
+        function = ast.Attribute(ast.Name(self.self_name, ast.Load()), RUN_IN_TURN, ast.Load())
+        call = ast.Call(function, [*reversed(node.layers), self.visit(node.input)], [])
+        return ast.copy_location(call, node)

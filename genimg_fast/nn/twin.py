@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""Fused twins of classes: subclasses in which methods that call layers, or `nn.Sequential`'s own forward(), run fused.
+
+An instance becomes fused by becoming one of its class's twin, and plain again by going back: nothing in it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType, new_class
+from typing import Any
+
+import torch
+from torch import nn
+
+from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
+from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
+from genimg_fast.nn.sequential import FusedSequential, run_in_turn
+
+Roles = tuple[tuple[str, str], ...]
+"""Layers as methods name them, such as ``self.conv``, and their roles (see `rewrite`)."""
+
+
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class that `cls` is a twin of, or `cls` itself."""
+    return vars(cls).get("_genimg_fast_plain_class", cls)
+
+
+def runs_its_layers(cls: type[nn.Module]) -> bool:
+    """Whether forward() is that of `nn.Sequential`, or a method around it."""
+    forward = plain_class(cls).forward
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
+
+
+def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
+    """What a twin of the module's class joins: layers as the methods name them, and the chains that they form.
+
+    The third is why a method that calls layers cannot be rewritten; empty if each can.
+    """
+    roles: dict[str, str] = {}
+    chains: list[list[Any]] = []
+    reason = ""
+    for name, method in _methods(plain_class(type(module))).items():
+        if name in module.__dict__ or module._modules.keys().isdisjoint(_names(method.__code__)):
+            continue
+
+        def role(source: str, method: FunctionType = method) -> str | None:
+            found = _role(source, method, module)
+            return found and roles.setdefault(source, found)
+
+        try:
+            _, sources = rewrite(method, role)
+        except NotRewritableError as error:
+            reason = f"{name}(): {error}"
+            continue
+        for chain in sources:
+            layers = (_layer(source, method, module) for source in chain)
+            chains.append([layer for layer in layers if layer is not ...])
+    return tuple(sorted(roles.items())), chains, reason
+
+
+def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of a chain, with the paths in the module of those that are modules."""
+    paths = {child: path for path, child in module.named_modules()}
+    return [(paths.get(layer, "") if isinstance(layer, nn.Module) else "", layer) for layer in chain]
+
+
+def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """(path, name, reason) of each layer that a fused module calls as it is; nothing for other modules."""
+    if isinstance(module, FusedSequential):
+        steps = module.plan()
+    elif plain_class(type(module)) is not type(module):
+        steps = [step for chain in chains_of(module)[1] for step in plan(named(chain, module))]
+    else:
+        return
+    for step in steps:
+        layer = step.layers[0]
+        if step.kind is None and not isinstance(layer, FusedSequential):
+            yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
+
+
+_twins: dict[tuple[type, Roles], Any] = {}
+
+
+def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
+    """The subclass of `cls` that joins the layers with these roles: always the same one.
+
+    Raises:
+        TypeError: if the class refuses to be subclassed.
+    """
+    if (cls, roles) not in _twins:
+        _twins[cls, roles] = _make_twin(cls, roles)
+    return _twins[cls, roles]
+
+
+def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
+    # behind cls, FusedSequential takes the place of nn.Sequential alone
+    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if runs_its_layers(cls) else (cls,))
+    for name, method in _methods(cls).items():
+        with contextlib.suppress(NotRewritableError):
+            rewritten, chains = rewrite(method, dict(roles).get)
+            if chains:
+                setattr(twin, name, rewritten)
+
+    def __reduce_ex__(self, protocol):  # noqa: N807
+        constructor, arguments, *rest = super(twin, self).__reduce_ex__(protocol)
+        if constructor is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return _new, (cls, roles, *arguments[1:]), *rest
+        return constructor, arguments, *rest  # of the user's own __reduce__
+
+    twin.__reduce_ex__ = __reduce_ex__
+    twin._genimg_fast_plain_class = cls
+    twin.__module__, twin.__doc__ = cls.__module__, cls.__doc__
+    setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
+    return twin
+
+
+def _new(cls: type[nn.Module], roles: Roles, *arguments: Any) -> nn.Module:
+    """An instance without state, for pickle."""
+    twin = twin_of(cls, roles)
+    return twin.__new__(twin, *arguments)
+
+
+def _run_in_turn(*layers_and_input: Any) -> torch.Tensor:
+    *layers, input = layers_and_input
+    return run_in_turn([_as_layer(layer) for layer in reversed(layers) if layer is not ...], input)
+
+
+def _as_layer(value: Any) -> Any:
+    if isinstance(value, nn.Module) or value is ...:
+        return value
+    return Call(*value) if isinstance(value, tuple) else Call(value, (), {})
+
+
+def _layer(source: str, method: FunctionType, module: nn.Module) -> Any:
+    """What the source of a layer stands for: a module, a `Call`, or `...`."""
+    return _as_layer(eval(source, method.__globals__, {method.__code__.co_varnames[0]: module}))
+
+
+def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
+    try:
+        layer = _layer(source, method, module)
+    except Exception:  # there is no such attribute, or a property raises
+        return None
+    if type(layer) in HEADS:
+        return HEAD
+    if isinstance(layer, nn.Sequential):
+        return SEQUENTIAL
+    unset = layer == Call(None, (), {})  # type: ignore[arg-type]  # as in `if self.norm is not None: x = self.norm(x)`
+    return ACTIVATION if unset or activation_of(layer) else None
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The attributes and globals that a function, or a function inside it, mentions."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
+    """The methods of a class that are written in Python outside of PyTorch, but for special ones."""
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base) if not name.startswith("__"))
+    methods = {name: inspect.getattr_static(cls, name) for name in names}
+    return {
+        name: method
+        for name, method in methods.items()
+        if type(method) is FunctionType and method.__code__.co_argcount and not method.__module__.startswith("torch.")
+    }

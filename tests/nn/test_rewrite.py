@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: MIT
+"""Methods in which `fuse` joins calls of layers do what they did, however they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import genimg_fast
+from genimg_fast.nn.twin import chains_of, named
+from tests import _cases
+
+CONV, NORM = "conv2d_bn_act", "batch_norm_act"
+
+
+class Model(nn.Module):
+    """The layers that the cases below call."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.conv2 = nn.Conv2d(3, 3, 3, padding=1)
+        self.bn = nn.BatchNorm2d(3)
+        self.bn2 = nn.BatchNorm2d(3)
+        self.relu = nn.ReLU(inplace=True)
+        self.stage = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+        self.stage2 = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        self.layers = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)])
+        self.norm1d = nn.BatchNorm1d(3)  # which refuses images
+        self.unset = None
+        self.slope = 0.3
+        self.activation = F.relu
+
+
+class Nested(Model):
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Assigned(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.bn(x)
+        return self.relu(x)
+
+
+class OneName(Model):
+    """Each result in a variable of its own."""
+
+    def forward(self, x):
+        h = self.conv(x)
+        n = self.bn(h)
+        y = torch.tanh(n)
+        return y
+
+
+class Methods(Model):
+    def forward(self, x):
+        return self.bn(self.conv(x)).relu() + self.bn2(self.conv2(x)).sigmoid_()
+
+
+class FunctionInAttribute(Model):
+    def forward(self, x):
+        return self.activation(self.bn(self.conv(x)))
+
+
+class SlopeInAttribute(Model):
+    def forward(self, x):
+        return F.leaky_relu(self.conv(x), negative_slope=self.slope, inplace=True)
+
+
+class Indexed(Model):
+    def forward(self, x):
+        return F.relu(self.layers[1](self.layers[0](x)), True)
+
+
+class GuardedNorm(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        if self.unset is not None:
+            x = self.unset(x)
+        return self.relu(x)
+
+
+class Stages(Model):
+    def forward(self, x):
+        out = self.stage(x)
+        out = self.stage2(out)
+        return out
+
+
+class SharedRelu(Model):
+    def forward(self, x):
+        x = self.relu(self.bn(self.conv(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return x
+
+
+class SharedConvolution(Model):
+    """With a different normalisation in each place."""
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x))) + F.relu(self.bn2(self.conv(x)))
+
+
+class SameLayersTwice(Model):
+    def forward(self, x):
+        x = F.relu(self.bn(self.conv(x)))
+        x = F.relu(self.bn(self.conv(x)))
+        return x
+
+
+class InLoopAndBranch(Model):
+    def forward(self, x):
+        for i in range(3):
+            x = self.relu(self.bn(self.conv(x))) if i % 2 and x.sum() < 1e9 else self.conv2(x)
+            if x.mean() > 0:
+                x = self.bn2(x)
+                x = F.relu(x)
+        return x
+
+
+class OtherMethod(Model):
+    def encode(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+    def forward(self, x, scale=2.0, *, shift=1.0):
+        noise = torch.randn(x.size(), dtype=x.dtype)
+        return self.encode(x) * scale + shift + 0 * noise
+
+
+class ConvolutionAlsoReturned(Model):
+    def forward(self, x):
+        h = self.conv(x)
+        y = self.bn(h)
+        return F.relu(y), h
+
+
+class NormalisedUsedTwice(Model):
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        y = F.relu(x)
+        return x + y
+
+
+class Skip(Model):
+    def forward(self, x):
+        out = self.bn(self.conv(x))
+        out += x
+        return self.relu(out)
+
+
+class InPlaceOnOutput(Model):
+    def forward(self, x):
+        out = F.leaky_relu(self.bn(self.conv(x)), 0.2)
+        out += x
+        return out
+
+
+class InPlaceOnInput(Model):
+    """The activation changes x, and the skip connection sees that."""
+
+    def forward(self, x):
+        x = x * 1
+        y = self.conv(self.relu(x))
+        return torch.cat([x, y], 1)
+
+
+class Feature(Model):
+    def forward(self, x):
+        self.feature = self.conv(x)
+        x = self.bn(self.feature)
+        return F.relu(x)
+
+
+class Alias(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        kept = x
+        x = self.bn(x)
+        return self.relu(x) + kept
+
+
+class Closure(Model):
+    """`bn` looks at a variable of the function that calls it."""
+
+    def forward(self, x):
+        def norm(h):
+            return self.bn(h) + x.mean()
+
+        x = self.conv(x)
+        x = norm(x)
+        return x
+
+
+class Comprehension(Model):
+    def forward(self, x):
+        return torch.stack([F.relu(self.bn(self.conv(part))) for part in x.split(1)])
+
+
+class AfterAnError(Model):
+    def forward(self, x):
+        try:
+            x = self.conv(x)
+            x = self.norm1d(x)
+        except ValueError:
+            return x
+
+
+class Suppressed(Model):
+    def forward(self, x):
+        with contextlib.suppress(ValueError):
+            x = self.conv(x)
+            x = self.norm1d(x)
+        return x
+
+
+class LooksAtItsVariables(Model):
+    def forward(self, x):
+        h = self.conv(x)
+        y = self.bn(h)
+        return y + locals()["h"]
+
+
+class OtherSelf(Model):
+    def forward(self, x):
+        y = self.relu(self.conv(x))
+        self, other = copy.copy(self), self
+        return y + other.bn(self.conv2(x))
+
+
+class ConditionOnTheVariable(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        if x.mean() > 0:
+            x = self.bn(x)
+        return x
+
+
+class ConditionOnItsAttribute(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        if x.is_leaf:  # as the input is
+            x = self.bn(x)
+        return x
+
+
+class MoreArguments(Model):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 3, 2, 2)
+
+    def forward(self, x):
+        return F.relu(self.up(x, output_size=[11, 12]))
+
+
+class LoopOverLayers(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+class Super(Nested):
+    def forward(self, x):
+        return super().forward(x) + self.bn2(self.conv2(x))
+
+
+class Private(Model):
+    def __init__(self):
+        super().__init__()
+        self.__conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return F.relu(self.__conv(x)) + F.relu(self.conv(x))
+
+
+class Wrapped(Model):
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, x):
+        return F.relu(self.conv(x))
+
+
+JOINED = {
+    Nested: [["conv", "bn", "relu"]],
+    Assigned: [["conv", "bn", "relu"]],
+    OneName: [["conv", "bn", "tanh"]],
+    Methods: [["conv", "bn", "relu"], ["conv2", "bn2", "sigmoid_"]],
+    FunctionInAttribute: [["conv", "bn", "relu"]],
+    SlopeInAttribute: [["conv", "leaky_relu"]],
+    Indexed: [["layers.0", "layers.1", "relu"]],
+    GuardedNorm: [["conv", "bn", "relu"]],
+    Stages: [["stage", "stage2"]],
+    SharedRelu: [["conv", "bn", "relu", "conv2", "bn2", "relu"]],
+    SharedConvolution: [["conv", "bn", "relu"], ["conv", "bn2", "relu"]],
+    SameLayersTwice: [["conv", "bn", "relu", "conv", "bn", "relu"]],
+    InLoopAndBranch: [["conv", "bn", "relu"], ["conv2"], ["bn2", "relu"]],
+    OtherMethod: [["conv", "bn", "relu"]],
+    ConvolutionAlsoReturned: [["conv"], ["bn"]],
+    NormalisedUsedTwice: [["conv", "bn"]],
+    Skip: [["conv", "bn"]],
+    InPlaceOnOutput: [["conv", "bn", "leaky_relu"]],
+    InPlaceOnInput: [["relu", "conv"]],
+    Feature: [["conv"], ["bn", "relu"]],
+    Alias: [["conv"], ["bn"]],
+    Closure: [["conv"]],
+    Comprehension: [["conv", "bn", "relu"]],
+    AfterAnError: [["conv"], ["norm1d"]],
+    Suppressed: [["conv"], ["norm1d"]],
+    LooksAtItsVariables: [["conv"], ["bn"]],
+    OtherSelf: [],
+    ConditionOnTheVariable: [["conv"], ["bn"]],
+    ConditionOnItsAttribute: [["conv"], ["bn"]],
+    MoreArguments: [],
+    LoopOverLayers: [],
+    Super: [["conv2", "bn2"]],
+    Private: [["conv", "relu"]],
+    Wrapped: [],
+}
+
+
+def outcome(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs, gradients and buffers after a pass."""
+    x = x.clone().requires_grad_()
+    outputs = model(x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = sum((o * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view_as(o)).sum() for o in outputs)
+    grads = torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)
+    return [*(o.detach() for o in outputs), *(g for g in grads if g is not None), *(b.clone() for b in model.buffers())]
+
+
+@pytest.mark.parametrize("kind", JOINED, ids=lambda kind: kind.__name__)
+def test_joins_what_nobody_else_sees(kind):
+    model = kind()
+    _, chains, reason = chains_of(model)
+    assert not reason
+    assert [[path or layer.name for path, layer in named(chain, model)] for chain in chains] == JOINED[kind]
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("kind", JOINED, ids=lambda kind: kind.__name__)
+def test_does_what_it_did(kind, mode, backend):
+    torch.manual_seed(0)
+    model = kind().double().train(mode == "train")
+    fused = copy.deepcopy(model)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((2, 3, 5, 6), torch.float64)
+    expected = outcome(model, x)
+    with genimg_fast.use_backend(backend):
+        torch.testing.assert_close(outcome(fused, x), expected)
+    assert isinstance(fused, kind)
+    assert genimg_fast.unfuse(fused) is fused
+    assert type(fused) is kind
+
+
+def test_signature_and_place_stay():
+    model = OtherMethod()
+    genimg_fast.fuse(model)
+    assert type(model) is not OtherMethod
+    method = type(model).encode
+    plain = OtherMethod.encode
+    assert method.__qualname__ == plain.__qualname__
+    assert (method.__code__.co_filename, method.__code__.co_firstlineno) == (
+        plain.__code__.co_filename,
+        plain.__code__.co_firstlineno,
+    )
+    x = torch.zeros(1, 3, 4, 4)
+    torch.testing.assert_close(model(x, 3.0, shift=2.0), genimg_fast.unfuse(model)(x, 3.0, shift=2.0))
+
+
+def test_an_error_names_the_line():
+    model = Nested()
+    genimg_fast.fuse(model)
+    with pytest.raises(ValueError, match="channels") as error:
+        model.eval()(torch.zeros(1, 4, 5, 5))
+    assert any("return F.relu(self.bn(self.conv(x)))" in str(entry.statement) for entry in error.traceback)
+
+
+CHANGES = {
+    "a hook": lambda m: m.bn.register_forward_hook(lambda module, args, output: 2 * output),
+    "another activation": lambda m: setattr(m, "relu", nn.GELU()),
+    "no normalisation": lambda m: setattr(m, "bn", nn.Identity()),
+    "a function": lambda m: (delattr(m, "bn"), setattr(m, "bn", torch.sin)),
+    "a parametrization": lambda m: nn.utils.parametrizations.spectral_norm(m.conv),
+    "the mode of a layer": lambda m: m.bn.eval(),
+    "a padding mode": lambda m: setattr(m.conv, "padding_mode", "circular"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_after_fusing_count(change):
+    torch.manual_seed(0)
+    model = Assigned().double()
+    fused = copy.deepcopy(model)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((2, 3, 5, 6), torch.float64)
+    for m in (model, fused):
+        torch.manual_seed(0)  # spectral_norm draws
+        CHANGES[change](m)
+    if change == "a padding mode":
+        model.conv._reversed_padding_repeated_twice = fused.conv._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    torch.testing.assert_close(outcome(fused, x), outcome(model, x))
+
+
+def test_a_method_replaced_on_the_instance_counts():
+    model = OtherMethod()
+    model.encode = lambda x: x
+    report = genimg_fast.fuse(model)
+    assert type(model) is OtherMethod
+    assert [row.module for row in report.fused][:2] == ["conv", "conv2"]  # each by itself
+
+
+def test_settings_of_a_layer_fused_by_itself_count():
+    model = LoopOverLayers().double()
+    genimg_fast.fuse(model)
+    plain = genimg_fast.unfuse(copy.deepcopy(model))
+    for m in (model, plain):
+        m.layers[0] = m.conv  # kernel 3, padding 1
+        m.conv.padding_mode, m.conv._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+    assert type(model.conv) is not nn.Conv2d
+    x = _cases.randn((2, 3, 5, 6), torch.float64)
+    torch.testing.assert_close(outcome(model, x), outcome(plain, x))
+
+
+class Listening(torch.Tensor):
+    """It sees each function that is called on it."""
+
+    seen: ClassVar[list] = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.seen.append(function)
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_a_subclass_of_tensor_sees_the_functions_of_torch():
+    model = Nested().eval()
+    genimg_fast.fuse(model)
+    model(torch.zeros(1, 3, 4, 4).as_subclass(Listening))
+    assert F.batch_norm in Listening.seen
+    assert F.relu in Listening.seen
+
+
+def test_calling_a_layer_that_is_none_is_still_an_error():
+    model = Assigned()
+    genimg_fast.fuse(model)
+    model.bn = None
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        model(torch.zeros(2, 3, 4, 4))
+
+
+SOURCE = """
+import torch.nn.functional as F
+from torch import nn
+
+class Written(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return F.relu(self.conv(x))
+"""
+
+
+def imported(path, source):
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module.Written()
+
+
+def test_a_file_edited_since_it_was_imported_is_not_what_runs(tmp_path):
+    model = imported(tmp_path / "edited.py", SOURCE)
+    (tmp_path / "edited.py").write_text(SOURCE.replace("F.relu", "F.tanh"))
+    report = genimg_fast.fuse(model)
+    assert [(row.module, row.kind, row.reason) for row in report.rows] == [
+        ("", None, "forward(): its source is not what runs"),
+        ("conv", CONV, ""),
+    ]
+    assert model(torch.full((1, 3, 2, 2), 9.0)).max() > 1  # it is still the relu
+
+
+def test_without_source_each_layer_is_fused_by_itself():
+    namespace = {"__name__": __name__}
+    exec(SOURCE, namespace)
+    model = namespace["Written"]()
+    plain = copy.deepcopy(model)
+    report = genimg_fast.fuse(model)
+    assert [(row.module, row.kind, row.reason) for row in report.rows] == [
+        ("", None, "forward(): its source is not available"),
+        ("conv", CONV, ""),
+    ]
+    x = _cases.randn((2, 3, 4, 4))
+    torch.testing.assert_close(model(x), plain(x))
