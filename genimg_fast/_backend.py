@@ -40,6 +40,7 @@ def _checked(name: str, source: str) -> str:
 
 _backend = os.environ.get("GENIMG_FAST_BACKEND", "auto")
 _decisions: list[Decision] | None = None  # filled while explain() listens
+_native_calls = 0
 
 
 def current_backend() -> str:
@@ -128,8 +129,7 @@ def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None
         reason = why_not_native(*tensors) or unless or (slower if backend == "auto" else None) or ""
         if reason and backend == "native":
             raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
-    if _decisions is not None:
-        _decisions.append(Decision(op, not reason, reason))
+    _note(Decision(op, not reason, reason))
     return not reason
 
 
@@ -139,5 +139,17 @@ def is_recording() -> bool:
 
 def record_native(op: str) -> None:
     """For callers that know without asking that the native kernels serve a call."""
+    _note(Decision(op, True, ""))
+
+
+def _note(decision: Decision) -> None:
+    global _native_calls
+    if decision.native and not torch.compiler.is_compiling():
+        _native_calls += 1
     if _decisions is not None:
-        _decisions.append(Decision(op, True, ""))
+        _decisions.append(decision)
+
+
+def native_calls() -> int:
+    """How many calls the native kernels have served in this process."""
+    return _native_calls

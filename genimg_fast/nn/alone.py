@@ -16,7 +16,7 @@ class _FusedConvolution(nn.modules.conv._ConvNd):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input) or why_not_convolution(self):
             return super().forward(input)
-        return run_steps([self], lambda: [Step(("",), self._kind, "", (self,))], input)
+        return run_steps([self], lambda: [Step(("",), self._kind, "", (self,))], super().forward, input)
 
 
 class FusedConv2d(_FusedConvolution, nn.Conv2d):
@@ -40,7 +40,7 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):
             return super().forward(input)
-        return run_steps([self], lambda: [Step(("",), "batch_norm_act", "", (self,))], input)
+        return run_steps([self], lambda: [Step(("",), "batch_norm_act", "", (self,))], super().forward, input)
 
 
 class FusedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):

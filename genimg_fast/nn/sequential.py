@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from genimg_fast import _backend
+from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan
 from genimg_fast.nn.replay import remember, replay
@@ -37,7 +39,7 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return run_steps([self], self.plan, input) if may_fuse(input) else super().forward(input)
+        return run_steps([self], self.plan, super().forward, input) if may_fuse(input) else super().forward(input)
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order."""
@@ -55,11 +57,15 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
+
+    def one_by_one(input: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            input = layer(input)
+        return input
+
     if may_fuse(input):
-        return run_steps(layers, lambda: plan([("", layer) for layer in layers]), input)
-    for layer in layers:
-        input = layer(input)
-    return input
+        return run_steps(layers, lambda: plan([("", layer) for layer in layers]), one_by_one, input)
+    return one_by_one(input)
 
 
 def may_fuse(input: Any) -> bool:
@@ -69,15 +75,34 @@ def may_fuse(input: Any) -> bool:
     )
 
 
-def run_steps(modules: Sequence[Any], plan: Callable[[], list[Step]], input: torch.Tensor) -> torch.Tensor:
-    """The steps of a plan, which depends on nothing but these modules and what lies in them."""
+def run_steps(
+    modules: Sequence[Any],
+    plan: Callable[[], list[Step]],
+    as_they_are: Callable[[torch.Tensor], torch.Tensor],
+    input: torch.Tensor,
+) -> torch.Tensor:
+    """The steps of a plan, which depends on nothing but these modules and what lies in them.
+
+    Args:
+        as_they_are: calls the layers without fusing any.
+    """
     output = replay(modules, input)
     if output is not None:
         return output
+    if plain.is_known(modules, input):
+        return as_they_are(input)
+    native_calls = _backend.native_calls()
+    output = _run(modules, plan(), input)
+    if _backend.native_calls() == native_calls:
+        plain.learn(modules, input)
+    return output
+
+
+def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
     output = input
     blocks: list[Block] = []  # convolution blocks that stand one after the other
     nothing_else = True
-    for step in _with_those_inside(plan()):
+    for step in _with_those_inside(steps):
         if step.kind in BLOCKS:
             blocks.append(block(step.layers, output))
             continue

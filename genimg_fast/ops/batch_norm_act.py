@@ -15,7 +15,7 @@ from genimg_fast.reference import batch_norm_act as reference
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 # On the CPU: an operator with a backward in Python costs 20 microseconds more than PyTorch's in a forward pass and 80
 # more in a training step, as much as the kernels save on so many elements.
-_WORTH_A_KERNEL = 1 << 17
+_WORTH_A_KERNEL = 3 << 16
 
 
 def batch_norm_act(

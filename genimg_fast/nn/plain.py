@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""Passes in which nothing ran natively, since PyTorch is faster on such shapes: from then on the layers are called as they are.
+
+That is always right, so what is remembered need only tell one kind of pass from another.  It spares small layers, which
+PyTorch runs in tens of microseconds, finding out anew that they are best left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from genimg_fast import _backend
+
+_MOST_PASSES = 32  # remembered for a module
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+_passes: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
+
+
+def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
+    """Whether `learn` saw a pass like this one."""
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
+        return False
+    passes = _passes.get(modules[0])
+    return passes is not None and _kind(modules, input) in passes and _heeds_speed()
+
+
+def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
+    """Nothing of a pass of these modules on `input` ran natively."""
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module) or not _heeds_speed():
+        return
+    passes = _passes.setdefault(modules[0], set())
+    if len(passes) == _MOST_PASSES:
+        passes.clear()
+    passes.add(_kind(modules, input))
+
+
+def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
+    first = modules[0]
+    return (
+        *(input.shape, input.dtype, input.device, input.requires_grad, torch.is_grad_enabled(), first.training),
+        input.device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(input.device.type),
+        *map(id, modules[1:]),
+        *map(id, first._modules.values()),
+    )
+
+
+def _heeds_speed() -> bool:
+    return _backend.current_backend() == "auto" and not _backend.is_recording() and not _backend.inside_func_transform()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Layers that PyTorch runs faster are called as they are, once a pass has shown it, until the kind of pass changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from genimg_fast import _backend, unfuse
+from genimg_fast.nn import FusedSequential, plain
+from genimg_fast.nn.layers import Step
+from tests import _cases
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """How many passes were planned."""
+    made: list[list[Step]] = []
+    original = FusedSequential.plan
+    monkeypatch.setattr(FusedSequential, "plan", lambda self: made.append(original(self)) or made[-1])
+    return made
+
+
+def small() -> FusedSequential:
+    return FusedSequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_small_pass_is_planned_once(plans, training):
+    model, input = small().train(training), _cases.randn((2, 3, 4, 4))
+    twin = unfuse(copy.deepcopy(model))
+    for _ in range(3):
+        torch.testing.assert_close(model(input), twin(input))
+    assert len(plans) == 1
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()))
+
+
+CHANGES = {
+    "shape": lambda model, input: model(input.repeat(2, 1, 1, 1)),
+    "dtype": lambda model, input: model.double()(input.double()),
+    "mode": lambda model, input: model.train()(input),
+    "gradient": lambda model, input: torch.enable_grad()(model)(input),
+    "gradient of the input": lambda model, input: model(input.requires_grad_()),
+    "child": lambda model, input: model.append(nn.Tanh())(input),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_another_kind_of_pass_is_planned_anew(plans, change):
+    model, input = small().eval(), _cases.randn((2, 3, 4, 4))
+    model(input)
+    model(input)
+    assert len(plans) == 1
+    change(model, input)
+    assert len(plans) == 2
+
+
+def test_a_pass_that_ran_natively_is_not_left_plain():
+    model, input = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval(), _cases.randn((2, 3, 4, 4))
+    with torch.no_grad():
+        model(input)
+    assert not plain.is_known([model], input)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_backend_that_was_asked_for_is_heeded(backend):
+    model, input = small().eval(), _cases.randn((2, 3, 4, 4))
+    model(input)
+    with _backend.use_backend(backend):
+        assert not plain.is_known([model], input)
+    assert plain.is_known([model], input)
+
+
+def test_explain_still_hears_the_reasons():
+    model, input = small().eval(), _cases.randn((2, 3, 4, 4))
+    model(input)
+    with _backend.record_decisions() as decisions:
+        model(input)
+    assert [d.native for d in decisions] == [False, False]
+
+
+def test_what_is_remembered_stays_small(monkeypatch):
+    monkeypatch.setattr(plain, "_MOST_PASSES", 2)
+    model = small().eval()
+    for n in (1, 2, 3):
+        model(_cases.randn((n, 3, 4, 4)))
+    assert len(plain._passes[model]) == 1
