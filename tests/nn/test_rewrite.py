@@ -131,8 +131,8 @@ class InLoopAndBranch(Model):
 
 
 class OtherMethod(Model):
-    def encode(self, x):
-        return F.relu(self.bn(self.conv(x)))
+    def encode(self, x, power=1, *, factor=1.0):
+        return F.relu(self.bn(self.conv(x))) ** power * factor
 
     def forward(self, x, scale=2.0, *, shift=1.0):
         noise = torch.randn(x.size(), dtype=x.dtype)
