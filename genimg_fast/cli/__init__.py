@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from genimg_fast import __version__
 from genimg_fast.cli._common import CommandError, HelpFormatter
 
-COMMANDS = ("train", "sample", "reconstruct", "interpolate", "models", "bench", "doctor", "demo")
+COMMANDS = ("train", "sample", "reconstruct", "interpolate", "export", "models", "bench", "doctor", "demo")
 
-# What the extra [train] installs: module -> name.
+# What the extras install: module -> name, and the extra.
 _OPTIONAL = {
-    "PIL": "Pillow",
-    "accelerate": "Accelerate",
-    "matplotlib": "Matplotlib",
-    "safetensors": "safetensors",
-    "sklearn": "scikit-learn",
-    "tensorboard": "TensorBoard",
-    "tqdm": "tqdm",
-    "yaml": "PyYAML",
+    "PIL": ("Pillow", "train"),
+    "accelerate": ("Accelerate", "train"),
+    "matplotlib": ("Matplotlib", "train"),
+    "onnx": ("onnx", "export"),
+    "onnxscript": ("ONNX Script", "export"),
+    "safetensors": ("safetensors", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "tensorboard": ("TensorBoard", "train"),
+    "tqdm": ("tqdm", "train"),
+    "yaml": ("PyYAML", "train"),
 }
 
 
@@ -64,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(args, "the reader of the output closed it")
     except ImportError as error:
         cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-        package = _OPTIONAL.get((cause.name or "").partition(".")[0])
-        if package is None or args.debug:
+        missing = _OPTIONAL.get((cause.name or "").partition(".")[0])
+        if missing is None or args.debug:
             raise
-        print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[train]", file=sys.stderr)
+        package, extra = missing
+        print(f"genimg-fast {args.command} needs {package}: pip install 'genimg-fast[{extra}]'", file=sys.stderr)
     except Exception as error:
         if args.debug or not isinstance(error, (OSError, *_errors_for_users())):
             raise
