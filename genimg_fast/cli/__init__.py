@@ -10,7 +10,10 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from genimg_fast import __version__
 from genimg_fast.cli._common import CommandError, HelpFormatter
@@ -55,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1: a check failed; 2: an error, told in one line; 130: Ctrl-C; 143: a training run was stopped by SIGTERM.
     """
     args = build_parser().parse_args(argv)
+    with nullcontext() if args.debug else _terse(args):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
@@ -77,6 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(args, " ".join(str(error).split()))
         return max(2, getattr(error, "exit_code", 2))
     return 2
+
+
+@contextmanager
+def _terse(args: argparse.Namespace) -> Iterator[None]:
+    """Warnings in one line each, without the place in the code; none that are meant for programmers."""
+
+    def show_warning(message: Warning | str, *place: object, **options: object) -> None:
+        _tell(args, f"warning: {' '.join(str(message).split())}")
+
+    def show_thread_error(thread: threading.ExceptHookArgs) -> None:
+        # On a full disk TensorBoard's thread fails first, and the main thread tells of it the next time it logs.
+        if not issubclass(thread.exc_type, OSError):
+            threading.__excepthook__(thread)
+
+    before = threading.excepthook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = show_warning
+        threading.excepthook = show_thread_error
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
 
 def _errors_for_users() -> tuple[type[Exception], ...]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from typing_extensions import Self
 from torch import nn
+from typing_extensions import Self
 
 from genimg_fast import functional as F
 

@@ -12,7 +12,8 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from genimg_fast.training.errors import UserError
 
 _FORMAT = "genimg_fast resume file 1"
 _RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints")
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
@@ -102,8 +104,10 @@ def _set_damaged_aside(folder: Path) -> None:
 def _read_resume(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if (member := archive.testzip()) is not None:  # torch does not verify the checksums
-                raise zipfile.BadZipFile(f"wrong checksum of {member}")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise zipfile.BadZipFile("it is compressed, which torch.save never does and a decompression bomb is")
+            if (name := archive.testzip()) is not None:  # torch does not verify the checksums
+                raise zipfile.BadZipFile(f"wrong checksum of {name!r}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError("not written by this version")
@@ -114,12 +118,32 @@ def _read_resume(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise UserError(
-            f"{path} is damaged or is not a resume file ({str(error).splitlines()[0]}); restore it from a copy, or start "
-            "again in another folder"
-        ) from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
     return state
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Around the use of what `load_resume` returned: a file may be whole, and yet not hold what a run saved.
+
+    Raises:
+        UserError: in place of the error that this leads to.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(folder / LAST, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    lines = str(error).splitlines() or [""]
+    reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else lines[0] or type(error).__name__
+    return UserError(
+        f"{path} is damaged or is not a resume file ({reason}); restore it from a copy, or start again in another folder"
+    )
 
 
 def save_weights(path: Path, model: models.ImageModel, *, step: int) -> None:
