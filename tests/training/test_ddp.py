@@ -102,11 +102,9 @@ def test_the_command_under_torchrun_and_resumed_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3 steps, ") == 1  # the first process speaks
     check_run(tmp_path / "run", steps=3, images_per_step=16, processes=2)
-    noise = resume_state(tmp_path / "run")["rng"]
     alone = config(tmp_path / "run", GAN, max_steps=5)
     train(alone, resume=True, progress=False)
     check_run(tmp_path / "run", steps=5, images_per_step=16, processes=1)
-    assert not torch.equal(resume_state(tmp_path / "run")["rng"][0]["torch"], noise[0]["torch"])
 
 
 @pytest.mark.slow
