@@ -40,18 +40,17 @@ assert library.loaded, library.detail
 for op in _parity.CASES:
     assert all(d.native for d in _parity.decisions(op, torch.device("cpu"))), op
     assert _parity.check(op, torch.device("cpu")).ok, op
+torch.manual_seed(0)
 with genimg_fast.use_backend("native"):
     for name in models.list_models():
-        model = models.create(name)
+        model = models.create(name).double()  # float32 would now and then put a ReLU on the other side of its kink
         twin = genimg_fast.unfuse(copy.deepcopy(model))
-        z = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(4, *model.latent_shape).double()
         outputs = [m.latent_to_images(z) for m in (model, twin)]
-        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
-        for m, images in zip((model, twin), outputs):
+        torch.testing.assert_close(*outputs)
+        for images in outputs:
             images.square().sum().backward()
-        for (key, a), b in zip(model.named_parameters(), twin.parameters()):
-            if a.grad is not None:
-                torch.testing.assert_close(a.grad, b.grad, atol=1e-3 * float(b.grad.abs().max()), rtol=1e-3)
+        torch.testing.assert_close(*([p.grad for p in m.parameters() if p.grad is not None] for m in (model, twin)))
 print(f"Python {platform.python_version()}, torch {torch.__version__}: {len(_parity.CASES)} ops and"
       f" {len(models.list_models())} models, forward and backward, {_extension.cpu_isa()}")
 """
