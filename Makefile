@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-full lint format build sanitize cuda-compile bench clean
+.PHONY: demo test test-full lint format build sanitize cuda-compile wheel-check bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ sanitize: $(STAMP)   ## the tests of the operators under AddressSanitizer and Un
 
 cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: registers, shared memory, spills (needs nvcc, no GPU)
 	$(BIN)/python -m tests.cuda_on_cpu.cuda_compile
+
+# e.g. make wheel-check PYTHONS="~/py310/bin/python ~/py313/bin/python": interpreters that have some torch >= 2.11
+wheel-check: $(STAMP) ## build the wheel and prove it under each of PYTHONS (four minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.wheel_check $(PYTHONS)
 
 bench: build         ## measure models, losses and kernels against every installed runtime (ten minutes)
 	GENIMG_FAST_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[bench]"

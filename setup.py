@@ -13,14 +13,17 @@ Environment:
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
-TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11: the oldest torch the binaries load into
+OLDEST_TORCH = (2, 11)  # that the binaries load into
+TORCH_TARGET_VERSION = "0x020b000000000000"  # the same, as the stable headers want it
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0a;10.0+PTX"
 # -O1 halves the time to compile; -g1: reports name lines; -fno-wrapv: with Python's own -fwrapv no overflow would show.
 SANITIZER_FLAGS = ["-O1", "-g1", "-fno-wrapv", "-fno-omit-frame-pointer"]
@@ -45,6 +48,28 @@ def find_cuda_home() -> Path | None:
     return None
 
 
+def torch_version() -> tuple[int, int]:
+    import torch
+
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def check_cuda_version(home: Path) -> None:
+    """Ends the build if the toolkit is of another major version than torch's CUDA; without CUDA in torch any will do."""
+    import torch
+
+    printed = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", printed)
+    if release is None or torch.version.cuda is None or release[1] == torch.version.cuda.partition(".")[0]:
+        return
+    sys.exit(
+        f"genimg_fast: the CUDA toolkit in {home} is version {release[1]}.{release[2]}, but this torch was built with CUDA"
+        f" {torch.version.cuda}.\nPoint CUDA_HOME to a toolkit {torch.version.cuda.partition('.')[0]}.x, or set"
+        " GENIMG_FAST_CUDA=0 to build without the CUDA kernels."
+    )
+
+
 def native_extensions() -> tuple[list, dict]:
     if os.environ.get("GENIMG_FAST_BUILD") == "0":
         say("GENIMG_FAST_BUILD=0: no native library; everything runs on the PyTorch reference.")
@@ -60,6 +85,11 @@ def native_extensions() -> tuple[list, dict]:
             "genimg_fast builds its kernels against the torch you already have, and this build cannot see one. Install\n"
             "torch >= 2.11 first and then run `pip install --no-build-isolation .`: without that flag pip builds in an\n"
             "empty environment that hides your torch."
+        )
+    if (version := torch_version()) < OLDEST_TORCH:
+        sys.exit(
+            f"genimg_fast builds against torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and this is torch {version[0]}.{version[1]}."
+            " Run `pip install -U torch` first."
         )
     from setuptools import Extension
 
@@ -102,6 +132,7 @@ def native_extensions() -> tuple[list, dict]:
     if wanted == "1" and cuda_home is None:
         sys.exit("genimg_fast: GENIMG_FAST_CUDA=1 but no CUDA toolkit was found on PATH, in CUDA_HOME or CUDA_PATH.")
     if cuda_home and wanted != "0":
+        check_cuda_version(cuda_home)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
         cpp_extension.CUDA_HOME = str(cuda_home)  # which a CPU-only torch leaves unset
         extensions.append(

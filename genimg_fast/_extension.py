@@ -15,7 +15,12 @@ from typing import NamedTuple
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent
+_OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries are built for
 _ISA_NAMES = ("portable", "avx2", "avx512")
+_WHY_NOT_BUILT = {
+    "_cpu": "no C++ compiler at install time, or GENIMG_FAST_BUILD=0",
+    "_cuda": "no CUDA toolkit at install time, or GENIMG_FAST_CUDA=0",
+}
 
 
 class LibraryStatus(NamedTuple):
@@ -27,11 +32,15 @@ class LibraryStatus(NamedTuple):
 def _load(name: str) -> LibraryStatus:
     path = _PACKAGE / f"{name}.so"
     if not path.exists():
-        return LibraryStatus(False, f"{path.name} was not built (no compiler at install time, or GENIMG_FAST_BUILD=0)")
+        return LibraryStatus(False, f"{path.name} was not built ({_WHY_NOT_BUILT[name]})")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        return LibraryStatus(False, f"{path.name} needs torch {oldest} or newer, and this is torch {torch.__version__}")
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        return LibraryStatus(False, f"{path.name} did not load: {str(error).splitlines()[0]}")
+        reason = str(error.__cause__ or error)  # torch wraps what the loader said
+        return LibraryStatus(False, f"{path.name} did not load: {reason.splitlines()[0]}")
     return LibraryStatus(True, str(path))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ PACKAGE = ROOT / "genimg_fast"
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason=f"no AVX on {platform.machine()}")
 
 
-def output_of(*command: str | Path) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def output_of(*command: str | Path, **options: Any) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
 
 
 # ---- Instruction sets.  The CPU library must run on any x86-64 CPU: AVX code may stand only in the functions that are
@@ -196,3 +197,28 @@ print(genimg_fast.build_info()["cpu_library"])
 """
     (reason,) = run_python(program, folder=tmp_path, PYTHONPATH=str(tmp_path)).splitlines()
     assert "has no operator an_operator_of_tomorrow: it was built from another version of the sources" in reason
+
+
+def test_a_library_that_does_not_load_says_why(tmp_path):
+    """As docs/troubleshooting.md shows it: an older torch, a symbol that torch lacks, half a file."""
+    shutil.copytree(PACKAGE, tmp_path / "genimg_fast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    library = tmp_path / "genimg_fast" / "_cpu.so"
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    control = tmp_path / "control.cpp"
+    control.write_text("namespace at { void f(); } __attribute__((constructor)) void use() { at::f(); }")
+
+    def reason(program: str) -> str:
+        program = f'import torch; {program}; import genimg_fast; print(genimg_fast.build_info()["cpu_library"])'
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return output_of(sys.executable, "-c", program, cwd=tmp_path, env=environment).strip()
+
+    assert "(no C++ compiler at install time, or GENIMG_FAST_BUILD=0)" in reason("pass")
+    library.write_bytes(b"half")
+    old = reason("torch.__version__ = '2.10.0+cu128'")
+    assert old == "_cpu.so needs torch 2.11 or newer, and this is torch 2.10.0+cu128"
+    assert old in page
+    assert reason("pass") == f"_cpu.so did not load: {library}: file too short"
+    output_of(os.environ.get("CXX", "g++"), "-shared", "-fPIC", control, "-o", library)
+    missing = "undefined symbol: _ZN2at1fEv"
+    assert reason("pass") == f"_cpu.so did not load: {library}: {missing}"
+    assert missing in page

@@ -10,23 +10,28 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from genimg_fast import __version__
 from genimg_fast.cli._common import CommandError, HelpFormatter
 
-COMMANDS = ("train", "sample", "reconstruct", "interpolate", "models", "bench", "doctor", "demo")
+COMMANDS = ("train", "sample", "reconstruct", "interpolate", "export", "models", "bench", "doctor", "demo")
 
-# What the extra [train] installs: module -> name.
+# What the extras install: module -> name, and the extra.
 _OPTIONAL = {
-    "PIL": "Pillow",
-    "accelerate": "Accelerate",
-    "matplotlib": "Matplotlib",
-    "safetensors": "safetensors",
-    "sklearn": "scikit-learn",
-    "tensorboard": "TensorBoard",
-    "tqdm": "tqdm",
-    "yaml": "PyYAML",
+    "PIL": ("Pillow", "train"),
+    "accelerate": ("Accelerate", "train"),
+    "matplotlib": ("Matplotlib", "train"),
+    "onnx": ("onnx", "export"),
+    "onnxscript": ("ONNX Script", "export"),
+    "safetensors": ("safetensors", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "tensorboard": ("TensorBoard", "train"),
+    "tqdm": ("tqdm", "train"),
+    "yaml": ("PyYAML", "train"),
 }
 
 
@@ -53,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1: a check failed; 2: an error, told in one line; 130: Ctrl-C; 143: a training run was stopped by SIGTERM.
     """
     args = build_parser().parse_args(argv)
+    with nullcontext() if args.debug else _terse(args):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
@@ -64,16 +74,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(args, "the reader of the output closed it")
     except ImportError as error:
         cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-        package = _OPTIONAL.get((cause.name or "").partition(".")[0])
-        if package is None or args.debug:
+        missing = _OPTIONAL.get((cause.name or "").partition(".")[0])
+        if missing is None or args.debug:
             raise
-        print(f"genimg-fast {args.command} needs {package}: pip install genimg-fast[train]", file=sys.stderr)
+        package, extra = missing
+        print(f"genimg-fast {args.command} needs {package}: pip install 'genimg-fast[{extra}]'", file=sys.stderr)
     except Exception as error:
         if args.debug or not isinstance(error, (OSError, *_errors_for_users())):
             raise
         _tell(args, " ".join(str(error).split()))
         return max(2, getattr(error, "exit_code", 2))
     return 2
+
+
+@contextmanager
+def _terse(args: argparse.Namespace) -> Iterator[None]:
+    """Warnings in one line each, without the place in the code; none that are meant for programmers."""
+
+    def show_warning(message: Warning | str, *place: object, **options: object) -> None:
+        _tell(args, f"warning: {' '.join(str(message).split())}")
+
+    def show_thread_error(thread: threading.ExceptHookArgs) -> None:
+        # On a full disk TensorBoard's thread fails first, and the main thread tells of it the next time it logs.
+        if not issubclass(thread.exc_type, OSError):
+            threading.__excepthook__(thread)
+
+    before = threading.excepthook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = show_warning
+        threading.excepthook = show_thread_error
+        try:
+            yield
+        finally:
+            threading.excepthook = before
 
 
 def _errors_for_users() -> tuple[type[Exception], ...]:

@@ -81,6 +81,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="N",
         help="stop after so many validations without progress (default: never)",
     )
+    running.add_argument("--wandb", action="store_true", help="log to Weights & Biases too, offline (default: False)")
     return parser
 
 
@@ -97,6 +98,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
     from genimg_fast.training import TrainConfig, train
 
     given = settings(args)
@@ -107,6 +110,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         config = TrainConfig.from_dict(given)
     result = train(config, resume=args.resume, progress=not args.quiet)
+    if not PartialState().is_main_process:
+        return
     print(f"{result.steps} steps, {result.images_per_second:.0f} images/s; best validation metric {result.best_metric}")
     print(f"weights in {args.out / 'checkpoints'}; curves: tensorboard --logdir {args.out / 'logs'}")
 

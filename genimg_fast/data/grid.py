@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from genimg_fast._files import write_atomically
+
 
 def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> np.ndarray:
     """Lays images out row by row, with black lines between and around them.
@@ -62,12 +64,4 @@ def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int |
         raise ValueError(f"save_grid: path must end in .png, got {str(path)!r}")
     grid = Image.fromarray(to_grid(images, columns, padding))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            grid.save(file, format="PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: grid.save(file, format="PNG"))

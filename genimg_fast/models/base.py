@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from genimg_fast import functional as F
 
@@ -71,6 +74,52 @@ class ImageModel(nn.Module):
         device = parameter.device if generator is None else generator.device
         z = torch.randn(n, *self.latent_shape, generator=generator, device=device)
         return self.latent_to_images(z.to(parameter))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes model.safetensors and config.json into `folder`, which is made if there is none.
+
+        Raises:
+            OSError: if they cannot be written.
+            ImportError: without safetensors, which the extra "hub" installs.
+        """
+        from genimg_fast.models import pretrained
+
+        pretrained.save_folder(Path(folder), self)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+        """The model that `save_pretrained` or `push_to_hub` wrote, in eval mode, on the CPU, with the dtypes of its weights.
+
+        ``ImageModel.from_pretrained`` loads any model of this package, ``DCGAN.from_pretrained`` only a DCGAN.
+
+        Args:
+            source: a folder, or else a repository on the Hugging Face Hub, "owner/name".
+            revision: branch, tag or commit of the repository.
+
+        Raises:
+            OSError: if there is no such folder or repository, or it cannot be read.
+            ValueError: if what is there is damaged or is another model.
+            ImportError: without the packages of the extra "hub".
+        """
+        from genimg_fast.models import pretrained
+
+        model = pretrained.load_folder(pretrained.find(source, revision))
+        if not isinstance(model, cls):
+            raise ValueError(f"{source} holds {model.name}, which is no {cls.__name__}")
+        return model
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Uploads what `save_pretrained` writes to "owner/name" on the Hugging Face Hub, as one commit; returns its URL.
+
+        A repository that does not exist is created, `private` or not.  Log in with ``hf auth login`` or the variable HF_TOKEN.
+
+        Raises:
+            OSError: if the Hub refuses or cannot be reached.
+            ImportError: without huggingface_hub, which the extra "hub" installs.
+        """
+        from genimg_fast.models import pretrained
+
+        return pretrained.upload(self, repository, private=private)
 
     def _check_shape(self, argument: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
         if tuple(tensor.shape[1:]) != expected:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ def create_accelerator(config: TrainConfig) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"mixed_precision {config.mixed_precision!r} cannot be used here: {error}") from error
+
+
+def check_extras(config: TrainConfig) -> None:
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("wandb needs a further package: pip install 'genimg-fast[wandb]'")
 
 
 def create_model(config: TrainConfig) -> models.ImageModel:

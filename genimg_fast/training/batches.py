@@ -11,6 +11,27 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from genimg_fast.training.errors import UserError
 
 
+def share_step(images: int, *, batch_size: int, processes: int) -> tuple[int, int]:
+    """(batch size, grad accumulation) with which so many processes take `images` images a step.
+
+    A run that is resumed on another number of processes keeps its steps: the same images, the same learning rate.
+
+    Args:
+        batch_size: what a process takes at once at most; reached wherever it divides its share of the step.
+
+    Raises:
+        UserError: if the processes cannot share the step equally.
+    """
+    share, rest = divmod(images, processes)
+    if rest or not share:
+        raise UserError(
+            f"the run takes {images} images a step, which {processes} processes cannot share equally; "
+            f"resume it on a number of processes that divides {images}"
+        )
+    batch = max(size for size in range(1, min(batch_size, share) + 1) if share % size == 0)
+    return batch, share // batch
+
+
 class StepSampler(Sampler[list[int]]):
     """Yields the image indices of one process, `grad_accumulation` lists of `batch_size` a step, for steps start..stop - 1.
 

@@ -8,66 +8,37 @@ unpickled: resume files are read with `weights_only=True`, weights with safetens
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
-import safetensors.torch
 import torch
 
-from genimg_fast import models
+from genimg_fast import _files, models
+from genimg_fast.models import pretrained
 from genimg_fast.training.errors import UserError
 
 _FORMAT = "genimg_fast resume file 1"
-_TEMPORARY = ".tmp"
 _RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints")
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Makes `path` hold what `write` writes, or leaves it as it was.
+    """`_files.write_atomically`, whose errors are for the user.
 
     Raises:
         UserError: if the disk is full, the folder cannot be written to, and the like.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=_TEMPORARY)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        _files.write_atomically(path, write)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def claim_folder(out: Path, *, resume: bool) -> None:
@@ -83,7 +54,7 @@ def claim_folder(out: Path, *, resume: bool) -> None:
         raise UserError(f"{out} holds no run to resume; start it without resume")
     for folder in (out, out / "checkpoints", out / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (*folder.glob(f"*{_TEMPORARY}"), *folder.glob(f".*{_TEMPORARY}")):
+        for leftover in folder.glob(f".*{_files.TEMPORARY}"):
             leftover.unlink(missing_ok=True)
     if resume:
         _set_damaged_aside(out / "checkpoints")
@@ -133,8 +104,10 @@ def _set_damaged_aside(folder: Path) -> None:
 def _read_resume(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if (member := archive.testzip()) is not None:  # torch does not verify the checksums
-                raise zipfile.BadZipFile(f"wrong checksum of {member}")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise zipfile.BadZipFile("it is compressed, which torch.save never does and a decompression bomb is")
+            if (name := archive.testzip()) is not None:  # torch does not verify the checksums
+                raise zipfile.BadZipFile(f"wrong checksum of {name!r}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError("not written by this version")
@@ -145,53 +118,68 @@ def _read_resume(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise UserError(
-            f"{path} is damaged or is not a resume file ({str(error).splitlines()[0]}); restore it from a copy, or start "
-            "again in another folder"
-        ) from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
     return state
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Around the use of what `load_resume` returned: a file may be whole, and yet not hold what a run saved.
+
+    Raises:
+        UserError: in place of the error that this leads to.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(folder / LAST, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    lines = str(error).splitlines() or [""]
+    reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else lines[0] or type(error).__name__
+    return UserError(
+        f"{path} is damaged or is not a resume file ({reason}); restore it from a copy, or start again in another folder"
+    )
 
 
 def save_weights(path: Path, model: models.ImageModel, *, step: int) -> None:
     """Exports the weights, with the model's name and arguments in the metadata, so that the file is enough to load it."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    metadata = {"format": "pt", "model": model.name, "config": json.dumps(model.config), "step": str(step)}
-    content = safetensors.torch.save(tensors, metadata=metadata)
-    write_atomically(path, lambda file: file.write(content))
+    try:
+        pretrained.save_weights(path, model, step=str(step))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_model(path: str | Path) -> models.ImageModel:
     """Loads a trained model in eval mode, on the CPU.
 
     Args:
-        path: a run's folder (then its best.safetensors, or last.safetensors if it was never validated) or a .safetensors
-            file written by a run.
+        path: a run's folder (then its best.safetensors, or last.safetensors if it was never validated), a .safetensors
+            file written by a run, or a folder written by `save_pretrained`.
 
     Raises:
         UserError: if there is no such file, or it is damaged, or was not written by a run.
     """
-    path = Path(path)
-    file = path
-    if path.is_dir():
-        candidates = [path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")]
-        found = [candidate for candidate in candidates if candidate.exists()]
-        if not found:
-            raise UserError(f"{path} holds no trained model: {candidates[0]} and {candidates[1].name} are missing")
-        file = found[0]
+    file = Path(path)
     try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        name, config = metadata["model"], json.loads(metadata["config"])
-        model = models.create(name, **config)
-        model.load_state_dict(tensors)
+        if (file / pretrained.WEIGHTS).exists():
+            return pretrained.load_folder(file)
+        if file.is_dir():
+            file = _best_weights(file)
+        return pretrained.load_weights(file)
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{file} is damaged or is not a safetensors file ({error})") from error
-    except KeyError as error:
-        raise UserError(f"{file} does not say which model it holds (no {error} in its metadata)") from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{file} does not fit the model it names: {' '.join(str(error).split())}") from error
-    return model.eval()
+        raise UserError(f"cannot read {error.filename or file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _best_weights(run: Path) -> Path:
+    candidates = [run / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise UserError(f"{run} holds no trained model: {candidates[0]} and {candidates[1].name} are missing")

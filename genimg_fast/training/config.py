@@ -28,6 +28,7 @@ _FREE_ON_RESUME = {
     "validate_every",
     "early_stopping_patience",
     "num_workers",
+    "wandb",
 }
 
 
@@ -69,6 +70,7 @@ class TrainConfig:
         validate_every: steps between two validations; 0: only at the end.
         early_stopping_patience: validations in a row without a better metric after which the run ends; None: never.
         num_workers: processes that load images; 0: the training process does.
+        wandb: log to Weights & Biases too, offline unless WANDB_MODE says otherwise; needs the extra "wandb".
 
     Raises:
         UserError: from the constructor, if a value has a wrong type or lies outside its range.
@@ -104,6 +106,7 @@ class TrainConfig:
     validate_every: int = 500
     early_stopping_patience: int | None = None
     num_workers: int = 0
+    wandb: bool = False
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

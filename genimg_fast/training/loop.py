@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from tqdm import tqdm
 import genimg_fast
 from genimg_fast import data, models
 from genimg_fast.training import checkpoint
-from genimg_fast.training._setup import create_accelerator, create_model, open_data
-from genimg_fast.training.batches import StepSampler, batches
+from genimg_fast.training._setup import check_extras, create_accelerator, create_model, open_data
+from genimg_fast.training.batches import StepSampler, batches, share_step
 from genimg_fast.training.config import TrainConfig
 from genimg_fast.training.ema import EMA
 from genimg_fast.training.errors import Interrupted, UserError
@@ -68,12 +69,14 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
     Args:
         config: what to train, on what, and where to.
         resume: continue the run in `config.out` from its last checkpoint.  On the CPU, and elsewhere as far as the device's
-            operations are deterministic, the result is bit for bit that of a run that was never stopped.
+            operations are deterministic, the result is bit for bit that of a run that was never stopped.  On another number
+            of processes the steps stay what they were, `grad_accumulation` and where need be `batch_size` change; the
+            noise and the rounding are others then.
         progress: show a progress bar with images/s, losses and the time left.
 
     Writes, in `config.out`: config.json, checkpoints/last.pt (to resume; previous.pt is the one before),
     checkpoints/last.safetensors and best.safetensors (averaged weights, for `load_model`), samples/step_XXXXXX.png,
-    metrics.jsonl, logs/ (TensorBoard).  Seeds the global generators of torch, Python and NumPy.
+    metrics.jsonl, logs/ (TensorBoard), with `config.wandb` wandb/.  Seeds the global generators of torch, Python and NumPy.
 
     Raises:
         UserError: for what the user can put right, in one line: the folder already holds a run, the configuration differs
@@ -85,7 +88,9 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
     run = None
     try:
         run = _Run(config, resume=resume, progress=progress)
-        return run.train()
+        result = run.train()
+        run.close()
+        return result
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; {run.how_to_resume() if run else 'nothing was written'}", signal.SIGINT) from error
     except OSError as error:
@@ -94,11 +99,13 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
     finally:
         torch.use_deterministic_algorithms(deterministic_before)
         if run is not None:
-            run.close()
+            with suppress(OSError):  # a log that the full disk cuts short must not hide the error that says so
+                run.close()
 
 
 class _Run:
     def __init__(self, config: TrainConfig, *, resume: bool, progress: bool) -> None:
+        check_extras(config)
         self.accelerator = accelerator = create_accelerator(config)
         self.main = accelerator.is_main_process
         self.log: RunLog | None = None
@@ -113,25 +120,18 @@ class _Run:
         self.model = create_model(config)
         objective_class = VAEObjective if isinstance(self.model, models.VAE) else GANObjective
         self.config = config = objective_class.default_settings(config)
-        self.sampler = StepSampler(
-            len(self.train_data),
-            batch_size=config.batch_size,
-            grad_accumulation=config.grad_accumulation,
-            rank=accelerator.process_index,
-            processes=accelerator.num_processes,
-            seed=config.seed,
-        )
-        self.total_steps = config.max_steps or config.epochs * self.sampler.steps_per_epoch
-
         self.out = Path(config.out)
         self.checkpoints = self.out / "checkpoints"
-        self._on_main(lambda: checkpoint.claim_folder(self.out, resume=resume))
-        state = checkpoint.load_resume(self.checkpoints) if resume else None
+        state = self._read_checkpoint() if resume else None
+        self.sampler = self._divide_steps(state)
+        self.total_steps = config.max_steps or config.epochs * self.sampler.steps_per_epoch
+        if not resume:  # not before everything else was found to be right
+            self._on_main(lambda: checkpoint.claim_folder(self.out, resume=False))
         if state is not None:
-            self._check_same_run(state)
-            self.model.load_state_dict(state["model"])
-            self.step = self.saved_step = state["step"]
-            self.best, self.validations_since_best = state["best"], state["validations_since_best"]
+            with checkpoint.restoring(self.checkpoints):
+                self.model.load_state_dict(state["model"])
+                self.step = self.saved_step = int(state["step"])
+                self.best, self.validations_since_best = state["best"], state["validations_since_best"]
 
         # The evaluation model is copied before Accelerate wraps `forward` for mixed precision.
         self.evaluation_model = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -139,9 +139,10 @@ class _Run:
         self.objective: VAEObjective | GANObjective = objective_class(self.model, config, accelerator)  # type: ignore[arg-type]
         self.evaluation_model.to(accelerator.device)
         # Other noise for each process, and not the numbers that became the initial weights.
-        set_seed((config.seed * 1_000_003 + accelerator.process_index + 1) % 2**32)
+        set_seed((config.seed * 1_000_003 + accelerator.process_index + 1 + 7_919 * self.step) % 2**32)
         if state is not None:
-            self._load(state)
+            with checkpoint.restoring(self.checkpoints):
+                self._load(state)
         self._on_main(self._open_logs)
         self.bar = tqdm(
             total=self.total_steps * self.sampler.images_per_step,
@@ -179,7 +180,34 @@ class _Run:
         }
         text = json.dumps(description, indent=2) + "\n"
         checkpoint.write_atomically(self.out / "config.json", lambda file: file.write(text.encode()))
-        self.log = RunLog(self.out, step=self.step)
+        self.log = RunLog(self.out, step=self.step, wandb_settings=description if self.config.wandb else None)
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """The state to continue from; None if the run was killed before its first checkpoint."""
+        self._on_main(lambda: checkpoint.claim_folder(self.out, resume=True))
+        state = checkpoint.load_resume(self.checkpoints)
+        if state is not None:
+            with checkpoint.restoring(self.checkpoints):
+                self._check_same_run(state)
+                state["images_per_step"] = int(state["images_per_step"])
+        return state
+
+    def _divide_steps(self, state: dict[str, Any] | None) -> StepSampler:
+        """The images of each step and process; a resumed run keeps its steps, however many processes it had."""
+        config, processes = self.config, self.accelerator.num_processes
+        batch_size, grad_accumulation = config.batch_size, config.grad_accumulation
+        if state and state["images_per_step"] != batch_size * grad_accumulation * processes:
+            batch_size, grad_accumulation = share_step(
+                state["images_per_step"], batch_size=batch_size, processes=processes
+            )
+        return StepSampler(
+            len(self.train_data),
+            batch_size=batch_size,
+            grad_accumulation=grad_accumulation,
+            rank=self.accelerator.process_index,
+            processes=processes,
+            seed=config.seed,
+        )
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         differing = self.config.differences(state["config"])
@@ -190,11 +218,7 @@ class _Run:
             raise UserError(f"{self.out} was trained with another configuration; differing: {', '.join(differing)}")
 
     def _identity(self) -> dict[str, Any]:
-        return {
-            "model_config": self.model.config,
-            "training_images": len(self.train_data),
-            "processes": self.accelerator.num_processes,
-        }
+        return {"model_config": self.model.config, "training_images": len(self.train_data)}
 
     # Saving and loading
 
@@ -209,6 +233,7 @@ class _Run:
         state = {
             "config": self.config.to_dict(),
             **self._identity(),
+            "images_per_step": self.sampler.images_per_step,
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -232,7 +257,8 @@ class _Run:
             optimizer.load_state_dict(state["optimizers"][name])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
+        if len(state["rng"]) == self.accelerator.num_processes:  # else each goes on with the seed that it just got
+            set_rng_state(state["rng"][self.accelerator.process_index], self.accelerator.device)
 
     def _averaged_model(self) -> models.ImageModel:
         """The model to validate, sample and export: averaged weights where there is an average, current ones elsewhere."""

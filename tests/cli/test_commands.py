@@ -142,6 +142,25 @@ def test_slerp_between_parallel_vectors_is_the_straight_line():
     torch.testing.assert_close(slerp(start, 3 * start, 3), torch.stack([start, 2 * start, 3 * start]))
 
 
+@pytest.mark.parametrize(("format", "name"), [("onnx", "new/dcgan.onnx"), ("torch-export", "dcgan.pt2")])
+def test_export(run_of, tmp_path, format, name, capfd):
+    out = tmp_path / name
+    run = run_of("dcgan")
+    capfd.readouterr()
+    assert cli.main(["export", str(run), "--format", format, "--out", str(out)]) == 0
+    assert out.stat().st_size > 1000
+    printed = capfd.readouterr()
+    assert printed.out == f"dcgan in {out}: latents (N, 8, 1, 1) from N(0, 1) to images (N, 1, 32, 32) in [0, 1]\n"
+    assert printed.err == ""
+
+
+def test_a_folder_of_save_pretrained_serves_as_a_run(run_of, tmp_path):
+    load_model(run_of("dcgan")).half().save_pretrained(tmp_path / "shared")
+    out = tmp_path / "dcgan.pt2"
+    assert cli.main(["export", str(tmp_path / "shared"), "--format", "torch-export", "--out", str(out)]) == 0
+    assert torch.export.load(out).module()(torch.zeros(3, 8, 1, 1)).shape == (3, 1, 32, 32)
+
+
 def test_models_lists_all(capsys):
     assert cli.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
@@ -171,6 +190,10 @@ def test_models_lists_all(capsys):
         ),
         (["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--resume"], "{tmp}/run holds no run to resume"),
         (["sample", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
+        (
+            ["export", "{tmp}", "--format", "onnx", "--out", "{tmp}/x.pt2"],
+            "export: --out must end in .onnx for --format onnx",
+        ),
         (["interpolate", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
         (["sample", "{tmp}", "--out", "{tmp}/x.png", "--device", "cuda:99"], "sample: --device 'cuda:99': torch sees "),
         (

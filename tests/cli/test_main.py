@@ -85,8 +85,8 @@ def wrapped(cause):
     [
         (UserError("no such\nmodel"), 2, "genimg-fast models: no such model"),
         (FileNotFoundError(2, "No such file", "x.pt"), 2, "genimg-fast models: [Errno 2] No such file: 'x.pt'"),
-        (missing("PIL.Image"), 2, "genimg-fast models needs Pillow: pip install genimg-fast[train]"),
-        (wrapped(missing("accelerate")), 2, "genimg-fast models needs Accelerate: pip install genimg-fast[train]"),
+        (missing("PIL.Image"), 2, "genimg-fast models needs Pillow: pip install 'genimg-fast[train]'"),
+        (wrapped(missing("accelerate")), 2, "genimg-fast models needs Accelerate: pip install 'genimg-fast[train]'"),
         (KeyboardInterrupt(), 130, "genimg-fast models: interrupted"),
     ],
 )

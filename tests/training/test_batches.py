@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genimg_fast.training import UserError
-from genimg_fast.training.batches import StepSampler, batches
+from genimg_fast.training.batches import StepSampler, batches, share_step
 from genimg_fast.training.schedule import lr_factor
 
 
@@ -35,6 +35,40 @@ def test_processes_share_a_step_without_overlap():
     assert [a + b for a, b in zip(*ranks, strict=True)] == whole
     accumulated = list(sampler(stop=5, grad_accumulation=2))
     assert [a + b for a, b in zip(accumulated[::2], accumulated[1::2], strict=True)] == whole
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"), [(1, (6, 8)), (2, (6, 4)), (3, (4, 4)), (8, (6, 1)), (16, (3, 1)), (48, (1, 1))]
+)
+def test_another_number_of_processes_takes_the_same_steps(processes, expected):
+    batch_size, grad_accumulation = share_step(48, batch_size=6, processes=processes)
+    assert (batch_size, grad_accumulation) == expected
+    whole = list(sampler(images=200, stop=6, batch_size=48))
+    ranks = [
+        list(
+            sampler(
+                images=200,
+                stop=6,
+                batch_size=batch_size,
+                grad_accumulation=grad_accumulation,
+                rank=rank,
+                processes=processes,
+            )
+        )
+        for rank in range(processes)
+    ]
+    for step, images in enumerate(whole):
+        mine = slice(step * grad_accumulation, (step + 1) * grad_accumulation)
+        together = [index for rank in ranks for batch in rank[mine] for index in batch]
+        assert sorted(together) == sorted(images)
+
+
+def test_processes_that_cannot_share_a_step_are_told_which_can():
+    message = r"\Athe run takes 48 images a step, which 5 processes cannot share equally; .* that divides 48\Z"
+    with pytest.raises(UserError, match=message):
+        share_step(48, batch_size=6, processes=5)
+    with pytest.raises(UserError, match="which 96 processes cannot share"):
+        share_step(48, batch_size=6, processes=96)
 
 
 def test_too_few_images_is_one_line():

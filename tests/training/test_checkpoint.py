@@ -125,7 +125,7 @@ def test_other_users_may_read_what_is_written(tmp_path):
 
 def test_leftovers_of_a_killed_write_are_removed(folder):
     save(folder, 1)
-    (folder / "last.pt.abc.tmp").write_bytes(b"half")
+    (folder / ".last.pt.abc.tmp").write_bytes(b"half")
     claim_folder(folder.parent, resume=True)
     assert [p.name for p in folder.iterdir()] == ["last.pt"]
 

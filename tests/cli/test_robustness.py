@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong while the command runs: each ends in one line that says what to do, and costs nothing that was saved."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from genimg_fast import _files, cli
+from genimg_fast.training import checkpoint
+from tests.data import _samples
+
+ROOT = Path(__file__).resolve().parents[2]
+VAE = ["train", "vae", "--model-arg", "hidden=16", "--model-arg", "latent=4", "--image-size", "8", "--batch-size", "4"]
+SHORT = ["--max-steps", "6", "--checkpoint-every", "2", "--log-every", "1", "--sample-every", "0", "--quiet"]
+
+
+def training(out: Path, *more: str, data: str | Path = "digits") -> list[str]:
+    return [*VAE, *SHORT, "--data", str(data), "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(training(out)) == 0
+    return out
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a run of six steps, to be damaged."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def refused(capfd):
+    """A function that checks that the command ends with one line that matches, and with `--debug` in a traceback."""
+
+    def check(argv, message, code=2):
+        out = Path(argv[argv.index("--out") + 1])
+        new = not out.exists()
+        capfd.readouterr()
+        assert cli.main(argv) == code
+        error = capfd.readouterr().err
+        assert re.fullmatch(rf"genimg-fast {argv[0]}: [^\n]*{message}[^\n]*\n", error), error
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        with pytest.raises(Exception, match=message):
+            cli.main([*argv, "--debug"])
+
+    return check
+
+
+def resumed_to_the_end(out):
+    assert cli.main(training(out, "--resume")) == 0
+    state = checkpoint.load_resume(out / "checkpoints")
+    return state["step"] == 6 and all(torch.isfinite(weight).all() for weight in state["model"].values())
+
+
+# ---- Where files are written
+
+
+def as_nobody(function):
+    """`function` without root's right to write everywhere."""
+
+    def wrapped(*args, **kwargs):
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            os.seteuid(user)
+
+    return wrapped
+
+
+def test_read_only_output(run, tmp_path, refused, monkeypatch):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    monkeypatch.setattr(checkpoint, "claim_folder", as_nobody(checkpoint.claim_folder))
+    refused(training(locked / "new"), "cannot write .*: Permission denied")
+    monkeypatch.setattr(_files.tempfile, "mkstemp", as_nobody(_files.tempfile.mkstemp))
+    refused(["sample", str(run), "--out", str(locked / "x.png")], "Permission denied: '.*x.png")
+    out = str(locked / "x.pt2")
+    refused(["export", str(run), "--format", "torch-export", "--out", out], "Permission denied: '.*x.pt2")
+    assert not list(locked.iterdir())
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond a few kilobytes: writes fail half way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk(run, tmp_path, refused, full_disk):
+    before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
+    longer = training(run, "--resume", "--max-steps", "9")
+    refused(
+        longer, r"cannot write .*last.pt: File too large; to continue from step 6, resume the run in .* \(--resume\)"
+    )
+    assert {file: file.read_bytes() for file in (run / "checkpoints").iterdir()} == before
+    out = tmp_path / "x.png"
+    refused(["sample", str(run), "--n", "300", "--out", str(out)], "File too large")
+    assert not out.exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the command line leaves it out
+def test_a_log_on_a_full_disk_stops_the_run_in_one_line(tmp_path, refused, full_disk):
+    argv = training(tmp_path / "run", "--max-steps", "5000", "--checkpoint-every", "0")
+    refused(argv, r"File too large; no checkpoint had been written to .* yet: remove it and start again")
+
+
+# ---- Checkpoints that are damaged, or made by somebody else
+
+
+class Explosive:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda f: f.write_bytes(b""), id="empty"),
+        pytest.param(lambda f: os.truncate(f, f.stat().st_size // 2), id="truncated"),
+        pytest.param(lambda f: f.write_bytes(f.read_bytes()[:4000] + b"\0" * 500 + f.read_bytes()[4500:]), id="zeros"),
+        pytest.param(lambda f: f.write_bytes(os.urandom(5000)), id="noise"),
+    ],
+)
+def test_corrupted_checkpoint(run, refused, harm):
+    last, previous = run / "checkpoints" / "last.pt", run / "checkpoints" / "previous.pt"
+    harm(last)
+    assert resumed_to_the_end(run)  # the one before takes its place
+    harm(last)
+    previous.unlink()
+    refused(training(run, "--resume"), r"last.pt is damaged or is not a resume file \(.*\); restore it from a copy")
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_truncated_weights(run, tmp_path, refused, size):
+    os.truncate(run / "checkpoints" / "best.safetensors", size)
+    refused(
+        ["sample", str(run), "--out", str(tmp_path / "x.png")], "best.safetensors is damaged or is not a safetensors"
+    )
+
+
+def rewritten(path, change):
+    """Passes the state of a resume file through `change`; the file is whole afterwards."""
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("images_per_step"), "no 'images_per_step' in it"),
+        (lambda s: s.update(images_per_step="some"), "invalid literal for int"),
+        (lambda s: s.update(model=3), "last.pt is damaged or is not a resume file"),
+        (lambda s: s.update(model={}), "last.pt is damaged or is not a resume file"),
+        (lambda s: s.update(config=[]), "last.pt is damaged or is not a resume file"),
+        (lambda s: s.update(rng=[{}]), "no 'torch' in it"),
+        (lambda s: s.update(optimizers={}), "no 'model' in it"),
+        (lambda s: s.update(step="many"), "last.pt is damaged or is not a resume file"),
+    ],
+)
+def test_a_whole_file_that_holds_something_else(run, refused, change, message):
+    rewritten(run / "checkpoints" / "last.pt", change)
+    refused(training(run, "--resume"), message)
+
+
+def test_malicious_pickle(run, refused, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    last = run / "checkpoints" / "last.pt"
+    rewritten(last, lambda state: None)
+    (run / "checkpoints" / "previous.pt").unlink()
+    state = torch.load(last, weights_only=True)
+    torch.save({**state, "best": Explosive()}, last)
+    refused(training(run, "--resume"), "last.pt is refused: it holds more than tensors and plain values, .* delete it")
+    last.write_bytes(pickle.dumps(Explosive()))
+    refused(training(run, "--resume"), "last.pt is damaged or is not a resume file")
+    refused(["sample", str(last), "--out", str(tmp_path / "x.png")], "last.pt is damaged or is not a safetensors file")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_path_tricks_in_an_archive(run, refused, tmp_path):
+    """Members that point outside: whatever becomes of the file, nothing is unpacked."""
+    last = run / "checkpoints" / "last.pt"
+    (run / "checkpoints" / "previous.pt").unlink()
+    with zipfile.ZipFile(last) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    before = sorted(tmp_path.rglob("*"))
+    for prefix in ("../../../", "/tmp/", ""):
+        with zipfile.ZipFile(last, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(prefix + name, content)
+            archive.writestr("../escaped", b"x")
+        assert cli.main(training(run, "--resume")) in (0, 2)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert not (Path("/tmp") / next(iter(members))).exists()
+
+
+def test_decompression_bomb_in_a_checkpoint(run, refused):
+    last = run / "checkpoints" / "last.pt"
+    (run / "checkpoints" / "previous.pt").unlink()
+    with zipfile.ZipFile(last, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("last/data.pkl", bytes(10_000_000))
+    refused(training(run, "--resume"), r"last.pt is damaged or is not a resume file \(it is compressed")
+
+
+def test_names_in_a_weights_file_are_not_paths_or_code(tmp_path, refused):
+    file = tmp_path / "x.safetensors"
+    for name in ("../../etc/passwd", "os.system", "genimg_fast.models.vae"):
+        safetensors.torch.save_file({"../../w": torch.zeros(1)}, file, metadata={"model": name, "config": "{}"})
+        refused(["sample", str(file), "--out", str(tmp_path / "x.png")], "model must be one of 'vae'")
+    metadata = {"model": "vae", "config": '{"hidden": 1000000000}'}
+    safetensors.torch.save_file({"../../w": torch.zeros(1)}, file, metadata=metadata)
+    refused(["sample", str(file), "--out", str(tmp_path / "x.png")], "does not fit the model it names")
+    assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+# ---- Images
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    _samples.write_folder(folder, 25)
+    return folder
+
+
+def truncate_images(folder, count):
+    for file in sorted(folder.iterdir())[:count]:
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def test_truncated_images(photos, tmp_path, capfd, refused):
+    truncate_images(photos, 1)
+    hostile = (photos / "00.png").rename(photos / "0\x1b[2J\n0.png")
+    capfd.readouterr()
+    assert cli.main(training(tmp_path / "run", "--max-steps", "15", data=photos)) == 0
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith(f"genimg-fast train: warning: {str(hostile)!r}: ")
+    assert warning.endswith("(skipped, bad file 1 of at most 10)")
+
+    truncate_images(photos, 20)
+    assert cli.main(training(tmp_path / "again", "--max-steps", "15", data=photos)) == 2
+    *warnings, error = capfd.readouterr().err.splitlines()
+    assert all(line.startswith("genimg-fast train: warning: ") for line in warnings)
+    assert re.match(r"genimg-fast train: '.*png': .* \(bad file number 11, max_bad_files is 10\)", error)
+
+
+def test_bomb_images(tmp_path, capfd):
+    for number in range(25):
+        side = (9_000, 60_000)[number % 2]
+        _samples.write(tmp_path / "bombs" / f"{number}.png", _samples.png_header(side, side))
+    capfd.readouterr()
+    assert cli.main(training(tmp_path / "run", data=tmp_path / "bombs")) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 11
+    refusal = r"/bombs/\d+.png': (9000x9000 pixels; at most 67108864 are allowed|broken image \(DecompressionBombError)"
+    assert {re.search(refusal, line)[1][:4] for line in lines} == {"9000", "brok"}
+
+
+def test_empty_folder(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    refused(training(tmp_path / "run", data=tmp_path / "empty"), "no images: looked for")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_image_folder(tmp_path, refused):
+    _samples.write_folder(tmp_path / "one", 1)
+    refused(training(tmp_path / "run", data=tmp_path / "one"), "1 test images; at least 2 are needed to validate")
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_image_sizes(tmp_path, refused):
+    for model, size, message in (
+        ("dcgan", "48", "image_size must be 32 or 64, got 48"),
+        ("vae", "0", "image_size is 0; allowed: at least 1"),
+        ("vae", "9000", "image_size must be from 1 to 8192, got 9000"),
+    ):
+        argv = ["train", model, "--data", "digits", "--image-size", size, "--out", str(tmp_path / "run")]
+        refused(argv, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_many_sizes_are_made_to_fit(tmp_path):
+    sizes = [(1, 1), (1, 300), (300, 1), (7, 9), (64, 64), (200, 31)]
+    for number, size in enumerate(4 * sizes):
+        file = tmp_path / "many" / f"{number}.png"
+        _samples.write(file, _samples.encoded(_samples.random_image(*size, seed=number)))
+    assert cli.main(training(tmp_path / "run", data=tmp_path / "many")) == 0
+
+
+# ---- While it runs
+
+
+def test_nan_loss(tmp_path, refused):
+    out = tmp_path / "run"
+    assert cli.main(training(out, "--lr", "1e-3", "--max-steps", "2")) == 0
+    before = (out / "checkpoints" / "last.pt").read_bytes()
+    refused(
+        training(tmp_path / "nan", "--lr", "1e30", "--checkpoint-every", "0"),
+        r"(loss|kl|reconstruction) is (nan|inf) at step 2; that step was not saved: start a new run with a lower lr or with "
+        "grad_clip, or, no checkpoint had been written",
+    )
+    assert not (tmp_path / "nan" / "checkpoints" / "last.pt").exists()
+    assert (out / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_ctrl_c(tmp_path):
+    argv = training(tmp_path / "run", "--max-steps", "1000000")
+    code = "import sys; from genimg_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *argv], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    told = r"genimg-fast train: stopped by SIGINT; to continue from step (\d+), resume the run in .* \(--resume\)\n"
+    assert process.returncode == 130
+    assert (stopped := re.fullmatch(told, error)), error
+    assert checkpoint.load_resume(tmp_path / "run" / "checkpoints")["step"] == int(stopped[1])
