@@ -43,7 +43,10 @@ ToomCookPlan make_plan(const Deconvolution& conv, int64_t m) {
       std::min(kEvaluatedBytes / (points * conv.in_channels * element), kProductsBytes / group_bytes),
       many_weights ? 64 : 32, 128);
   plan.band_rows = std::clamp<int64_t>(tiles / plan.tiles_x, 1, conv.batch * plan.tiles_y);
-  if (plan.band_rows > plan.tiles_y) plan.band_rows -= plan.band_rows % plan.tiles_y;  // whole images
+  if (plan.band_rows > plan.tiles_y) {  // whole images, as many in each band
+    const int64_t bands = divide_up(conv.batch, plan.band_rows / plan.tiles_y);
+    plan.band_rows = divide_up(conv.batch, bands) * plan.tiles_y;
+  }
   const int64_t most = std::max<int64_t>(kProductsBytes / (plan.band_tiles() * group_bytes), 2);
   plan.chunk_groups = divide_up(plan.groups, divide_up(plan.groups, most));
   return plan;
