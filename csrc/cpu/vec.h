@@ -41,6 +41,8 @@ struct Full {};
 struct Tail {
   int count;
 };
+GF_INLINE int lanes_in(Full, int lanes) { return lanes; }
+GF_INLINE int lanes_in(Tail tail, int) { return tail.count; }
 
 // All bits set in the first lanes.
 template <typename T>

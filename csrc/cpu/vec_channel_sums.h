@@ -40,7 +40,4 @@ struct LaneSums {
   }
 };
 
-GF_INLINE int lanes_in(Full, int lanes) { return lanes; }
-GF_INLINE int lanes_in(Tail tail, int) { return tail.count; }
-
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -79,7 +79,7 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
   } else {
     stored.pop_back();  // the backward pass is given the output
   }
-  return {is_channels_last(input) ? output : torch::stable::contiguous(output), stored, statistics};
+  return {is_channels_last(input) ? output : to_nchw(output), stored, statistics};
 }
 
 Saved training(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> fixed, std::vector<int64_t> codes,

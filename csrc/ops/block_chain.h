@@ -3,10 +3,34 @@
 // registrations of training and inference see it.
 #pragma once
 #include "cpu/convolution_layer.h"
+#include "cpu/memory_order_kernel.h"
 #include "ops/conv2d_bn_act.h"
 #include "ops/conv_transpose2d_bn_act.h"
 
 namespace genimg_fast {
+
+// Images in another memory order; as they are if they lie in it already.  PyTorch's own copy takes up to ten times as
+// long.
+inline Tensor to_channels_last(const Tensor& t) {
+  if (is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3)) return t;
+  if (!t.is_contiguous()) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+  Tensor out = new_channels_last(t, sizes_of(t));
+  dispatch_float_double(t, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::transpose_each(data<T>(t), t.size(0), t.size(1), t.size(2) * t.size(3), mutable_data<T>(out));
+  });
+  return out;
+}
+inline Tensor to_nchw(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  const Tensor from = to_channels_last(t);
+  Tensor out = new_image(t, sizes_of(t), false);
+  dispatch_float_double(t, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::transpose_each(data<T>(from), t.size(0), t.size(2) * t.size(3), t.size(1), mutable_data<T>(out));
+  });
+  return out;
+}
 
 struct Geometry {
   bool transposed;

@@ -108,7 +108,7 @@ Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tenso
       return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i],
                                        as_nchw && i + 1 == blocks.size());
     });
-  return as_nchw ? to_contiguous(image) : image;
+  return as_nchw ? to_nchw(image) : image;
 }
 
 }  // namespace

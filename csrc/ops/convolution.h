@@ -32,10 +32,6 @@ std::vector<int64_t> output_sizes(const Geometry& conv) {
 }
 
 inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline Tensor to_channels_last(const Tensor& t) {
-  const bool dense = is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
-  return dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
-}
 
 // By the C shim, which unlike torch::stable::empty does not look an operator up by its name: five blocks of one small
 // image take little longer than that.
