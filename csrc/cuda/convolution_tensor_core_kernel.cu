@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   float acc[Tile::kFragmentsM][Tile::kFragmentsN][4] = {};
   if (rows > 0) {  // else this phase is a row of tiles shorter than the first
     ImageLoader<T, Tile, kCopyBytes> image(input, conv.in_channels, y_axis.gather, x_axis.gather, position);
-    WeightLoader<T, Tile> columns(weight + phase * conv.out_channels * depth, depth, first_channel, conv.out_channels);
+    WeightLoader<T, Tile> columns(weight + (phase * conv.out_channels + first_channel) * depth, depth, channels);
     const int steps_per_tap = static_cast<int>((conv.in_channels + kStep<T> - 1) / kStep<T>);
     implicit_gemm<T, Tile>(y_axis.gather.taps * x_axis.gather.taps * steps_per_tap, image, columns, shared, acc);
   }
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 
 constexpr int kPackIn = 32, kPackOut = 8;  // channels that a block takes with all their taps
 constexpr int kPackPitch = kPackIn + 2;    // consecutive taps lie in different banks
-constexpr int kMostTaps = 64;
+constexpr int kMostTaps = 64, kMostTapsOfAxis = 16;
 
 // One tile of the weight goes through shared memory: both sides then move runs of 64 bytes and more.
 template <typename T>
@@ -306,8 +306,9 @@ const char* why_not_tensor_cores(DType dtype, const PhasedConvolution& conv) {
   if (conv.in_channels >= kMaxChannels || conv.out_channels >= kMaxChannels) return "more than 2^18 channels";
   if (!fits(static_cast<int64_t>(conv.y[0].gather.positions) * conv.x[0].gather.positions))
     return "an image of more than 2^30 pixels";
-  if (static_cast<int64_t>(kernel_size(conv.y, conv.y_phases)) * kernel_size(conv.x, conv.x_phases) > kMostTaps)
-    return "a kernel of more than 64 taps";
+  const int64_t y_kernel = kernel_size(conv.y, conv.y_phases), x_kernel = kernel_size(conv.x, conv.x_phases);
+  if (y_kernel > kMostTapsOfAxis || x_kernel > kMostTapsOfAxis || y_kernel * x_kernel > kMostTaps)
+    return "a kernel of more than 64 taps, or more than 16 along an axis";
   return nullptr;
 }
 

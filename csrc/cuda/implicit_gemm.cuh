@@ -8,8 +8,8 @@
 //            | pixel (zeros beyond it)    |       [column][depth]   (32 half or bfloat16 channels, or 16 of tf32)
 //            +----------------------------+
 //
-// Steps go through kStages buffers of shared memory: while one is multiplied the next three are under way (cp.async),
-// and one barrier a step both publishes what has landed and frees what has been read.  Both operands are rows of 64
+// Steps go through kStages buffers of shared memory: while one is multiplied the others are under way (cp.async), and
+// one barrier a step both publishes what has landed and frees what has been read.  Both operands are rows of 64
 // bytes, so that one ldmatrix serves all types: a matrix of 8 rows x 16 bytes is 8 x 8 half or 8 x 4 tf32 values, and
 // either way the fragment that mma wants.
 //
@@ -23,7 +23,6 @@
 
 namespace genimg_fast::cuda {
 
-constexpr int kStages = 4;
 constexpr int kStepBytes = 64;
 constexpr int kChunk = 16;  // bytes
 constexpr int kStepChunks = kStepBytes / kChunk;
@@ -32,9 +31,9 @@ constexpr int kStepChunks = kStepBytes / kChunk;
 template <typename T>
 constexpr int kStep = kStepBytes / static_cast<int>(sizeof(T));
 
-template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
+template <int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kStages_ = 4>
 struct GemmTile {
-  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kStages = kStages_;
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;  // a warp's part of the tile
   static constexpr int kFragmentsM = kWarpM / 16, kFragmentsN = kWarpN / 8;
@@ -53,8 +52,9 @@ struct GemmTile {
   }
 };
 
-// Where chunk `chunk` of row `row` lies in a buffer of rows of kStepBytes, in bytes.
-__device__ __forceinline__ int swizzled(int row, int chunk) {
+// Where chunk `chunk` of row `row` lies in a buffer of rows of kStepBytes, in bytes.  The same for `row` + any multiple
+// of 8, but for that many rows: addresses below are made once, and constants are added to them.
+__device__ __forceinline__ int swizzled(unsigned row, unsigned chunk) {
   return row * kStepBytes + (chunk ^ (row / 2 % kStepChunks)) * kChunk;
 }
 
@@ -67,7 +67,8 @@ struct GatherRow {
   int y, x;       // its position (GatherAxis)
 };
 
-// Rows of the left operand.  kCopyBytes: 16 where the bytes of a pixel are a multiple of that, else 4.
+// Rows of the left operand.  kCopyBytes: 16 where the bytes of a pixel are a multiple of that, else 4.  At most 16 taps
+// along an axis.
 template <typename T, typename Tile, int kCopyBytes>
 class ImageLoader {
  public:
@@ -75,35 +76,36 @@ class ImageLoader {
   template <typename RowAt>
   __device__ __forceinline__ ImageLoader(const T* image, int64_t channels, const GatherAxis& y_axis,
                                          const GatherAxis& x_axis, const RowAt& row_at)
-      : image_(reinterpret_cast<const char*>(image)),
-        pixel_bytes_(static_cast<int>(channels * sizeof(T))),
+      : pixel_bytes_(static_cast<int>(channels * sizeof(T))),
+        row_bytes_(static_cast<int64_t>(pixel_bytes_) * x_axis.size),
         y_axis_(y_axis),
         x_axis_(x_axis) {
+#pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const GatherRow row = row_at(static_cast<int>(threadIdx.x) / kStepChunks + i * kRowsApart);
-      y_[i] = row.image < 0 ? kOutside : row.y * y_axis.step + y_axis.origin;
-      x_[i] = row.x * x_axis.step + x_axis.origin;
-      pixel_[i] = (row.image * y_axis.size + y_[i]) * x_axis.size + x_[i];
+      const int y = row.y * y_axis.step + y_axis.origin, x = row.x * x_axis.step + x_axis.origin;
+      first_[i] = reinterpret_cast<const char*>(image) + (row.image * y_axis.size + y) * row_bytes_ +
+                  static_cast<int64_t>(x) * pixel_bytes_ + threadIdx.x % kStepChunks * kChunk;
+      inside_[i] = row.image < 0 ? 0 : taps_inside(y_axis, y) | taps_inside(x_axis, x) << 16;
     }
   }
 
   __device__ __forceinline__ void copy_step(unsigned char* stage) {
-    const int dy = tap_y_ * y_axis_.tap_step, dx = tap_x_ * x_axis_.tap_step;
-    const int byte = step_byte_ + threadIdx.x % kStepChunks * kChunk;
-    const int64_t shift = static_cast<int64_t>(dy) * x_axis_.size + dx;
+    const int64_t dy = tap_y_ * y_axis_.tap_step, dx = tap_x_ * x_axis_.tap_step;
+    const int64_t shift = dy * row_bytes_ + dx * pixel_bytes_ + byte_;
+    const int bytes_left = pixel_bytes_ - byte_ - static_cast<int>(threadIdx.x) % kStepChunks * kChunk;
+    unsigned char* own_chunks = stage + swizzled(threadIdx.x / kStepChunks, threadIdx.x % kStepChunks);
+#pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      const int y = y_[i] + dy, x = x_[i] + dx;
-      const bool inside = y >= 0 && y < y_axis_.size && x >= 0 && x < x_axis_.size;
-      const char* from = image_ + (pixel_[i] + shift) * pixel_bytes_ + byte;
-      unsigned char* to = stage + swizzled(threadIdx.x / kStepChunks + i * kRowsApart, threadIdx.x % kStepChunks);
-      for (int b = 0; b < kChunk; b += kCopyBytes) {
-        const bool valid = inside && byte + b < pixel_bytes_;
-        cp_async<kCopyBytes>(to + b, valid ? from + b : image_, valid);
-      }
+      const bool inside = inside_[i] >> tap_y_ & inside_[i] >> (16 + tap_x_) & 1;
+#pragma unroll
+      for (int b = 0; b < kChunk; b += kCopyBytes)
+        cp_async<kCopyBytes>(own_chunks + i * kRowsApart * kStepBytes + b, first_[i] + shift + b,
+                             inside && b < bytes_left);
     }
-    step_byte_ += kStepBytes;
-    if (step_byte_ < pixel_bytes_) return;
-    step_byte_ = 0;
+    byte_ += kStepBytes;
+    if (byte_ < pixel_bytes_) return;
+    byte_ = 0;
     if (++tap_x_ < x_axis_.taps) return;
     tap_x_ = 0;
     ++tap_y_;
@@ -111,35 +113,45 @@ class ImageLoader {
 
  private:
   static constexpr int kRowsApart = Tile::kThreads / kStepChunks;
+  static_assert(kRowsApart % 8 == 0);
   static constexpr int kRows = Tile::kM / kRowsApart;
-  static constexpr int kOutside = -(1 << 30);  // no tap leads back from there
 
-  const char* image_;
+  // Bit t: tap t of a row that begins at `first` sees a pixel of the image.
+  __device__ __forceinline__ static unsigned taps_inside(const GatherAxis& axis, int first) {
+    unsigned bits = 0;
+    for (int t = 0; t < axis.taps; ++t) {
+      const int pixel = first + t * axis.tap_step;
+      if (pixel >= 0 && pixel < axis.size) bits |= 1u << t;
+    }
+    return bits;
+  }
+
   int pixel_bytes_;
+  int64_t row_bytes_;  // of the image
   const GatherAxis &y_axis_, &x_axis_;
-  int y_[kRows], x_[kRows];
-  int64_t pixel_[kRows];
-  int tap_y_ = 0, tap_x_ = 0, step_byte_ = 0;
+  const char* first_[kRows];              // this thread's chunk of the pixel of tap 0
+  unsigned inside_[kRows];                // the taps that see a pixel: along y, and 16 bits higher along x
+  int tap_y_ = 0, tap_x_ = 0, byte_ = 0;  // of the next step
 };
 
-// Rows of the right operand: weight[columns][depth], depth a whole number of steps, 16-byte aligned.
+// Rows of the right operand: weight[columns][depth], depth a whole number of steps, 16-byte aligned.  Rows of the tile
+// beyond `columns` are zeros.
 template <typename T, typename Tile>
 class WeightLoader {
  public:
-  __device__ __forceinline__ WeightLoader(const T* weight, int64_t depth, int64_t first_column, int64_t columns)
-      : next_(reinterpret_cast<const char*>(weight + (first_column + threadIdx.x / kStepChunks) * depth) +
+  __device__ __forceinline__ WeightLoader(const T* weight, int64_t depth, int columns)
+      : next_(reinterpret_cast<const char*>(weight + threadIdx.x / kStepChunks * depth) +
               threadIdx.x % kStepChunks * kChunk),
-        any_(reinterpret_cast<const char*>(weight)),
         row_bytes_(depth * static_cast<int64_t>(sizeof(T))),
-        columns_left_(columns - first_column - threadIdx.x / kStepChunks) {}
+        columns_left_(columns - static_cast<int>(threadIdx.x / kStepChunks)) {}
 
   __device__ __forceinline__ void copy_step(unsigned char* stage) {
+    unsigned char* own_chunks = stage + swizzled(threadIdx.x / kStepChunks, threadIdx.x % kStepChunks);
+#pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      const int row = threadIdx.x / kStepChunks + i * kRowsApart;
-      if (Tile::kN % kRowsApart != 0 && row >= Tile::kN) break;
-      const bool valid = i * kRowsApart < columns_left_;
-      cp_async<kChunk>(stage + swizzled(row, threadIdx.x % kStepChunks),
-                       valid ? next_ + i * kRowsApart * row_bytes_ : any_, valid);
+      if (Tile::kN % kRowsApart != 0 && threadIdx.x / kStepChunks + i * kRowsApart >= Tile::kN) break;
+      cp_async<kChunk>(own_chunks + i * kRowsApart * kStepBytes, next_ + i * kRowsApart * row_bytes_,
+                       i * kRowsApart < columns_left_);
     }
     next_ += kStepBytes;
   }
@@ -148,8 +160,9 @@ class WeightLoader {
   static constexpr int kRowsApart = Tile::kThreads / kStepChunks;
   static constexpr int kRows = (Tile::kN + kRowsApart - 1) / kRowsApart;
 
-  const char *next_, *any_;
-  int64_t row_bytes_, columns_left_;
+  const char* next_;
+  int64_t row_bytes_;
+  int columns_left_;  // may be negative
 };
 
 // ---- What is multiplied.
@@ -169,20 +182,21 @@ __device__ __forceinline__ void multiply_step(const unsigned char* stage, typena
   const int matrix = lane / 8;  // of the four that ldmatrix loads; the lane gives the address of its row lane % 8
   const int a_row = warp / Tile::kWarpsN * Tile::kWarpM + matrix % 2 * 8 + lane % 8;
   const int b_row = warp % Tile::kWarpsN * Tile::kWarpN + matrix / 2 * 8 + lane % 8;
-  const unsigned char* b_stage = stage + Tile::kM * kStepBytes;
 #pragma unroll
   for (int k = 0; k < kStepChunks; k += 2) {
+    const unsigned char* a_chunk = stage + swizzled(a_row, k + matrix / 2);
+    const unsigned char* b_chunk = stage + Tile::kM * kStepBytes + swizzled(b_row, k + matrix % 2);
     uint32_t b[Tile::kFragmentsN][2];
 #pragma unroll
     for (int n = 0; n < Tile::kFragmentsN; n += 2) {
       uint32_t pair[4];
-      ldmatrix_x4(pair, b_stage + swizzled(b_row + n * 8, k + matrix % 2));
+      ldmatrix_x4(pair, b_chunk + n * 8 * kStepBytes);
       b[n][0] = pair[0], b[n][1] = pair[1], b[n + 1][0] = pair[2], b[n + 1][1] = pair[3];
     }
 #pragma unroll
     for (int m = 0; m < Tile::kFragmentsM; ++m) {
       uint32_t a[4];
-      ldmatrix_x4(a, stage + swizzled(a_row + m * 16, k + matrix / 2));
+      ldmatrix_x4(a, a_chunk + m * 16 * kStepBytes);
       if constexpr (sizeof(T) == 4)  // the weight was rounded when it was packed
         for (uint32_t& value : a) value = to_tf32(__uint_as_float(value));
 #pragma unroll
@@ -195,6 +209,7 @@ __device__ __forceinline__ void multiply_step(const unsigned char* stage, typena
 template <typename T, typename Tile, typename LeftLoader, typename RightLoader>
 __device__ __forceinline__ void implicit_gemm(int steps, LeftLoader& left, RightLoader& right, unsigned char* shared,
                                               typename Tile::Accumulators& acc) {
+  constexpr int kStages = Tile::kStages;
   auto copy = [&](int step) {
     unsigned char* stage = shared + step % kStages * Tile::kStageBytes;
     if (step < steps) {
@@ -204,14 +219,14 @@ __device__ __forceinline__ void implicit_gemm(int steps, LeftLoader& left, Right
     cp_async_commit();  // of nothing, beyond the last step, so that the count of groups stays that of steps
   };
   for (int step = 0; step < kStages - 1; ++step) copy(step);
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<kStages - 2>();  // this thread's part of `step` has landed
     __syncthreads();               // everybody's has, and everybody has read the stage that is filled next
     copy(step + kStages - 1);
     multiply_step<T, Tile>(shared + step % kStages * Tile::kStageBytes, acc);
   }
-  cp_async_wait<0>();
-  __syncthreads();
+  __syncthreads();  // what is still under way copies nothing
 }
 
 }  // namespace genimg_fast::cuda

@@ -23,7 +23,7 @@
 namespace genimg_fast::cuda {
 
 // Begins to copy kBytes (16 or 4) from global to shared memory, both aligned to that, past the registers.  With
-// valid == false it writes zeros and does not read `global`, which may then be any aligned global address.
+// valid == false it writes zeros and does not read `global`, which may then lead anywhere, but aligned.
 template <int kBytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true) {
   static_assert(kBytes == 16 || kBytes == 4);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "binding.h"
+#include "cuda/conv_transpose2d_narrow_kernel.h"
 #include "cuda/convolution_tensor_core_kernel.h"
 
 namespace {
@@ -7,12 +8,16 @@ namespace {
 using namespace genimg_fast;
 
 // sizes: transposed (0 or 1), N, Cin, Cout, H, W, kernel, stride, padding, output_padding, dilation
+Deconvolution deconvolution(const int64_t* sizes) {
+  auto axis = [&](int64_t size) { return DeconvolutionAxis::make(size, sizes[6], sizes[7], sizes[8], sizes[9]); };
+  return {sizes[1], sizes[2], sizes[3], axis(sizes[4]), axis(sizes[5])};
+}
+Convolution convolution(const int64_t* sizes) {
+  auto axis = [&](int64_t size) { return ConvolutionAxis::make(size, sizes[6], sizes[7], sizes[8], sizes[10]); };
+  return {sizes[1], sizes[2], sizes[3], axis(sizes[4]), axis(sizes[5])};
+}
 cuda::PhasedConvolution geometry(const int64_t* sizes) {
-  const int64_t n = sizes[1], in = sizes[2], out = sizes[3], kernel = sizes[6], stride = sizes[7], padding = sizes[8];
-  auto transposed = [&](int64_t size) { return DeconvolutionAxis::make(size, kernel, stride, padding, sizes[9]); };
-  auto plain = [&](int64_t size) { return ConvolutionAxis::make(size, kernel, stride, padding, sizes[10]); };
-  return sizes[0] ? *cuda::phased(Deconvolution{n, in, out, transposed(sizes[4]), transposed(sizes[5])})
-                  : *cuda::phased(Convolution{n, in, out, plain(sizes[4]), plain(sizes[5])});
+  return sizes[0] ? *cuda::phased(deconvolution(sizes)) : *cuda::phased(convolution(sizes));
 }
 
 // Of a contiguous weight: [in, out, kernel, kernel] if transposed, else [out, in, kernel, kernel].
@@ -42,5 +47,22 @@ CUDA_ON_CPU_BINDINGS {
          cuda::convolution_tensor_core(dtype, geometry(sizes), tile, input, packed,
                                        {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
                                        moments, nullptr);
+       });
+
+  bind("why_not_narrow", [](cuda::DType dtype, const int64_t* sizes) {
+    return cuda::why_not_narrow(dtype, deconvolution(sizes)) != nullptr;
+  });
+  bind("narrow_packed_numel",
+       [](cuda::DType dtype, const int64_t* sizes) { return cuda::narrow_packed_numel(dtype, deconvolution(sizes)); });
+  bind("narrow_pack_weight", [](cuda::DType dtype, const int64_t* sizes, const void* weight, void* packed) {
+    cuda::narrow_pack_weight(dtype, deconvolution(sizes), weight, weight_strides(sizes), packed, nullptr);
+  });
+  bind("conv_transpose2d_narrow",
+       [](cuda::DType dtype, const int64_t* sizes, const void* input, const void* packed, const float* bias,
+          const float* mean, const float* var, const float* bn_weight, const float* bn_bias, double eps,
+          Activation activation, float negative_slope, void* output) {
+         cuda::conv_transpose2d_narrow(dtype, deconvolution(sizes), input, packed,
+                                       {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
+                                       nullptr);
        });
 }
