@@ -2,12 +2,14 @@
 """Packed weights in inference, kept for as long as the weights do not change.
 
 A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: against them
-the CPU kernels compare some values with those they packed, and where they differ pack for that call.
+the CPU kernels compare some values with those they packed, and where they differ pack for that call.  On CUDA, where that
+would take a copy to the host, packing is one small kernel a call, and weights are kept only inside `kept_on_cuda`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +30,23 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def state(weights: Sequence[torch.Tensor]) -> list[int]:
     """What changes when a weight does."""
     return [number for w in weights for number in (w.data_ptr(), w._version)]
+
+
+_keeps_on_cuda = False
+
+
+@contextmanager
+def kept_on_cuda() -> Iterator[None]:
+    """For who captures a CUDA graph: calls in the block, the warm-up's first, pack a weight once, and the graph not at all.
+
+    Whoever enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
+    """
+    global _keeps_on_cuda
+    before, _keeps_on_cuda = _keeps_on_cuda, True
+    try:
+        yield
+    finally:
+        _keeps_on_cuda = before
 
 
 def keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
@@ -62,6 +81,10 @@ def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: De
 
     key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
     return keep([block.weight for block in blocks], key, pack)
+
+
+def keeps_on_cuda() -> bool:
+    return _keeps_on_cuda
 
 
 def forget(blocks: Sequence[Block]) -> None:

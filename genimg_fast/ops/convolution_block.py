@@ -125,7 +125,7 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
         )
-    packed = _packed_weight(input, weight, codes) if tensor_cores else None
+    packed = _packed_weight(input, weight, codes) if tensor_cores and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
     return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue)

@@ -158,9 +158,12 @@ def test_opcheck(geometry, training):
         torch.library.opcheck(op, args)
 
 
-def test_weights_are_packed_once_until_they_change():
+def test_weights_are_packed_once_where_a_graph_is_captured():
     input, block = make("k4s2p1")
     with torch.no_grad():
+        convolution_block.convolution_block(input, block)
+    assert calls == [("inference", 1, False)]  # the operator packs for itself
+    with torch.no_grad(), _packed.kept_on_cuda():
         for _ in range(3):
             convolution_block.convolution_block(input, block)
         assert calls.count(("pack",)) == 1
@@ -174,7 +177,7 @@ def test_weights_are_packed_once_until_they_change():
 
 def test_packed_weights_go_with_the_weight():
     input, block = make("k4s2p1")
-    with torch.no_grad():
+    with torch.no_grad(), _packed.kept_on_cuda():
         convolution_block.convolution_block(input, block)
     before = len(_packed._kept)
     del block
