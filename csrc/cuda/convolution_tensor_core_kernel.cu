@@ -20,6 +20,7 @@
 #include "cuda/convolution_tensor_core_kernel.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "cuda/implicit_gemm.cuh"
 #include "cuda/moments.cuh"
@@ -31,6 +32,9 @@ using Tile128x128 = GemmTile<128, 128, 2, 2>;
 using Tile256x64 = GemmTile<256, 64, 4, 1>;
 using Tile128x64 = GemmTile<128, 64, 2, 2>;
 using Tile64x64 = GemmTile<64, 64, 2, 2>;
+
+// Pixels that are no multiple of 16 bytes are copied 4 bytes at a time, in this tile alone: such layers are small.
+constexpr GemmTileChoice kTileOfNarrowCopies = GemmTileChoice::m64n64;
 
 // Calls body(Tile{}).
 template <typename Body>
@@ -339,6 +343,7 @@ GemmTileChoice choose_tile(const PhasedConvolution& conv, int multiprocessors) {
   // Multiply-adds of the busiest multiprocessor, by how well a tile of its shape feeds the tensor cores: a warp reads 4
   // KB of shared memory for 32 mma in the first two, 3 KB for 16 in the third and 2 KB for 8 in the last.
   constexpr double kCostOfShape[] = {1.0, 1.0, 1.15, 1.5};
+  if (conv.in_channels % 8 != 0) return kTileOfNarrowCopies;
   GemmTileChoice best = GemmTileChoice::m64n64;
   double least = 0;
   for (int64_t i = 0; i < 4; ++i) {
@@ -365,16 +370,18 @@ void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTil
   if (most_rows(conv) == 0 || conv.out_channels == 0) return;
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const bool wide = conv.in_channels % kPack<T> == 0;
-    with_tile(choice, [&](auto tile) {
+    auto run = [&](auto tile, auto kernel) {
       using Tile = decltype(tile);
       const int64_t blocks = statistics_splits(conv, choice) * ceil_div(conv.out_channels, Tile::kN);
-      const auto kernel = wide ? convolution_kernel<T, Tile, 16> : convolution_kernel<T, Tile, 4>;
       launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), EpilogueLayout<T, Tile>::kSharedBytes,
              stream, conv, static_cast<const T*>(input), static_cast<const T*>(packed), packed_depth<T>(conv),
              Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),
                          reinterpret_cast<Moments<float>*>(moments)});
-    });
+    };
+    if (conv.in_channels % kPack<T> == 0)
+      return with_tile(choice, [&](auto tile) { run(tile, convolution_kernel<T, decltype(tile), 16>); });
+    if (choice != kTileOfNarrowCopies) throw std::logic_error("genimg_fast: this tile copies 16 bytes at a time");
+    run(Tile64x64{}, convolution_kernel<T, Tile64x64, 4>);
   });
 }
 

@@ -63,7 +63,7 @@ int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice tile);
 
 // output = activation(affine(convolution(input))), both images channels_last.  float32 is multiplied as tf32.  With
 // `moments`, also the statistics of `output` before activation, for batch_norm_merge_statistics (activation must be
-// none).
+// none).  The tile must be the chosen one, or any if in_channels is a multiple of 8.
 void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice tile, const void* input,
                              const void* packed, const ChannelAffine<float>& affine, Activation activation,
                              float negative_slope, void* output, float* moments, Stream stream);

@@ -155,3 +155,10 @@ def test_tile_follows_the_work(kernels):
     assert chosen(1024, 512, 256, 4) == "128x128"
     assert chosen(1024, 128, 64, 16) == "256x64"  # 64 columns would leave half of the larger one empty
     assert chosen(1, 512, 256, 4) == "64x64"  # too little work for large tiles
+
+
+def test_pixels_of_odd_size_have_one_tile(kernels, memory):
+    case = Case(memory, Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "float16")
+    assert kernels.choose_tile(case.sizes.array(), 132) == TILES["64x64"]
+    with pytest.raises(RuntimeError, match="this tile copies 16 bytes at a time"):
+        case.run(kernels, memory, "128x128")
