@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// KL(N(mu, exp(logvar)) || N(0, I)) on the CPU: one read of mu and logvar, one write (or none, for a sum).
+// KL(N(mu, exp(logvar)) || N(0, I)) on the CPU: one read of mu and logvar, one write of the loss, if it is not reduced,
+// and one of each gradient, if they are wanted.
 #ifndef GENIMG_FAST_ISA
 
 #define GENIMG_FAST_KERNEL_FILE "cpu/gaussian_kl_loss_kernel.cpp"
@@ -10,68 +11,35 @@
 namespace genimg_fast::cpu {
 
 template <typename T>
-void gaussian_kl(const T* mu, const T* logvar, T* out, int64_t numel) {
-  parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
-    GENIMG_FAST_DISPATCH_ISA(gaussian_kl_range<T>(mu, logvar, out, begin, end));
+double gaussian_kl(const GaussianKlOperands<T>& operands) {
+  return parallel_sum(operands.numel, [&](int64_t begin, int64_t end) {
+    return GENIMG_FAST_DISPATCH_ISA(gaussian_kl_partial<T>(operands, begin, end));
   });
 }
 
-template <typename T>
-double gaussian_kl_sum(const T* mu, const T* logvar, int64_t numel) {
-  return parallel_sum(numel, [&](int64_t begin, int64_t end) {
-    return GENIMG_FAST_DISPATCH_ISA(gaussian_kl_partial<T>(mu, logvar, begin, end));
-  });
-}
-
-template <typename T>
-void gaussian_kl_backward(const T* grad, bool grad_is_scalar, double scale, const T* mu, const T* logvar, T* grad_mu,
-                          T* grad_logvar, int64_t numel) {
-  parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
-    GENIMG_FAST_DISPATCH_ISA(
-        gaussian_kl_backward_range<T>(grad, grad_is_scalar, T(scale), mu, logvar, grad_mu, grad_logvar, begin, end));
-  });
-}
-
-#define INSTANTIATE(T)                                             \
-  template void gaussian_kl<T>(const T*, const T*, T*, int64_t);   \
-  template double gaussian_kl_sum<T>(const T*, const T*, int64_t); \
-  template void gaussian_kl_backward<T>(const T*, bool, double, const T*, const T*, T*, T*, int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+template double gaussian_kl<float>(const GaussianKlOperands<float>&);
+template double gaussian_kl<double>(const GaussianKlOperands<double>&);
 
 }  // namespace genimg_fast::cpu
 
 #else  // once per instruction set
 
+#include "common/gaussian_kl.h"
+
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
 template <typename T>
-GF_INLINE Vec<T> gaussian_kl_term(Vec<T> mu, Vec<T> logvar) {
-  return T(0.5) * (mu * mu + exp(logvar) - T(1) - logvar);
-}
-
-template <typename T>
-void gaussian_kl_range(const T* mu, const T* logvar, T* out, int64_t begin, int64_t end) {
-  for_each_vector<T>(begin, end, [&](int64_t i, auto count) {
-    store(out + i, gaussian_kl_term<T>(load(mu + i, count), load(logvar + i, count)), count);
-  });
-}
-
-template <typename T>
-double gaussian_kl_partial(const T* mu, const T* logvar, int64_t begin, int64_t end) {
+double gaussian_kl_partial(const GaussianKlOperands<T>& operands, int64_t begin, int64_t end) {
+  const T grad_scale = T(operands.grad_scale);
   return sum_over<T>(begin, end, [&](int64_t i, auto count) {
-    return gaussian_kl_term<T>(load(mu + i, count), load(logvar + i, count));
-  });
-}
-
-template <typename T>
-void gaussian_kl_backward_range(const T* grad, bool grad_is_scalar, T scale, const T* mu, const T* logvar, T* grad_mu,
-                                T* grad_logvar, int64_t begin, int64_t end) {
-  for_each_vector<T>(begin, end, [&](int64_t i, auto count) {
-    const Vec<T> g = scale * (grad_is_scalar ? broadcast(*grad) : load(grad + i, count));
-    store(grad_mu + i, g * load(mu + i, count), count);
-    store(grad_logvar + i, g * T(0.5) * (exp(load(logvar + i, count)) - T(1)), count);
+    const Vec<T> mu = load(operands.mu + i, count), logvar = load(operands.logvar + i, count), variance = exp(logvar);
+    const Vec<T> loss = T(0.5) * (mu * mu + variance - T(1) - logvar);
+    if (operands.loss) store(operands.loss + i, loss, count);
+    if (operands.grad_mu) {
+      store(operands.grad_mu + i, grad_scale * mu, count);
+      store(operands.grad_logvar + i, grad_scale * T(0.5) * (variance - T(1)), count);
+    }
+    return loss;
   });
 }
 

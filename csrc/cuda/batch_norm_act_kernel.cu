@@ -15,6 +15,7 @@
 #include "cuda/batch_norm_act_kernel.h"
 
 #include "cuda/elementwise.cuh"
+#include "cuda/moments.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
@@ -86,24 +87,7 @@ struct ChannelThread {
   }
 };
 
-// What the reductions carry.  Real: float within a split, double across splits.
-template <typename Real>
-struct Moments {  // Chan, Golub and LeVeque 1983
-  Real count, mean, m2;
-
-  __device__ __forceinline__ void merge(Real other_count, Real other_mean, Real other_m2) {
-    if (other_count == 0) return;
-    const Real total = count + other_count, delta = other_mean - mean, share = other_count / total;
-    mean += delta * share;
-    m2 += other_m2 + delta * delta * count * share;
-    count = total;
-  }
-  template <typename Other>
-  __device__ __forceinline__ void merge(const Moments<Other>& other) {
-    merge(other.count, other.mean, other.m2);
-  }
-};
-
+// What the reductions carry: Moments, and in backward
 template <typename Real>
 struct GradientSums {
   Real dy, dy_centered;
@@ -170,7 +154,8 @@ __global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<flo
   store_partial(thread, state, partial);
 }
 
-constexpr int kFinishChannels = 8;  // channels of a block of a finishing kernel: 32 threads a channel
+constexpr int kFinishChannels = 8;                 // channels of a block of a finishing kernel: 32 threads a channel
+constexpr int kSplitsAtOnce = 1024, kGroups = 64;  // more splits are merged in two stages, else few blocks read much
 
 // The state of a channel, merged over its splits; valid where threadIdx.x < kFinishChannels.
 template <template <typename> class State>
@@ -197,6 +182,17 @@ __global__ void finish_moments_kernel(const Moments<float>* partial, int64_t spl
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
   mean[channel] = static_cast<float>(moments.mean);
   var[channel] = static_cast<float>(moments.m2 / moments.count);
+}
+
+// Merges the splits of each of `groups` equal parts, one part a row of blocks.
+__global__ void group_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels,
+                                     Moments<float>* grouped) {
+  const int64_t channel = finish_channel(), group = blockIdx.y;
+  const int64_t first = splits * group / gridDim.y, end = splits * (group + 1) / gridDim.y;
+  const Moments<double> m = merge_partials<Moments>(partial + first * channels, end - first, channels, channel);
+  if (threadIdx.x >= kFinishChannels || channel >= channels) return;
+  grouped[group * channels + channel] = {static_cast<float>(m.count), static_cast<float>(m.mean),
+                                         static_cast<float>(m.m2)};
 }
 
 __device__ __forceinline__ float inverse_std(const BatchNorm& norm, int64_t channel) {
@@ -348,10 +344,30 @@ void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& 
       const ChannelTiling tiling = make_tiling(layout, kWide);
       launch(moments_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads),
              state_bytes<Moments<float>>(kRows ? kWide : 1), stream, static_cast<const T*>(input), tiling, partial);
-      launch(finish_moments_kernel, finish_grid(layout.channels), dim3(kThreads), state_bytes<Moments<double>>(1),
-             stream, static_cast<const Moments<float>*>(partial), tiling.splits, layout.channels, mean, var);
+      batch_norm_merge_statistics(scratch, tiling.splits, layout.channels, mean, var, stream);
     });
   });
+}
+
+int64_t batch_norm_merge_scratch(int64_t splits, int64_t channels) {
+  const int64_t groups = splits > kSplitsAtOnce ? kGroups : 0;
+  return (splits + groups) * channels * static_cast<int64_t>(sizeof(Moments<float>) / sizeof(float));
+}
+
+void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channels, float* mean, float* var,
+                                 Stream stream) {
+  if (channels == 0) return;
+  auto* partial = reinterpret_cast<Moments<float>*>(scratch);
+  const size_t shared_bytes = state_bytes<Moments<double>>(1);
+  if (splits > kSplitsAtOnce) {
+    Moments<float>* grouped = partial + splits * channels;
+    launch(group_moments_kernel, dim3(finish_grid(channels).x, kGroups), dim3(kThreads), shared_bytes, stream,
+           static_cast<const Moments<float>*>(partial), splits, channels, grouped);
+    partial = grouped;
+    splits = kGroups;
+  }
+  launch(finish_moments_kernel, finish_grid(channels), dim3(kThreads), shared_bytes, stream,
+         static_cast<const Moments<float>*>(partial), splits, channels, mean, var);
 }
 
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,

@@ -23,6 +23,12 @@ int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout);
 void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
                            float* var, Stream stream);
 
+// The last stage alone, for a convolution that has left Moments<float>[splits][channels] (cuda/moments.cuh) at the
+// start of `scratch`, which holds batch_norm_merge_scratch floats.
+int64_t batch_norm_merge_scratch(int64_t splits, int64_t channels);
+void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channels, float* mean, float* var,
+                                 Stream stream);
+
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,
                     Stream stream);
 

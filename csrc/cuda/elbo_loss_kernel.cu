@@ -7,6 +7,7 @@
 #include "cuda/elbo_loss_kernel.h"
 
 #include "cuda/bce.cuh"
+#include "cuda/gaussian_kl.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
@@ -22,8 +23,8 @@ struct SquaredError {
 template <typename Loss, typename T, int N>
 __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
-  const float recon_scale = static_cast<float>(operands.recon_scale), kl_scale = static_cast<float>(operands.kl_scale);
-  float reconstruction = 0, kl = 0;
+  const float recon_scale = static_cast<float>(operands.recon_scale);
+  float reconstruction = 0;
   for_each_pack<N>(operands.image_numel, [&](int64_t i, auto pack) {
     const auto recon = pack.load(operands.recon + i), target = pack.load(operands.target + i);
     Pack<float, decltype(pack)::size> grad;
@@ -34,22 +35,12 @@ __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
     }
     if (operands.grad_recon) pack.store(operands.grad_recon + i, grad);
   });
-  for_each_pack<N>(operands.latent_numel, [&](int64_t i, auto pack) {
-    const auto mu = pack.load(operands.mu + i), logvar = pack.load(operands.logvar + i);
-    Pack<float, decltype(pack)::size> grad_mu, grad_logvar;
-    for (int k = 0; k < pack.size; ++k) {
-      const float m = to_float(mu.lane[k]), v = to_float(logvar.lane[k]), variance = expf(v);
-      kl += 0.5f * (m * m + variance - 1.0f - v);
-      grad_mu.lane[k] = kl_scale * m;
-      grad_logvar.lane[k] = kl_scale * 0.5f * (variance - 1.0f);
-    }
-    if (operands.grad_mu) {
-      pack.store(operands.grad_mu + i, grad_mu);
-      pack.store(operands.grad_logvar + i, grad_logvar);
-    }
-  });
+  const GaussianKlOperands<T, float> latents{operands.mu,          operands.logvar,      nullptr,
+                                             operands.grad_mu,     operands.grad_logvar, operands.kl_scale,
+                                             operands.latent_numel};
+  const float divergence = gaussian_kl_terms<N>(latents);
   reconstruction = block_sum(reconstruction, scratch);
-  kl = block_sum(kl, scratch);
+  const float kl = block_sum(divergence, scratch);
   if (threadIdx.x == 0) {
     partial[blockIdx.x] = reconstruction;
     partial[gridDim.x + blockIdx.x] = kl;

@@ -32,6 +32,13 @@ inline void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("genimg_fast: CUDA: ") + cudaGetErrorString(error));
 }
 
+inline int multiprocessor_count() {  // of the current GPU
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 // kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {

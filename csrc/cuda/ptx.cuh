@@ -22,13 +22,20 @@
 
 namespace genimg_fast::cuda {
 
-// Begins to copy 16 bytes from global to shared memory, both 16-byte aligned, past the registers and the L1 cache. With
-// valid == false it writes zeros and does not read `global`, which may then be any aligned global address.
-__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid = true) {
+// Begins to copy kBytes (16 or 4) from global to shared memory, both aligned to that, past the registers.  With
+// valid == false it writes zeros and does not read `global`, which may then lead anywhere, but aligned.
+template <int kBytes>
+__device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true) {
+  static_assert(kBytes == 16 || kBytes == 4);
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(__cvta_generic_to_global(global)),
-               "r"(valid ? 16 : 0)
-               : "memory");
+  if constexpr (kBytes == 16)  // past the L1 cache too
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(__cvta_generic_to_global(global)),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(__cvta_generic_to_global(global)),
+                 "r"(valid ? 4 : 0)
+                 : "memory");
 }
 
 // Closes a group: the copies that this thread began since the last commit.

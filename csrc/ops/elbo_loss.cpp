@@ -26,15 +26,11 @@ double reconstruction_sum(const ElboCall& call) {
   return sum;
 }
 
-// mu and logvar are small beside the images: reading them once for the sum and once for the gradients costs nothing.
 template <typename T>
 double kl_sum(const ElboCall& call) {
-  const T *mu = data<T>(call.mu), *logvar = data<T>(call.logvar), one = 1;
-  const int64_t numel = call.mu.numel();
-  if (call.with_grad)
-    cpu::gaussian_kl_backward(&one, true, call.kl_scale, mu, logvar, mutable_data<T>(call.grad_mu),
-                              mutable_data<T>(call.grad_logvar), numel);
-  return cpu::gaussian_kl_sum(mu, logvar, numel);
+  return cpu::gaussian_kl(GaussianKlOperands<T>{
+      data<T>(call.mu), data<T>(call.logvar), nullptr, saved_gradient_data<T>(call.grad_mu, call.with_grad),
+      saved_gradient_data<T>(call.grad_logvar, call.with_grad), call.kl_scale, call.mu.numel()});
 }
 
 ElboOutputs forward(Tensor recon, Tensor target, Tensor mu, Tensor logvar, int64_t reconstruction, double beta,

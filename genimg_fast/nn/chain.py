@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from genimg_fast import _backend, functional
-from genimg_fast.ops._convolution import records_gradient, slower, slower_chain
+from genimg_fast.ops import convolution_block
+from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.block_chain import Block
 
@@ -48,9 +49,33 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
 
 
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    given, laid_out = input, False
     for block in blocks:
+        if len(blocks) > 1 and _wants_channels_last(input, block):
+            input, laid_out = _channels_last(input), True
         input = getattr(functional, block.op)(input, **block.arguments())
+    if laid_out and torch.channels_last not in (memory_format(given), memory_format(blocks[-1].weight)):
+        return input.contiguous()
     return input
+
+
+def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
+    """The CUDA kernels compute in this layout: from block to block the image stays in it."""
+    return (
+        input.is_cuda
+        and input.dim() == 4
+        and _backend.current_backend() != "reference"
+        and _backend.why_not_native(input, block.weight) is None
+        and convolution_block.unsupported(input, block.weight, block) is None
+        and convolution_block.slower(input, block.weight, block) is None
+    )
+
+
+def _channels_last(input: torch.Tensor) -> torch.Tensor:
+    n, c, h, w = input.shape
+    if h == w == 1:  # either layout is this one; only the strides tell
+        return input.reshape(n, 1, 1, c).permute(0, 3, 1, 2)
+    return input.contiguous(memory_format=torch.channels_last)
 
 
 def may_chain(input: torch.Tensor) -> bool:

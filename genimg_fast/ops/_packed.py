@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Packed weights of chains in inference, kept for as long as the weights do not change.
+"""Packed weights in inference, kept for as long as the weights do not change.
 
 A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: against them
-the kernels compare some values with those they packed, and where they differ pack for that call.
+the CPU kernels compare some values with those they packed, and where they differ pack for that call.  On CUDA, where that
+would take a copy to the host, packing is one small kernel a call, and weights are kept only inside `kept_on_cuda`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,20 +32,35 @@ def state(weights: Sequence[torch.Tensor]) -> list[int]:
     return [number for w in weights for number in (w.data_ptr(), w._version)]
 
 
-def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
-    """One for each block; none at all where they cannot be kept."""
-    weights = [block.weight for block in blocks]
+_keeps_on_cuda = False
+
+
+@contextmanager
+def kept_on_cuda() -> Iterator[None]:
+    """For who captures a CUDA graph: calls in the block, the warm-up's first, pack a weight once, and the graph not at all.
+
+    Whoever enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
+    """
+    global _keeps_on_cuda
+    before, _keeps_on_cuda = _keeps_on_cuda, True
+    try:
+        yield
+    finally:
+        _keeps_on_cuda = before
+
+
+def keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+    """What `pack` made of the weights in this state, or makes of them now; nothing at all where it cannot be kept."""
     # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
     if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
         return []
     now = state(weights)
-    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
     kept = _kept.setdefault(weights[0], {})
     if key in kept and kept[key][0] == now:
         return kept[key][1]
-    packed = torch.ops.genimg_fast.block_chain_pack(
-        input, description.parameters, description.codes, description.numbers
-    )
+    if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
+        return []
+    packed = pack()
     kept.pop(key, None)
     for other_state, other in kept.values():  # what is packed alike for another shape is kept once
         if other_state == now:
@@ -54,10 +71,26 @@ def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: De
     return packed
 
 
+def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
+    """One for each block of a chain; none at all where they cannot be kept."""
+
+    def pack() -> list[torch.Tensor]:
+        return torch.ops.genimg_fast.block_chain_pack(
+            input, description.parameters, description.codes, description.numbers
+        )
+
+    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
+    return keep([block.weight for block in blocks], key, pack)
+
+
+def keeps_on_cuda() -> bool:
+    return _keeps_on_cuda
+
+
 def forget(blocks: Sequence[Block]) -> None:
     if not torch.compiler.is_compiling():
         _kept.pop(blocks[0].weight, None)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a[-_TRAILER:], b[-_TRAILER:])
+    return a.is_cpu and a.shape == b.shape and torch.equal(a[-_TRAILER:], b[-_TRAILER:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv2d(input))): a chain of one block on the native kernels.
+"""activation(batch_norm(conv2d(input))): a chain of one block on the CPU kernels, a block on the CUDA kernels.
 
 Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
 """
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast import _backend
+from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import (
     check_arguments,
@@ -57,17 +58,20 @@ def conv2d_bn_act(
         False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
+    on_cuda = input.device.type == "cuda"
     native = _backend.use_native(
         op,
         input,
         weight,
         bias,
         *norm.values(),
-        unless=_unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
-        slower=_slower(input, block),
+        unless=convolution_block.unsupported(input, weight, block)
+        if on_cuda
+        else _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
+        slower=convolution_block.slower(input, weight, block) if on_cuda else _slower(input, block),
     )
     if native:
-        return block_chain(input, [block])
+        return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])
     raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if not training and running_mean is None:
         return activate(raw, activation, negative_slope)
@@ -78,8 +82,6 @@ def conv2d_bn_act(
 
 
 def _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm) -> str | None:
-    if input.device.type == "cuda":
-        return "there is no CUDA kernel for it; cuDNN convolves"
     if groups != 1:
         return f"groups={groups}; the kernels take 1"
     if input.dim() != 4:

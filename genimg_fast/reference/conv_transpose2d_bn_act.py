@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
@@ -35,30 +33,3 @@ def conv_transpose2d_bn_act(
     if training or running_mean is not None:
         x = F.batch_norm(x, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     return activate(x, activation, negative_slope)
-
-
-def convolution_backward(
-    grad: torch.Tensor,
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_padding: Sequence[int],
-    wanted: Sequence[bool],
-) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of conv_transpose2d for input, weight and bias where `wanted`; differentiable themselves."""
-    mask = [wanted[0], wanted[1], bias is not None and wanted[2]]
-    return torch.ops.aten.convolution_backward(
-        grad,
-        input,
-        weight,
-        None if bias is None else bias.shape,
-        stride,
-        padding,
-        (1, 1),
-        True,
-        output_padding,
-        1,
-        mask,
-    )

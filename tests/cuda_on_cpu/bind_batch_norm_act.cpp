@@ -12,6 +12,11 @@ CUDA_ON_CPU_BINDINGS {
                                                 int64_t inner, float* scratch, float* mean, float* var) {
     cuda::batch_norm_statistics(dtype, input, {outer, channels, inner}, scratch, mean, var, nullptr);
   });
+  cuda_on_cpu::bind("batch_norm_merge_scratch", &cuda::batch_norm_merge_scratch);
+  cuda_on_cpu::bind("batch_norm_merge_statistics",
+                    [](float* scratch, int64_t splits, int64_t channels, float* mean, float* var) {
+                      cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, nullptr);
+                    });
   cuda_on_cpu::bind("batch_norm_act", [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
                                          const float* mean, const float* var, const float* weight, const float* bias,
                                          float eps, Activation activation, float slope, void* output) {

@@ -6,6 +6,7 @@
 // thread of the block at the same place, a warp operation by every lane of its mask; otherwise the launch throws.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -169,9 +170,12 @@ T __ldg(const T* p) {
   return *p;
 }
 
+inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+
 namespace genimg_fast::cuda {
 
 // As in cuda/platform.cuh.
+inline int multiprocessor_count() { return 132; }
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream, Args... args) {
   cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); });

@@ -64,6 +64,7 @@ inline char* stack_of(int thread) {
 struct AsyncCopy {
   void* shared;
   const void* global;  // nullptr: zeros
+  int bytes;
 };
 
 struct Fiber {

@@ -10,7 +10,7 @@ namespace {
 __global__ void async_copy_kernel(const uint4* in, uint4* out, int valid_chunks, bool correct) {
   GENIMG_FAST_SHARED(uint4, buffer);  // [32]
   const int chunk = threadIdx.x;
-  cp_async_16(buffer + chunk, in + chunk, chunk < valid_chunks);
+  cp_async<16>(buffer + chunk, in + chunk, chunk < valid_chunks);
   cp_async_commit();
   if (correct) cp_async_wait<0>();
   __syncthreads();
@@ -21,11 +21,11 @@ __global__ void async_copy_kernel(const uint4* in, uint4* out, int valid_chunks,
 __global__ void async_pipeline_kernel(const uint4* in, uint4* out, int chunks, bool correct) {
   GENIMG_FAST_SHARED(uint4, buffer);  // [2][32]
   const int lane = threadIdx.x;
-  cp_async_16(buffer + lane, in + lane);
+  cp_async<16>(buffer + lane, in + lane);
   cp_async_commit();
   for (int c = 0; c < chunks; ++c) {
     const bool more = c + 1 < chunks;
-    cp_async_16(buffer + (c + 1) % 2 * 32 + lane, in + (c + 1) * 32 + lane, more);
+    cp_async<16>(buffer + (c + 1) % 2 * 32 + lane, in + (c + 1) * 32 + lane, more);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();

@@ -10,15 +10,17 @@
 
 namespace genimg_fast::cuda {
 
-inline void require_aligned_16(const char* what, const void* p) {
-  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) throw std::runtime_error(std::string(what) + " is not 16-byte aligned");
+inline void require_aligned(const char* what, const void* p, int bytes) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
+    throw std::runtime_error(std::string(what) + " is not " + std::to_string(bytes) + "-byte aligned");
 }
 
-inline void cp_async_16(void* shared, const void* global, bool valid = true) {
-  require_aligned_16("cp_async_16: shared address", shared);
-  require_aligned_16("cp_async_16: global address", global);
-  std::memset(shared, 0xff, 16);
-  cuda_on_cpu::running_block->current().open_group.push_back({shared, valid ? global : nullptr});
+template <int kBytes>
+void cp_async(void* shared, const void* global, bool valid = true) {
+  require_aligned("cp_async: shared address", shared, kBytes);
+  require_aligned("cp_async: global address", global, kBytes);
+  std::memset(shared, 0xff, kBytes);
+  cuda_on_cpu::running_block->current().open_group.push_back({shared, valid ? global : nullptr, kBytes});
 }
 
 inline void cp_async_commit() {
@@ -33,9 +35,9 @@ void cp_async_wait() {
   for (; groups.size() > kPending; groups.erase(groups.begin()))
     for (const cuda_on_cpu::AsyncCopy& copy : groups.front())
       if (copy.global)
-        std::memcpy(copy.shared, copy.global, 16);
+        std::memcpy(copy.shared, copy.global, copy.bytes);
       else
-        std::memset(copy.shared, 0, 16);
+        std::memset(copy.shared, 0, copy.bytes);
 }
 
 namespace on_cpu {
@@ -48,7 +50,7 @@ inline void require_whole_warp(Lanes lanes) {
 
 inline void ldmatrix_x4(const char* name, uint32_t (&out)[4], const void* shared_row, bool transposed,
                         std::source_location site) {
-  require_aligned_16("ldmatrix: row address", shared_row);
+  require_aligned("ldmatrix: row address", shared_row, 16);
   struct Operand {
     const void* row;
     bool transposed;

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.cuda_on_cpu.convolution import conv_transpose
 from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
@@ -18,19 +19,6 @@ GEOMETRIES = [
     (2, 4, 2, 3, 2, 1, 3, 0, 2),
 ]
 RELU, TANH = 1, 3  # csrc/common/activation.h
-
-
-def conv_transpose(x, w, stride, padding, output_padding):
-    """The definition, written as a scatter: each input pixel adds its kernel to the output."""
-    n, _, height, width = x.shape
-    _, c_out, k, _ = w.shape
-    full = np.zeros((n, c_out, (height - 1) * stride + k + output_padding, (width - 1) * stride + k + output_padding))
-    for y in range(height):
-        for z in range(width):
-            full[:, :, y * stride : y * stride + k, z * stride : z * stride + k] += np.einsum(
-                "nc,cokl->nokl", x[:, :, y, z], w
-            )
-    return full[:, :, padding : full.shape[2] - padding, padding : full.shape[3] - padding]
 
 
 def run(kernels, memory, geometry, dtype, channels_last, norm, activation):

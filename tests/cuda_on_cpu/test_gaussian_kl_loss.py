@@ -24,45 +24,45 @@ def cases(memory, dtype):
             yield what, size, misaligned, mu, logvar, decode(mu, dtype), decode(logvar, dtype)
 
 
+def run(kernels, memory, dtype, mu, logvar, *, loss=None, gradients=(None, None), grad_scale=1.0, scale=1.0, sum=None):
+    partial = memory.output(kernels.gaussian_kl_partials(mu.size), np.float32)
+    kernels.gaussian_kl(dtype, mu, logvar, loss, *gradients, grad_scale, mu.size, partial, scale, sum)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_elementwise(kernels, memory, dtype):
+def test_matches_float64(kernels, memory, dtype):
     for what, size, misaligned, mu, logvar, exact_mu, exact_logvar in cases(memory, dtype):
-        out = memory.output(size, dtype, misaligned)
-        kernels.gaussian_kl(dtype, mu, logvar, out, size, None)
-        assert_accurate(out, 0.5 * (exact_mu**2 + np.exp(exact_logvar) - 1 - exact_logvar), dtype, what)
+        loss, total = memory.output(size, dtype, misaligned), memory.output(1, dtype)
+        grad_mu, grad_logvar = (memory.output(size, "float32", misaligned) for _ in range(2))
+        run(
+            kernels, memory, dtype, mu, logvar, loss=loss, gradients=(grad_mu, grad_logvar), grad_scale=0.7,
+            scale=0.37, sum=total,
+        )  # fmt: skip
+        exact = 0.5 * (exact_mu**2 + np.exp(exact_logvar) - 1 - exact_logvar)
+        assert_accurate(loss, exact, dtype, what)
+        assert_accurate(total, np.array([0.37 * exact.sum()]), dtype, what)
+        assert_accurate(grad_mu, 0.7 * exact_mu, "float32", what)
+        assert_accurate(grad_logvar, 0.35 * (np.exp(exact_logvar) - 1), "float32", what)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_sum(kernels, memory, dtype):
-    for what, size, _, mu, logvar, exact_mu, exact_logvar in cases(memory, dtype):
-        partial, out = memory.output(kernels.gaussian_kl_partials(size), np.float32), memory.output(1, dtype)
-        kernels.gaussian_kl_sum(dtype, mu, logvar, partial, 0.37, out, size, None)
-        exact = 0.37 * 0.5 * (exact_mu**2 + np.exp(exact_logvar) - 1 - exact_logvar).sum()
-        assert_accurate(out, np.array([exact]), dtype, what)
+def test_only_what_is_asked_for(kernels, memory):
+    mu, logvar = memory.input(random(64, 1), "float32"), memory.input(random(64, 2), "float32")
+    total = memory.output(1, "float32")
+    run(kernels, memory, "float32", mu, logvar, sum=total)
+    assert np.isfinite(total).all()
+    loss = memory.output(64, "float32")
+    run(kernels, memory, "float32", mu, logvar, loss=loss)
+    assert_accurate(total, loss.astype(np.float64).sum(keepdims=True), "float32")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("grad_is_scalar", [True, False])
-def test_backward(kernels, memory, grad_is_scalar, dtype):
-    for what, size, misaligned, mu, logvar, exact_mu, exact_logvar in cases(memory, dtype):
-        grad = memory.input(random(1 if grad_is_scalar else size, 3), dtype, misaligned)
-        grad_mu, grad_logvar = (memory.output(size, dtype, misaligned) for _ in range(2))
-        kernels.gaussian_kl_backward(dtype, grad, grad_is_scalar, 0.37, mu, logvar, grad_mu, grad_logvar, size, None)
-        upstream = 0.37 * decode(grad, dtype)
-        assert_accurate(grad_mu, upstream * exact_mu, dtype, what)
-        assert_accurate(grad_logvar, upstream * 0.5 * (np.exp(exact_logvar) - 1), dtype, what)
-
-
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_one_misaligned_array_is_enough(kernels, memory, which):
     """The packed path needs all arrays aligned.  Only the sanitizer sees a misaligned access on the host."""
-    offset = [int(which == i) for i in range(4)]
+    offset = [int(which == i) for i in range(5)]
     mu, logvar = memory.input(random(64, 1), "float32", offset[0]), memory.input(random(64, 2), "float32", offset[1])
-    out, grad_logvar = memory.output(64, "float32", offset[2]), memory.output(64, "float32", offset[3])
-    kernels.gaussian_kl("float32", mu, logvar, out, 64, None)
+    out = [memory.output(64, "float32", misaligned) for misaligned in offset[2:]]
+    run(kernels, memory, "float32", mu, logvar, loss=out[0], gradients=out[1:])
     assert np.isfinite(out).all()
-    kernels.gaussian_kl_backward("float32", mu, False, 1.0, mu, logvar, out, grad_logvar, 64, None)
-    assert np.isfinite([out, grad_logvar]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,5 +70,5 @@ def test_nan_and_inf_travel(kernels, memory, dtype):
     mu = memory.input(np.array([np.nan, np.inf, 0.0, 0.0, 0.0]), dtype)
     logvar = memory.input(np.array([0.0, 0.0, np.nan, np.inf, -np.inf]), dtype)
     out = memory.output(5, dtype)
-    kernels.gaussian_kl(dtype, mu, logvar, out, 5, None)
+    run(kernels, memory, dtype, mu, logvar, loss=out)
     np.testing.assert_array_equal(decode(out, dtype), [np.nan, np.inf, np.nan, np.nan, np.inf])

@@ -32,7 +32,7 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
         "GENIMG_FAST_CUDA_ON_CPU_SANITIZE": "1",
     }
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=build.ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=build.ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 
 
 def test_all_kernels_under_the_sanitizers():

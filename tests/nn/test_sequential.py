@@ -460,3 +460,28 @@ def test_state_dict_is_that_of_nn_sequential():
 def test_bad_input_gets_one_clear_line(layers, input, error, message):
     with pytest.raises(error, match=message):
         FusedSequential(*layers())(input)
+
+
+def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):
+    model = FusedSequential(
+        nn.ConvTranspose2d(5, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose2d(6, 3, 4, 2, 1)
+    )
+    latents = _cases.randn((2, 5, 1, 1))
+    expected = model(latents)
+    seen = []
+    run = functional.conv_transpose2d_bn_act
+
+    def see(input, **arguments):
+        seen.append(input.stride()[1] == 1 and input.stride()[3] == input.shape[1])
+        return run(input, **arguments)
+
+    monkeypatch.setattr(chain, "may_chain", lambda input: False)
+    monkeypatch.setattr(chain, "_wants_channels_last", lambda input, block: True)
+    monkeypatch.setattr(functional, "conv_transpose2d_bn_act", see)
+    images = model(latents)
+    assert seen == [True] * 3
+    assert images.is_contiguous()  # as nn.Sequential's, whose input and weights are
+    torch.testing.assert_close(images, expected)
+
+    model.to(memory_format=torch.channels_last)
+    assert model(latents).is_contiguous(memory_format=torch.channels_last)

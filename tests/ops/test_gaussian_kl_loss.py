@@ -58,8 +58,9 @@ def test_contract_with_pytorch(isa, reduction):
 
 def test_opcheck():
     for code in REDUCTIONS.values():
-        inputs = _cases.randn((5, 3), seed=1).requires_grad_(), _cases.randn((5, 3), seed=2).requires_grad_(), code
-        torch.library.opcheck(torch.ops.genimg_fast.gaussian_kl_loss.default, inputs)
+        inputs = _cases.randn((5, 3), seed=1).requires_grad_(), _cases.randn((5, 3), seed=2).requires_grad_()
+        for with_grad in (True, False):
+            torch.library.opcheck(torch.ops.genimg_fast.gaussian_kl_loss.default, (*inputs, code, with_grad))
 
 
 @pytest.mark.parametrize(

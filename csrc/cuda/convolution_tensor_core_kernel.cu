@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: MIT
+// Convolutions and transposed convolutions on tensor cores, epilogue fused: one launch a block.
+//
+// A transposed convolution is one implicit GEMM (implicit_gemm.cuh) a phase (common/deconvolution.h), each over its
+// live taps alone; all phases are blocks of one grid:
+//
+//     rows: the phase's output positions       columns: output channels       depth: live taps x input channels
+//
+// A convolution is the same with a single phase.  An image of 1 x 1 is the plain GEMM that it is: each output position
+// is a phase with one tap.  Blocks that read the same pixels (the column tiles, then the phases) follow each other, so
+// that the image comes from device memory once and from the L2 cache afterwards, and so does the weight, which fits
+// there.
+//
+// Plan, DCGAN-64 on an H200 (790 TFLOP/s of bf16 and 4.3 TB/s as measured there), per image: 512-256, 256-128 and
+// 128-64 are 67.1 MFLOP each, 48, 96 and 192 KB of image read and written; 23, 12 and 6 % of the multiplications fall
+// on padding, which is copied as zeros.  Tiles of 128 x 128 or 256 x 64 by 4 warps of 64 x 64: 4 KB of shared memory
+// read for 32 mma, 4 stages of 64 bytes of depth = 64 or 80 KB, two blocks a multiprocessor.  mma.sync reaches about 60
+// % of what wgmma would on sm_90; on sm_80 to sm_89 it is the whole rate.  So expected: 55 % of the limit on Hopper, 75
+// % on Ampere and Ada.  100-512 on 1 x 1 (1.6 MFLOP, 16 KB) is bound by its writes. Outcome: not yet measured.
+#include "cuda/convolution_tensor_core_kernel.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/implicit_gemm.cuh"
+#include "cuda/moments.cuh"
+
+namespace genimg_fast::cuda {
+namespace {
+
+using Tile128x128 = GemmTile<128, 128, 2, 2>;
+using Tile256x64 = GemmTile<256, 64, 4, 1>;
+using Tile128x64 = GemmTile<128, 64, 2, 2>;
+using Tile64x64 = GemmTile<64, 64, 2, 2>;
+
+// Pixels that are no multiple of 16 bytes are copied 4 bytes at a time, in this tile alone: such layers are small.
+constexpr GemmTileChoice kTileOfNarrowCopies = GemmTileChoice::m64n64;
+
+// Calls body(Tile{}).
+template <typename Body>
+auto with_tile(GemmTileChoice choice, const Body& body) {
+  switch (choice) {
+    case GemmTileChoice::m128n128:
+      return body(Tile128x128{});
+    case GemmTileChoice::m256n64:
+      return body(Tile256x64{});
+    case GemmTileChoice::m128n64:
+      return body(Tile128x64{});
+    default:
+      return body(Tile64x64{});
+  }
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t most_rows(const PhasedConvolution& conv) {  // the first phase of an axis has most positions
+  return conv.batch * conv.y[0].gather.positions * conv.x[0].gather.positions;
+}
+
+template <typename T>
+int64_t steps_per_tap(const PhasedConvolution& conv) {
+  return ceil_div(conv.in_channels, kStep<T>);
+}
+
+// Length of a row of the packed weight.
+template <typename T>
+int64_t packed_depth(const PhasedConvolution& conv) {
+  int64_t y_taps = 0, x_taps = 0;
+  for (int p = 0; p < conv.y_phases; ++p) y_taps = std::max<int64_t>(y_taps, conv.y[p].gather.taps);
+  for (int p = 0; p < conv.x_phases; ++p) x_taps = std::max<int64_t>(x_taps, conv.x[p].gather.taps);
+  return y_taps * x_taps * steps_per_tap<T>(conv) * kStep<T>;
+}
+
+// Taps of the kernel along an axis, up to the last one that a phase uses.
+int kernel_size(const PhaseAxis* axis, int phases) {
+  int size = 0;
+  for (int p = 0; p < phases; ++p)
+    if (axis[p].gather.taps > 0)
+      size = std::max(size, axis[p].first_tap + (axis[p].gather.taps - 1) * axis[p].tap_stride + 1);
+  return size;
+}
+
+// ---- The kernel.
+
+template <typename T>
+struct Epilogue {
+  ChannelAffine<float> affine;
+  Activation activation;
+  float negative_slope;
+  T* output;
+  Moments<float>* moments;  // [row tiles * phases][out_channels] or null
+};
+
+// How a block's shared memory is used again when the product is done.
+template <typename T, typename Tile>
+struct EpilogueLayout {
+  static constexpr int kPitch = Tile::kN + kChunk / static_cast<int>(sizeof(T));  // rows start in different banks
+  static constexpr int kPixelsAt = Tile::kM * kPitch * static_cast<int>(sizeof(T));
+  static constexpr int kMomentsAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
+  static constexpr int kBytes = kMomentsAt + Tile::kWarpsM * Tile::kN * static_cast<int>(sizeof(Moments<float>));
+  static constexpr int kSharedBytes = kBytes > Tile::kPipelineBytes ? kBytes : Tile::kPipelineBytes;
+};
+
+// Statistics of the tile's columns over its first `rows` rows.  warp_moments: [kWarpsM][kN]; moments: [columns]
+template <typename Tile>
+__device__ __forceinline__ void store_moments(const typename Tile::Accumulators& values, int rows,
+                                              Moments<float>* warp_moments, Moments<float>* moments, int columns) {
+  const int warp_m = threadIdx.x / 32 / Tile::kWarpsN;
+  const int rows_left = rows - warp_m * Tile::kWarpM;
+  const int count = rows_left < 0 ? 0 : rows_left > Tile::kWarpM ? Tile::kWarpM : rows_left;
+#pragma unroll
+  for (int n = 0; n < Tile::kFragmentsN; ++n)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      // Over this thread's rows, then over the eight lanes that hold the same column, in a fixed tree.
+      auto sum_over_rows = [&](const auto& term) {
+        float sum = 0;
+#pragma unroll
+        for (int m = 0; m < Tile::kFragmentsM; ++m)
+#pragma unroll
+          for (int i = j; i < 4; i += 2)
+            if (Tile::row(m, i) < rows) sum += term(values[m][n][i]);
+        for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+        return sum;
+      };
+      const float mean = count > 0 ? sum_over_rows([](float v) { return v; }) / count : 0.0f;
+      const float m2 = sum_over_rows([&](float v) { return (v - mean) * (v - mean); });
+      if (threadIdx.x % 32 < 4)
+        warp_moments[warp_m * Tile::kN + Tile::column(n, j)] = {static_cast<float>(count), mean, m2};
+    }
+  __syncthreads();
+  for (int c = threadIdx.x; c < Tile::kN && c < columns; c += Tile::kThreads) {
+    Moments<float> total = warp_moments[c];
+    for (int w = 1; w < Tile::kWarpsM; ++w) total.merge(warp_moments[w * Tile::kN + c]);
+    moments[c] = total;
+  }
+}
+
+template <typename T, typename Tile, int kCopyBytes>
+__global__ void __launch_bounds__(Tile::kThreads, 2)
+    convolution_kernel(PhasedConvolution conv, const T* input, const T* weight, int64_t depth, Epilogue<T> epilogue) {
+  GENIMG_FAST_SHARED(unsigned char, shared);
+  const int column_tiles = static_cast<int>((conv.out_channels + Tile::kN - 1) / Tile::kN);
+  const int phases = conv.y_phases * conv.x_phases;
+  const int64_t row_block = blockIdx.x / column_tiles;  // of all phases
+  const int phase = static_cast<int>(row_block % phases);
+  const PhaseAxis &y_axis = conv.y[phase / conv.x_phases], &x_axis = conv.x[phase % conv.x_phases];
+  const int width = x_axis.gather.positions, plane = y_axis.gather.positions * width;
+  const int64_t first_row = row_block / phases * Tile::kM, rows_left = conv.batch * plane - first_row;
+  const int rows = rows_left < 0 ? 0 : rows_left > Tile::kM ? Tile::kM : static_cast<int>(rows_left);
+  const int64_t first_channel = blockIdx.x % column_tiles * static_cast<int64_t>(Tile::kN);
+  const int channels =
+      conv.out_channels - first_channel > Tile::kN ? Tile::kN : static_cast<int>(conv.out_channels - first_channel);
+
+  // One division of 64 bits; those of the rows are then of 32.
+  const int64_t first_image = plane > 0 ? first_row / plane : 0;
+  const unsigned first_position = plane > 0 ? static_cast<unsigned>(first_row % plane) : 0;
+  auto position = [&](int r) {  // of the tile's row r: its image, and its place among the phase's positions
+    const unsigned p = first_position + r, in_image = p % plane;
+    return GatherRow{r < rows ? first_image + p / plane : -1, static_cast<int>(in_image / width),
+                     static_cast<int>(in_image % width)};
+  };
+
+  float acc[Tile::kFragmentsM][Tile::kFragmentsN][4] = {};
+  if (rows > 0) {  // else this phase is a row of tiles shorter than the first
+    ImageLoader<T, Tile, kCopyBytes> image(input, conv.in_channels, y_axis.gather, x_axis.gather, position);
+    WeightLoader<T, Tile> columns(weight + (phase * conv.out_channels + first_channel) * depth, depth, channels);
+    const int steps_per_tap = static_cast<int>((conv.in_channels + kStep<T> - 1) / kStep<T>);
+    implicit_gemm<T, Tile>(y_axis.gather.taps * x_axis.gather.taps * steps_per_tap, image, columns, shared, acc);
+  }
+
+  using Layout = EpilogueLayout<T, Tile>;
+  T* staged = reinterpret_cast<T*>(shared);  // [kM][kPitch]
+  int64_t* pixels = reinterpret_cast<int64_t*>(shared + Layout::kPixelsAt);
+#pragma unroll
+  for (int n = 0; n < Tile::kFragmentsN; ++n)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int column = Tile::column(n, j);
+      float scale = 0, shift = 0;
+      if (column < channels) epilogue.affine.at(first_channel + column, &scale, &shift);
+#pragma unroll
+      for (int m = 0; m < Tile::kFragmentsM; ++m)
+#pragma unroll
+        for (int i = j; i < 4; i += 2) {
+          const T value =
+              from_float<T>(activate(epilogue.activation, epilogue.negative_slope, acc[m][n][i] * scale + shift));
+          staged[Tile::row(m, i) * Layout::kPitch + column] = value;
+          acc[m][n][i] = to_float(value);  // as it will be read again
+        }
+    }
+  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
+    const GatherRow p = position(r);
+    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
+                x_axis.first_output + p.x * x_axis.out_stride;
+  }
+  __syncthreads();
+
+  constexpr int kWide = kPack<T>, kChunks = Tile::kN / kWide;
+  const bool wide = conv.out_channels % kWide == 0;  // then every pixel begins at a multiple of 16 bytes
+  for (int e = threadIdx.x; e < rows * kChunks; e += Tile::kThreads) {
+    const int r = e / kChunks, c = e % kChunks * kWide;
+    if (c >= channels) continue;
+    const T* from = staged + r * Layout::kPitch + c;
+    T* to = epilogue.output + pixels[r] * conv.out_channels + first_channel + c;
+    if (wide)
+      *reinterpret_cast<Pack<T, kWide>*>(to) = *reinterpret_cast<const Pack<T, kWide>*>(from);
+    else
+      for (int k = 0; k < kWide && c + k < channels; ++k) to[k] = from[k];
+  }
+  if (epilogue.moments)
+    store_moments<Tile>(acc, rows, reinterpret_cast<Moments<float>*>(shared + Layout::kMomentsAt),
+                        epilogue.moments + row_block * conv.out_channels + first_channel, channels);
+}
+
+// ---- Packing.
+
+constexpr int kPackIn = 32, kPackOut = 8;  // channels that a block takes with all their taps
+constexpr int kPackPitch = kPackIn + 2;    // consecutive taps lie in different banks
+constexpr int kMostTaps = 64, kMostTapsOfAxis = 16;
+
+// One tile of the weight goes through shared memory: both sides then move runs of 64 bytes and more.
+template <typename T>
+__global__ void pack_weight_kernel(PhasedConvolution conv, const T* weight, WeightStrides strides, int y_kernel,
+                                   int x_kernel, int64_t in_padded, int64_t depth, T* packed) {
+  GENIMG_FAST_SHARED(T, tile);  // [kPackOut][kernel][kPackPitch]
+  const int kernel = y_kernel * x_kernel;
+  const int64_t first_in = static_cast<int64_t>(blockIdx.x) * kPackIn,
+                first_out = static_cast<int64_t>(blockIdx.y) * kPackOut;
+  for (int e = threadIdx.x; e < kPackOut * kPackIn * kernel; e += kThreads) {
+    // The order of memory: of the two channels, the one with the larger stride is slowest.
+    const int tap = e % kernel, pair = e / kernel;
+    const bool in_first = strides.in > strides.out;
+    const int o = in_first ? pair % kPackOut : pair / kPackIn, i = in_first ? pair / kPackOut : pair % kPackIn;
+    T value = from_float<T>(0.0f);
+    if (first_in + i < conv.in_channels && first_out + o < conv.out_channels)
+      value = weight[(first_out + o) * strides.out + (first_in + i) * strides.in + tap / x_kernel * strides.y +
+                     tap % x_kernel * strides.x];
+    if constexpr (sizeof(T) == 4) value = __uint_as_float(to_tf32(value));
+    tile[(o * kernel + tap) * kPackPitch + i] = value;
+  }
+  __syncthreads();
+  for (int phase = 0; phase < conv.y_phases * conv.x_phases; ++phase) {
+    const PhaseAxis &y = conv.y[phase / conv.x_phases], &x = conv.x[phase % conv.x_phases];
+    const int taps = y.gather.taps * x.gather.taps;
+    for (int e = threadIdx.x; e < kPackOut * kPackIn * taps; e += kThreads) {
+      const int i = e % kPackIn, tap = e / kPackIn % taps, o = e / kPackIn / taps;
+      if (first_in + i >= in_padded || first_out + o >= conv.out_channels) continue;
+      const int ky = y.first_tap + tap / x.gather.taps * y.tap_stride;
+      const int kx = x.first_tap + tap % x.gather.taps * x.tap_stride;
+      packed[(phase * conv.out_channels + first_out + o) * depth + tap * in_padded + first_in + i] =
+          tile[(o * kernel + ky * x_kernel + kx) * kPackPitch + i];
+    }
+  }
+}
+
+// ---- Geometry.
+
+constexpr int64_t kMaxAxis = int64_t{1} << 30, kMaxChannels = int64_t{1} << 18;
+
+bool fits(int64_t size) { return size >= 0 && size < kMaxAxis; }
+
+template <typename Axis>
+bool axis_fits(const Axis& axis) {
+  return fits(axis.input) && fits(axis.output) && fits(axis.kernel) && fits(axis.padding);
+}
+
+int to_int(int64_t v) { return static_cast<int>(v); }
+
+PhaseAxis phase_axis(const DeconvolutionAxis& axis, int64_t phase) {
+  const GatherAxis gather{to_int(axis.input),           to_int(axis.positions(phase)), 1,
+                          to_int(axis.shift(phase, 0)), to_int(axis.taps(phase)),      -1};
+  return {gather, to_int(axis.first_tap(phase)), to_int(axis.stride), to_int(phase), to_int(axis.stride)};
+}
+
+PhaseAxis phase_axis(const ConvolutionAxis& axis) {
+  const GatherAxis gather{to_int(axis.input),    to_int(axis.output), to_int(axis.stride),
+                          -to_int(axis.padding), to_int(axis.kernel), to_int(axis.dilation)};
+  return {gather, 0, 1, 0, 1};
+}
+
+}  // namespace
+
+std::optional<PhasedConvolution> phased(const Deconvolution& conv) {
+  constexpr int kMost = PhasedConvolution::kMaxPhases;
+  if (!axis_fits(conv.y) || !axis_fits(conv.x) || conv.y.phases() > kMost || conv.x.phases() > kMost) return {};
+  PhasedConvolution result{conv.batch,
+                           conv.in_channels,
+                           conv.out_channels,
+                           to_int(conv.y.output),
+                           to_int(conv.x.output),
+                           to_int(conv.y.phases()),
+                           to_int(conv.x.phases()),
+                           {},
+                           {}};
+  for (int p = 0; p < result.y_phases; ++p) result.y[p] = phase_axis(conv.y, p);
+  for (int p = 0; p < result.x_phases; ++p) result.x[p] = phase_axis(conv.x, p);
+  return result;
+}
+
+std::optional<PhasedConvolution> phased(const Convolution& conv) {
+  if (!axis_fits(conv.y) || !axis_fits(conv.x)) return {};
+  return PhasedConvolution{
+      conv.batch, conv.in_channels,     conv.out_channels,   to_int(conv.y.output), to_int(conv.x.output), 1,
+      1,          {phase_axis(conv.y)}, {phase_axis(conv.x)}};
+}
+
+const char* why_not_tensor_cores(DType dtype, const PhasedConvolution& conv) {
+  if (dtype != DType::float32 && conv.in_channels % 2 != 0) return "an odd number of input channels";
+  if (conv.in_channels >= kMaxChannels || conv.out_channels >= kMaxChannels) return "more than 2^18 channels";
+  if (!fits(static_cast<int64_t>(conv.y[0].gather.positions) * conv.x[0].gather.positions))
+    return "an image of more than 2^30 pixels";
+  const int64_t y_kernel = kernel_size(conv.y, conv.y_phases), x_kernel = kernel_size(conv.x, conv.x_phases);
+  if (y_kernel > kMostTapsOfAxis || x_kernel > kMostTapsOfAxis || y_kernel * x_kernel > kMostTaps)
+    return "a kernel of more than 64 taps, or more than 16 along an axis";
+  return nullptr;
+}
+
+int64_t packed_weight_numel(DType dtype, const PhasedConvolution& conv) {
+  int64_t numel = 0;
+  dispatch(dtype, [&](auto zero) {
+    numel = conv.y_phases * conv.x_phases * conv.out_channels * packed_depth<decltype(zero)>(conv);
+  });
+  return numel;
+}
+
+void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight, const WeightStrides& strides,
+                 void* packed, Stream stream) {
+  const int y_kernel = kernel_size(conv.y, conv.y_phases), x_kernel = kernel_size(conv.x, conv.x_phases);
+  if (packed_weight_numel(dtype, conv) == 0) return;
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t in_padded = steps_per_tap<T>(conv) * kStep<T>;
+    const dim3 grid(static_cast<unsigned>(ceil_div(in_padded, kPackIn)),
+                    static_cast<unsigned>(ceil_div(conv.out_channels, kPackOut)));
+    launch(pack_weight_kernel<T>, grid, dim3(kThreads), kPackOut * kPackPitch * y_kernel * x_kernel * sizeof(T), stream,
+           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, in_padded, packed_depth<T>(conv),
+           static_cast<T*>(packed));
+  });
+}
+
+GemmTileChoice choose_tile(const PhasedConvolution& conv, int multiprocessors) {
+  // Multiply-adds of the busiest multiprocessor, by how well a tile of its shape feeds the tensor cores: a warp reads 4
+  // KB of shared memory for 32 mma in the first two, 3 KB for 16 in the third and 2 KB for 8 in the last.
+  constexpr double kCostOfShape[] = {1.0, 1.0, 1.15, 1.5};
+  if (conv.in_channels % 8 != 0) return kTileOfNarrowCopies;
+  GemmTileChoice best = GemmTileChoice::m64n64;
+  double least = 0;
+  for (int64_t i = 0; i < 4; ++i) {
+    const auto choice = static_cast<GemmTileChoice>(i);
+    with_tile(choice, [&](auto tile) {
+      const int64_t tiles = statistics_splits(conv, choice) * ceil_div(conv.out_channels, tile.kN);
+      const double cost = ceil_div(tiles, multiprocessors) * tile.kM * tile.kN * kCostOfShape[i];
+      if (i == 0 || cost < least) least = cost, best = choice;
+    });
+  }
+  return best;
+}
+
+GemmTileChoice choose_tile(const PhasedConvolution& conv) { return choose_tile(conv, multiprocessor_count()); }
+
+int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice choice) {
+  return with_tile(
+      choice, [&](auto tile) -> int64_t { return ceil_div(most_rows(conv), tile.kM) * conv.y_phases * conv.x_phases; });
+}
+
+void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice choice, const void* input,
+                             const void* packed, const ChannelAffine<float>& affine, Activation activation,
+                             float negative_slope, void* output, float* moments, Stream stream) {
+  if (most_rows(conv) == 0 || conv.out_channels == 0) return;
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto run = [&](auto tile, auto kernel) {
+      using Tile = decltype(tile);
+      const int64_t blocks = statistics_splits(conv, choice) * ceil_div(conv.out_channels, Tile::kN);
+      launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), EpilogueLayout<T, Tile>::kSharedBytes,
+             stream, conv, static_cast<const T*>(input), static_cast<const T*>(packed), packed_depth<T>(conv),
+             Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),
+                         reinterpret_cast<Moments<float>*>(moments)});
+    };
+    if (conv.in_channels % kPack<T> == 0)
+      return with_tile(choice, [&](auto tile) { run(tile, convolution_kernel<T, decltype(tile), 16>); });
+    if (choice != kTileOfNarrowCopies) throw std::logic_error("genimg_fast: this tile copies 16 bytes at a time");
+    run(Tile64x64{}, convolution_kernel<T, Tile64x64, 4>);
+  });
+}
+
+}  // namespace genimg_fast::cuda

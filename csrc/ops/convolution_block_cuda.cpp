@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+// CUDA registration of convolution_block: which kernel runs a convolution, and the memory that it needs.
+#include "common/channel_layout.h"
+#include "cuda/batch_norm_act_kernel.h"
+#include "cuda/conv_transpose2d_bn_act_kernel.h"
+#include "cuda/conv_transpose2d_narrow_kernel.h"
+#include "cuda/convolution_tensor_core_kernel.h"
+#include "ops/conv2d_bn_act.h"
+#include "ops/conv_transpose2d_bn_act.h"
+#include "ops/tensor_cuda.h"
+
+namespace genimg_fast {
+namespace {
+
+// One convolution of the sizes of input and weight.
+struct Call {
+  Call(const Tensor& input, const Tensor& weight, const std::vector<int64_t>& geometry) : dtype(cuda_dtype(input)) {
+    check(geometry.size() == 9, "convolution_block: geometry must hold 9 numbers");
+    auto pair = [&](size_t i) { return Pair{geometry[i], geometry[i + 1]}; };
+    const Pair stride = pair(1), padding = pair(3), output_padding = pair(5), dilation = pair(7);
+    if (geometry[0]) {
+      check(dilation == Pair{1, 1}, "convolution_block: a transposed convolution must have dilation 1");
+      transposed = deconvolution(input, weight, stride, padding, output_padding);
+      phased = cuda::phased(*transposed);
+      narrow = cuda::why_not_narrow(dtype, *transposed) == nullptr;
+      weight_strides = {weight.stride(1), weight.stride(0), weight.stride(2), weight.stride(3)};
+      output = output_sizes(*transposed);
+    } else {
+      const Convolution conv = convolution(input, weight, stride, padding, dilation);
+      phased = cuda::phased(conv);
+      weight_strides = {weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+      output = output_sizes(conv);
+    }
+    if (phased && cuda::why_not_tensor_cores(dtype, *phased)) phased.reset();
+  }
+
+  int64_t packed_numel() const {
+    return narrow ? cuda::narrow_packed_numel(dtype, *transposed) : cuda::packed_weight_numel(dtype, *phased);
+  }
+
+  Tensor pack(const Tensor& weight, cuda::Stream stream) const {
+    Tensor packed = torch::stable::new_empty(weight, {packed_numel()});
+    const void* from = weight.const_data_ptr();
+    if (narrow)
+      cuda::narrow_pack_weight(dtype, *transposed, from, weight_strides, packed.mutable_data_ptr(), stream);
+    else
+      cuda::pack_weight(dtype, *phased, from, weight_strides, packed.mutable_data_ptr(), stream);
+    return packed;
+  }
+
+  cuda::DType dtype;
+  std::optional<Deconvolution> transposed;
+  std::optional<cuda::PhasedConvolution> phased;  // if the tensor-core kernels take it
+  bool narrow = false;
+  cuda::WeightStrides weight_strides;
+  std::vector<int64_t> output;
+};
+
+cuda::ImageStrides strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
+
+// channels_last and beginning at a multiple of 16 bytes, as cp.async copies.
+Tensor for_tensor_cores(const Tensor& t) {
+  const Tensor image = to_channels_last(t);
+  return reinterpret_cast<uintptr_t>(image.const_data_ptr()) % 16 == 0 ? image : torch::stable::clone(image);
+}
+
+// As torch's convolutions on CUDA: in the layout of input or, where that leaves both open or is not it, of the weight.
+bool wants_channels_last(const Tensor& input, const Tensor& weight) {
+  return is_channels_last(input) || is_channels_last(weight);
+}
+
+// The plain kernel, in any memory order.
+void run_plain(const Call& call, const Tensor& input, const Tensor& weight, const ChannelAffine<float>& affine,
+               Activation activation, float negative_slope, Tensor& output, cuda::Stream stream) {
+  check(call.transposed.has_value(),
+        "convolution_block: only the tensor-core kernels serve a convolution, and not this");
+  const Tensor w = torch::stable::contiguous(weight);
+  cuda::conv_transpose2d(call.dtype, *call.transposed, input.const_data_ptr(), strides(input), w.const_data_ptr(),
+                         affine, activation, negative_slope, output.mutable_data_ptr(), strides(output), stream);
+}
+
+Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
+                 OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
+                 std::vector<int64_t> geometry, int64_t activation_code, double slope, bool tensor_cores) {
+  const Call call(input, weight, geometry);
+  const CudaScope scope(input);
+  for (OptionalTensor* t : {&bias, &running_mean, &running_var, &bn_weight, &bn_bias}) *t = as_float(*t);
+  check_channels(call.output[1], ScalarType::Float, bias, running_mean, running_var, bn_weight, bn_bias);
+  const ChannelAffine<float> affine{data<float>(bias),      data<float>(running_mean), data<float>(running_var),
+                                    data<float>(bn_weight), data<float>(bn_bias),      eps};
+  const auto activation = static_cast<Activation>(activation_code);
+  const auto negative_slope = static_cast<float>(slope);
+  const bool channels_last = wants_channels_last(input, weight);
+  if (!tensor_cores || !call.phased) {
+    Tensor out = channels_last ? new_channels_last(input, call.output) : torch::stable::new_empty(input, call.output);
+    run_plain(call, input, weight, affine, activation, negative_slope, out, scope.stream);
+    return out;
+  }
+  const Tensor image = for_tensor_cores(input), w = packed ? *packed : call.pack(weight, scope.stream);
+  check(w.numel() == call.packed_numel() && w.scalar_type() == input.scalar_type(),
+        "convolution_block: packed was made for another call");
+  Tensor out = new_channels_last(input, call.output);
+  if (call.narrow)
+    cuda::conv_transpose2d_narrow(call.dtype, *call.transposed, image.const_data_ptr(), w.const_data_ptr(), affine,
+                                  activation, negative_slope, out.mutable_data_ptr(), scope.stream);
+  else
+    cuda::convolution_tensor_core(call.dtype, *call.phased, cuda::choose_tile(*call.phased), image.const_data_ptr(),
+                                  w.const_data_ptr(), affine, activation, negative_slope, out.mutable_data_ptr(),
+                                  nullptr, scope.stream);
+  return channels_last ? out : torch::stable::contiguous(out);
+}
+
+// The raw output of the convolution, channels_last, its statistics and what follows from both.  The narrow kernel has
+// no statistics: an image layer has no batch normalisation.
+std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
+                                                    OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
+                                                    std::vector<int64_t> geometry, int64_t activation,
+                                                    double negative_slope, bool tensor_cores) {
+  Call call(input, weight, geometry);
+  call.narrow = false;
+  const CudaScope scope(input);
+  for (OptionalTensor* t : {&bias, &bn_weight, &bn_bias}) *t = as_float(*t);
+  const int64_t channels = call.output[1];
+  check_channels(channels, ScalarType::Float, bias, bn_weight, bn_bias);
+  const ChannelAffine<float> affine{data<float>(bias), nullptr, nullptr, nullptr, nullptr, eps};
+  Tensor raw = new_channels_last(input, call.output), out = new_channels_last(input, call.output);
+  Tensor mean = float_scratch(input, channels), var = float_scratch(input, channels);
+  const ChannelLayout layout{call.output[0] * call.output[2] * call.output[3], channels, 1};
+
+  if (tensor_cores && call.phased) {
+    const Tensor image = for_tensor_cores(input), packed = call.pack(weight, scope.stream);
+    const cuda::GemmTileChoice tile = cuda::choose_tile(*call.phased);
+    const int64_t splits = cuda::statistics_splits(*call.phased, tile);
+    Tensor scratch = float_scratch(input, cuda::batch_norm_merge_scratch(splits, channels));
+    cuda::convolution_tensor_core(call.dtype, *call.phased, tile, image.const_data_ptr(), packed.const_data_ptr(),
+                                  affine, Activation::none, 0.0f, raw.mutable_data_ptr(), mutable_data<float>(scratch),
+                                  scope.stream);
+    cuda::batch_norm_merge_statistics(mutable_data<float>(scratch), splits, channels, mutable_data<float>(mean),
+                                      mutable_data<float>(var), scope.stream);
+  } else {
+    run_plain(call, input, weight, affine, Activation::none, 0.0f, raw, scope.stream);
+    Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(call.dtype, layout));
+    cuda::batch_norm_statistics(call.dtype, raw.const_data_ptr(), layout, mutable_data<float>(scratch),
+                                mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+  }
+  cuda::batch_norm_act(
+      call.dtype, raw.const_data_ptr(), layout,
+      {data<float>(mean), data<float>(var), data<float>(bn_weight), data<float>(bn_bias), static_cast<float>(eps),
+       static_cast<Activation>(activation), static_cast<float>(negative_slope)},
+      out.mutable_data_ptr(), scope.stream);
+  return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
+}
+
+Tensor pack(Tensor input, Tensor weight, std::vector<int64_t> geometry) {
+  const Call call(input, weight, geometry);
+  const CudaScope scope(weight);
+  check(call.phased.has_value(), "convolution_block_pack: the tensor-core kernels do not take this convolution");
+  return call.pack(weight, scope.stream);
+}
+
+}  // namespace
+}  // namespace genimg_fast
+
+STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
+  library.impl("convolution_block", TORCH_BOX(&genimg_fast::inference));
+  library.impl("convolution_block_training", TORCH_BOX(&genimg_fast::training));
+  library.impl("convolution_block_pack", TORCH_BOX(&genimg_fast::pack));
+}

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""One convolution block on CUDA: which kernels serve it, and their tie to autograd.
+
+Tensor cores multiply half types, and float32 where PyTorch may do so too (TF32).  Without them a transposed convolution has
+the plain kernel, and a convolution cuDNN's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from genimg_fast.ops import _check, _packed
+from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
+from genimg_fast.ops._registration import register
+from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
+from genimg_fast.reference.activation import activate_backward
+from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
+from genimg_fast.reference.block_chain import Block
+
+
+class Geometry(NamedTuple):
+    """As csrc/ops/convolution_block.cpp takes it, flattened by `codes`."""
+
+    transposed: bool
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    output_padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def codes(self) -> list[int]:
+        return [int(self.transposed), *self.stride, *self.padding, *self.output_padding, *self.dilation]
+
+    @staticmethod
+    def of(codes: Sequence[int]) -> Geometry:
+        transposed, s0, s1, p0, p1, o0, o1, d0, d1 = codes
+        return Geometry(bool(transposed), (s0, s1), (p0, p1), (o0, o1), (d0, d1))
+
+    def output_shape(self, input: torch.Tensor, weight: torch.Tensor) -> tuple[int, ...]:
+        size = []
+        for d in (0, 1):
+            reach = self.dilation[d] * (weight.shape[d + 2] - 1) + 1 - 2 * self.padding[d]
+            if self.transposed:
+                size.append((input.shape[d + 2] - 1) * self.stride[d] + reach + self.output_padding[d])
+            else:
+                size.append((input.shape[d + 2] - reach) // self.stride[d] + 1)
+        return input.shape[0], weight.shape[1 if self.transposed else 0], *size
+
+    def convolve(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if self.transposed:
+            return F.conv_transpose2d(input, weight, bias, self.stride, self.padding, self.output_padding)
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation)
+
+
+def why_not_tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> str | None:
+    if input.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
+        return "float32 with TF32 not allowed (torch.backends.cudnn.conv.fp32_precision)"
+    channels, kernel = weight.shape[0 if transposed else 1], weight.shape[2:]
+    if input.dtype != torch.float32 and channels % 2 != 0:
+        return f"{channels} input channels; the tensor-core kernels take an even number"
+    if max(kernel) > 16 or kernel.numel() > 64:
+        return f"kernel {tuple(kernel)}; the tensor-core kernels take up to 64 taps, 16 in a row"
+    return None
+
+
+def unsupported(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
+    """Why the CUDA kernels cannot serve a block, or None."""
+    if block.groups != 1:
+        return f"groups={block.groups}; the kernels take 1"
+    if input.dim() != 4:
+        return "unbatched input; the kernels take (N, C, H, W)"
+    if block.negative_slope < 0:
+        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    if block.transposed:
+        return f"dilation={block.dilation}; the kernels take 1" if block.dilation != (1, 1) else None
+    if min(block.output_shape(input.shape)[2:]) <= 0:
+        return "the kernel is larger than the padded input"  # PyTorch raises
+    return why_not_tensor_cores(input, weight, False)
+
+
+def slower(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
+    """Why cuDNN's convolution and one fused pass after it are expected to be faster, or None.
+
+    The tensor-core kernels are made for the shapes below.  No measurement stands behind this rule yet.
+    """
+    reason = why_not_tensor_cores(input, weight, block.transposed)
+    if reason:
+        return f"cuDNN outruns the plain CUDA kernel; {reason}"
+    kernel = tuple(weight.shape[2:])
+    if input.dim() != 4 or tuple(input.shape[2:]) == (1, 1) or kernel == tuple(input.shape[2:]):
+        return None
+    made_for = _TRANSPOSED if block.transposed else _PLAIN
+    if (kernel, block.stride) in made_for:
+        return None
+    return f"the tensor-core kernels are not made for kernel {kernel}, stride {block.stride}"
+
+
+_TRANSPOSED = {((k, k), (s, s)) for k, s in ((4, 2), (2, 2), (3, 2), (5, 2))}
+_PLAIN = {((k, k), (s, s)) for k, s in ((4, 2), (3, 1))}
+
+
+def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
+    """The block on the CUDA kernels, which must serve it: see `unsupported`."""
+    geometry = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
+    weight, bias, codes = block.weight, block.bias, geometry.codes()
+    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    tensor_cores = why_not_tensor_cores(input, weight, block.transposed) is None
+    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, tensor_cores)
+    if block.training:
+        output, _, mean, var = torch.ops.genimg_fast.convolution_block_training(
+            input, weight, bias, block.bn_weight, block.bn_bias, block.eps, codes, *epilogue
+        )
+        if block.running_mean is not None and block.running_var is not None:
+            count = output.numel() // output.shape[1]
+            update_running_statistics(block.running_mean, block.running_var, mean, var, count, block.momentum)
+        return output
+    if records_gradient(input, weight, bias, block.bn_weight, block.bn_bias):
+        _packed.forget([block])  # what changes with every step is not worth its memory
+        if block.running_mean is None:
+            return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue)
+        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, tensor_cores)
+        return batch_norm_act(
+            raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
+        )
+    packed = _packed_weight(input, weight, codes) if tensor_cores and _packed.keeps_on_cuda() else None
+    if block.running_mean is None:
+        norm = (None,) * 4  # type: ignore[assignment]
+    return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue)
+
+
+def _inference(input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores) -> torch.Tensor:
+    return torch.ops.genimg_fast.convolution_block(
+        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores
+    )
+
+
+def _packed_weight(input: torch.Tensor, weight: torch.Tensor, codes: list[int]) -> torch.Tensor | None:
+    def pack() -> list[torch.Tensor]:
+        return [torch.ops.genimg_fast.convolution_block_pack(input, weight, codes)]
+
+    kept = _packed.keep([weight], (*input.shape[2:], *codes), pack)
+    return kept[0] if kept else None
+
+
+# ---- Fakes and gradients.
+
+
+def _empty(input: torch.Tensor, weight: torch.Tensor, codes: Sequence[int], format: torch.memory_format | None = None):
+    """`format`: that of the kernels' outputs if None, as wants_channels_last() of csrc/ops/convolution_block_cuda.cpp."""
+    if format is None:
+        formats = (memory_format(input), memory_format(weight))
+        format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+    shape = Geometry.of(codes).output_shape(input, weight)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
+
+
+def _fake(input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, *_):
+    return _empty(input, weight, geometry)
+
+
+def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, geometry, *_):
+    raw = _empty(input, weight, geometry, torch.channels_last)
+    mean = torch.empty(raw.shape[1], dtype=torch.float32, device=input.device)
+    return _empty(input, weight, geometry), raw, mean, torch.empty_like(mean)
+
+
+def _fake_pack(input, weight, geometry):
+    return weight.new_empty(torch.library.get_ctx().new_dynamic_size())
+
+
+def _convolution_backward(
+    ctx: Any, grad: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of the convolution for input, weight and bias.
+
+    Which kernels make them is decided here.  The gradient for input is the other of the two convolutions with the same weight.
+    No measurement stands behind the choice yet: ours for input, since they read the packed weight alone; cuDNN's for the
+    weight.
+    """
+    geometry = Geometry.of(ctx.geometry)
+    wanted = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_bias]
+    grad_input = None
+    if wanted[0] and not torch.is_grad_enabled() and ctx.tensor_cores and _has_adjoint(grad, weight, geometry):
+        grad_input = _inference(
+            grad, weight, None, None, (None,) * 4, 0.0, _adjoint(geometry, input, weight).codes(), 0, 0.0, True
+        )
+        wanted[0] = False
+    if any(wanted):
+        made = torch.ops.aten.convolution_backward(
+            grad, input, weight, None if bias is None else bias.shape, geometry.stride, geometry.padding,
+            geometry.dilation, geometry.transposed, geometry.output_padding, 1, wanted,
+        )  # fmt: skip
+        return grad_input if grad_input is not None else made[0], made[1], made[2]
+    return grad_input, None, None
+
+
+def _has_adjoint(grad: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
+    return geometry.dilation == (1, 1) and why_not_tensor_cores(grad, weight, not geometry.transposed) is None
+
+
+def _adjoint(geometry: Geometry, input: torch.Tensor, weight: torch.Tensor) -> Geometry:
+    """The convolution that leads from the output's shape back to the input's."""
+    missing = [0, 0]
+    if not geometry.transposed:  # rows and columns that no kernel of the convolution reached
+        for d in (0, 1):
+            reached = input.shape[d + 2] + 2 * geometry.padding[d] - weight.shape[d + 2]
+            missing[d] = reached % geometry.stride[d]
+    return Geometry(not geometry.transposed, geometry.stride, geometry.padding, (missing[0], missing[1]), (1, 1))
+
+
+def _setup_context(ctx, inputs, output):
+    (
+        input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores,
+    ) = inputs  # fmt: skip
+    ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
+    ctx.save_for_backward(input, weight, bias, output)
+
+
+def _backward(ctx, grad):
+    if ctx.has_norm:
+        raise RuntimeError("convolution_block: the folded operator has no gradient; call genimg_fast.functional")
+    input, weight, bias, output = ctx.saved_tensors
+    ctx.needs_bias = ctx.needs_input_grad[3]
+    if torch.is_grad_enabled():
+        raw = Geometry.of(ctx.geometry).convolve(input, weight, bias)
+        grad = activate_backward(grad, raw, ctx.activation, ctx.slope)
+    else:
+        grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
+    grad_input, grad_weight, grad_bias = _convolution_backward(ctx, grad, input, weight, bias)
+    return grad_input, grad_weight, None, grad_bias, *[None] * 9
+
+
+def _setup_context_training(ctx, inputs, output):
+    (
+        input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.geometry, code, ctx.slope, ctx.tensor_cores,
+    ) = inputs  # fmt: skip
+    _, raw, mean, var = output
+    ctx.activation = _check.activation_name(code)
+    ctx.mark_non_differentiable(raw, mean, var)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(input, weight, bias, bn_weight, bn_bias, raw, mean, var)
+
+
+def _backward_training(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 10
+    input, weight, bias, bn_weight, bn_bias, raw, mean, var = ctx.saved_tensors
+    ctx.needs_bias = ctx.needs_input_grad[2]
+    if torch.is_grad_enabled():
+        raw = Geometry.of(ctx.geometry).convolve(input, weight, bias)
+        grad_raw, grad_bn_weight, grad_bn_bias = batch_norm_act_backward(
+            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, ctx.activation, ctx.slope, True
+        )
+    else:
+        grad_raw, grad_bn_weight, grad_bn_bias = torch.ops.genimg_fast.batch_norm_act_backward(
+            grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, _check.ACTIVATIONS[ctx.activation], ctx.slope, True
+        )
+    grads = _convolution_backward(ctx, grad_raw, input, weight, bias)
+    given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
+    return *grads, *given, *[None] * 5
+
+
+register("convolution_block", _fake, backward=_backward, setup_context=_setup_context)
+register(
+    "convolution_block_training", _fake_training, backward=_backward_training, setup_context=_setup_context_training
+)
+register("convolution_block_pack", _fake_pack)

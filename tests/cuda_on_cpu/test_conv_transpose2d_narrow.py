@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu.convolution import Sizes
+from tests.cuda_on_cpu.memory import DTYPES, assert_accurate
+from tests.cuda_on_cpu.test_convolution_tensor_core import LEAKY_RELU, TANH, Case
+
+pytestmark = pytest.mark.usefixtures("schedule")
+
+# One patch of 256 pixels and several, in each direction; 1 to 4 channels; rows of 16 bytes and others.
+SIZES = [
+    Sizes(True, 2, 40, 3, 16, 16, 4, 2, 1),
+    Sizes(True, 1, 8, 3, 9, 40, 4, 2, 1),
+    Sizes(True, 1, 8, 3, 70, 5, 4, 2, 1),
+    Sizes(True, 1, 8, 4, 19, 21, 4, 2, 1),
+    Sizes(True, 2, 8, 1, 5, 7, 5, 2, 2, 1),
+    Sizes(True, 1, 16, 2, 17, 20, 3, 2, 1, 1),
+    Sizes(True, 1, 8, 3, 300, 2, 2, 2, 0),
+    Sizes(True, 1, 8, 3, 18, 17, 3, 1, 1),
+    Sizes(True, 1, 8, 1, 6, 4, 2, 3, 1, 2),
+    Sizes(True, 2, 104, 3, 1, 1, 4, 1, 0),
+]
+
+
+def run(kernels, memory, case, *epilogue):
+    sizes = case.sizes.array()
+    assert not kernels.why_not_narrow(case.dtype, sizes)
+    packed = memory.output(kernels.narrow_packed_numel(case.dtype, sizes), case.dtype)
+    kernels.narrow_pack_weight(case.dtype, sizes, case.w, packed)
+    out = memory.output(case.exact.shape, case.dtype)
+    kernels.conv_transpose2d_narrow(case.dtype, sizes, case.x, packed, case.bias, *epilogue, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_matches_float64(kernels, memory, sizes, dtype):
+    case = Case(memory, sizes, dtype)
+    out = run(kernels, memory, case, None, None, None, None, 1e-5, TANH, 0.0)
+    assert_accurate(out, np.tanh(case.exact), dtype)
+
+
+def test_with_normalisation(kernels, memory):
+    case = Case(memory, SIZES[0], "float16")
+    out = run(kernels, memory, case, *case.norm, 1e-5, LEAKY_RELU, 0.2)
+    assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), "float16")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        Sizes(True, 1, 8, 5, 4, 4, 4, 2, 1),  # too many channels
+        Sizes(True, 1, 8, 3, 4, 4, 5, 2, 2),  # too many columns
+        Sizes(True, 1, 6, 3, 4, 4, 4, 2, 1),  # pixels of 12 bytes
+    ],
+    ids=str,
+)
+def test_refuses_what_it_cannot_hold(kernels, sizes):
+    assert kernels.why_not_narrow("float16", sizes.array())

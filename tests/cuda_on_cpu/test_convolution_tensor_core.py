@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu.convolution import Sizes, convolve
+from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+
+pytestmark = pytest.mark.usefixtures("schedule")
+
+TILES = {"128x128": 0, "256x64": 1, "128x64": 2, "64x64": 3}  # GemmTileChoice
+NONE, RELU, LEAKY_RELU, TANH = 0, 1, 2, 3  # csrc/common/activation.h
+
+# Around a tile of 64 rows by 64 columns, a step of 32 channels (16 of float32) and a copy of 8 of them.
+TRANSPOSED = [
+    Sizes(True, 2, 40, 72, 5, 4, 4, 2, 1),  # k4s2p1: four phases, two steps a tap, two column tiles
+    Sizes(True, 3, 100, 24, 1, 1, 4, 1, 0),  # a GEMM; pixels that are no multiple of 16 bytes
+    Sizes(True, 2, 8, 5, 4, 5, 3, 2, 1, 1),  # phases of 1, 2 and 4 taps; an odd number of output channels
+    Sizes(True, 1, 16, 16, 5, 5, 3, 2, 1, 0),  # phases of different sizes
+    Sizes(True, 1, 2, 8, 4, 3, 5, 2, 2, 1),
+    Sizes(True, 2, 8, 8, 3, 3, 2, 2, 0),
+    Sizes(True, 1, 8, 8, 3, 2, 1, 3, 0, 2),  # most phases have no tap at all
+    Sizes(True, 1, 8, 16, 1, 1, 4, 2, 1),  # one pixel and padding
+]
+PLAIN = [
+    Sizes(False, 2, 40, 72, 8, 6, 4, 2, 1),
+    Sizes(False, 1, 16, 24, 5, 7, 3, 1, 1),
+    Sizes(False, 2, 6, 5, 7, 7, 5, 2, 2),
+    Sizes(False, 2, 8, 8, 7, 6, 3, 1, 2, 0, 2),
+    Sizes(False, 3, 32, 1, 4, 4, 4, 1, 0),  # a discriminator's last layer
+    Sizes(False, 1, 64, 96, 3, 3, 1),
+]
+
+
+def tf32(values: np.ndarray) -> np.ndarray:
+    """Rounded to ten bits of mantissa, ties away from zero."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
+class Case:
+    """Operands of one convolution, and what it must give before normalisation, in float64."""
+
+    def __init__(self, memory, sizes: Sizes, dtype: str, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        self.sizes, self.dtype = sizes, dtype
+        self.x = memory.input(generator.standard_normal((sizes.n, sizes.height, sizes.width, sizes.c_in)), dtype)
+        weight = generator.standard_normal(sizes.weight_shape) / np.sqrt(sizes.c_in * sizes.kernel)
+        self.w = memory.input(weight, dtype)
+        self.bias, self.mean, self.bn_weight, self.bn_bias = (
+            memory.input(generator.standard_normal(sizes.c_out), np.float32) for _ in range(4)
+        )
+        self.var = memory.input(generator.uniform(0.5, 2, sizes.c_out), np.float32)
+        self.norm = (self.mean, self.var, self.bn_weight, self.bn_bias)
+        seen = tf32 if dtype == "float32" else lambda values: decode(values, dtype)
+        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + self.bias
+
+    def exact_block(self, activation: int, slope: float) -> np.ndarray:
+        scale = self.bn_weight / np.sqrt(self.var.astype(np.float64) + 1e-5)
+        y = (self.exact - self.mean) * scale + self.bn_bias
+        return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
+
+    def pack(self, kernels, memory) -> np.ndarray:
+        sizes = self.sizes.array()
+        packed = memory.output(kernels.packed_weight_numel(self.dtype, sizes), self.dtype)
+        kernels.pack_weight(self.dtype, sizes, self.w, packed)
+        assert not np.isnan(decode(packed, self.dtype)).all()
+        return packed
+
+    def run(self, kernels, memory, tile, norm=(None,) * 4, activation=NONE, slope=0.0, moments=None) -> np.ndarray:
+        out = memory.output(self.exact.shape, self.dtype)
+        kernels.convolution_tensor_core(
+            self.dtype, self.sizes.array(), TILES[tile], self.x, self.pack(kernels, memory), self.bias, *norm, 1e-5,
+            activation, slope, out, moments,
+        )  # fmt: skip
+        return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN, ids=str)
+def test_matches_float64(kernels, memory, sizes, dtype):
+    case = Case(memory, sizes, dtype)
+    out = case.run(kernels, memory, "64x64", case.norm, LEAKY_RELU, 0.2)
+    assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_tile_with_statistics(kernels, memory, tile, dtype):
+    """More rows than one tile has, and a last one that is partly filled."""
+    sizes = Sizes(True, 3, 8, 136, 10, 10, 2, 2, 0)
+    case = Case(memory, sizes, dtype)
+    splits = kernels.statistics_splits(sizes.array(), TILES[tile])
+    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
+    out = case.run(kernels, memory, tile, moments=scratch)
+    assert_accurate(out, case.exact, dtype)
+
+    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
+    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
+    values = decode(out, dtype)  # the statistics are those of what was stored
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_of_a_mean_far_beyond_the_deviations(kernels, memory):
+    sizes = Sizes(False, 2, 4, 8, 9, 9, 3, 1, 1)
+    case = Case(memory, sizes, "float32")
+    case.bias = memory.input(np.full(sizes.c_out, 3000.0), np.float32)
+    splits = kernels.statistics_splits(sizes.array(), TILES["64x64"])
+    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
+    values = decode(case.run(kernels, memory, "64x64", moments=scratch), "float32")
+    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
+    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
+    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)  # a float at 3000 is a step of 2e-4
+
+
+def test_many_splits_are_merged_in_two_stages(kernels, memory):
+    splits, channels, count = 1500, 9, 64
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((splits, count, channels)) + 5
+    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, channels), np.float32)
+    means, m2s = values.mean(1), values.var(1) * count
+    scratch[: 3 * splits * channels] = np.stack([np.full_like(means, count), means, m2s], axis=-1).ravel()
+    mean, var = memory.output(channels, np.float32), memory.output(channels, np.float32)
+    kernels.batch_norm_merge_statistics(scratch, splits, channels, mean, var)
+    np.testing.assert_allclose(mean, values.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(var, values.var((0, 1)), rtol=1e-6)
+
+
+def test_not_a_number_stays_where_it_belongs(kernels, memory):
+    """A NaN reaches the outputs that its pixel has a part in, and no other."""
+    sizes = Sizes(True, 1, 8, 8, 6, 6, 4, 2, 1)
+    case = Case(memory, sizes, "float16")
+    poisoned = decode(case.x, "float16")
+    poisoned[0, 2, 3, 1] = np.nan
+    case.x = memory.input(poisoned, "float16")
+    out = case.run(kernels, memory, "64x64")
+    expected = np.zeros((12, 12), bool)
+    expected[2 * 2 - 1 : 2 * 2 + 3, 2 * 3 - 1 : 2 * 3 + 3] = True
+    np.testing.assert_array_equal(np.isnan(decode(out, "float16"))[0].all(-1), expected)
+    np.testing.assert_array_equal(np.isnan(decode(out, "float16"))[0].any(-1), expected)
+
+
+def test_an_empty_batch_starts_no_kernel(kernels, memory):
+    case = Case(memory, Sizes(True, 0, 8, 8, 3, 3, 4, 2, 1), "float16")
+    assert case.run(kernels, memory, "64x64").size == 0
+
+
+def test_tile_follows_the_work(kernels):
+    def chosen(n, c_in, c_out, size, multiprocessors=132):
+        sizes = Sizes(True, n, c_in, c_out, size, size, 4, 2, 1).array()
+        return next(name for name, code in TILES.items() if code == kernels.choose_tile(sizes, multiprocessors))
+
+    assert chosen(1024, 512, 256, 4) == "128x128"
+    assert chosen(1024, 128, 64, 16) == "256x64"  # 64 columns would leave half of the larger one empty
+    assert chosen(1, 512, 256, 4) == "64x64"  # too little work for large tiles
+
+
+def test_pixels_of_odd_size_have_one_tile(kernels, memory):
+    case = Case(memory, Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "float16")
+    assert kernels.choose_tile(case.sizes.array(), 132) == TILES["64x64"]
+    with pytest.raises(RuntimeError, match="this tile copies 16 bytes at a time"):
+        case.run(kernels, memory, "128x128")
