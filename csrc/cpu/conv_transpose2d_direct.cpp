@@ -230,7 +230,7 @@ struct Position {
 // A block of rows laid out for the product.
 template <typename T>
 struct Gathered {
-  int64_t lda, parts = 0;
+  int64_t lda, parts;
   TapRows part[kMaxTapsApart];
   int64_t output_offset[kMaxBlockRows + kTileRows];
 };
@@ -344,7 +344,8 @@ void run_taps(const RowBlockJob<T>& job, int64_t depth, const Gathered<T>& rows)
 template <typename T>
 void run_block(const RowBlockJob<T>& job) {
   const int64_t depth = job.call.conv.depth(job.block.phase);
-  Gathered<T> rows{leading_dimension<T>(depth)};
+  Gathered<T> rows;
+  rows.lda = leading_dimension<T>(depth);
   gather(job, rows);
   with_activation(job.call.epilogue.activation, [&](auto tag) {
     constexpr Activation kActivation = decltype(tag)::value;

@@ -467,7 +467,7 @@ def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):
         nn.ConvTranspose2d(5, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose2d(6, 3, 4, 2, 1)
     )
     latents = _cases.randn((2, 5, 1, 1))
-    expected = model(latents)
+    expected = copy.deepcopy(model)(latents)
     seen = []
     run = functional.conv_transpose2d_bn_act
 
@@ -483,5 +483,5 @@ def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):
     assert images.is_contiguous()  # as nn.Sequential's, whose input and weights are
     torch.testing.assert_close(images, expected)
 
-    model.to(memory_format=torch.channels_last)
-    assert model(latents).is_contiguous(memory_format=torch.channels_last)
+    again = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert again(latents).is_contiguous(memory_format=torch.channels_last)
