@@ -13,9 +13,9 @@ from genimg_fast.ops._registration import register
 from genimg_fast.reference import batch_norm_act as reference
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
-# On the CPU: an operator with a backward in Python costs 20 microseconds more than PyTorch's in a forward pass and 80
-# more in a training step, as much as the kernels save on so many elements.
-_WORTH_A_KERNEL = 3 << 16
+# On the CPU: elements on which the kernels save as much time, in a training step or in inference, as it takes to get to
+# them from Python.
+_WORTH_A_KERNEL, _WORTH_A_KERNEL_IN_INFERENCE = 3 << 16, 1 << 19
 
 
 def batch_norm_act(
@@ -34,7 +34,7 @@ def batch_norm_act(
     # No autocast rule: like F.batch_norm, it runs in input's dtype.
     op = "batch_norm_act"
     _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
-    if not _backend.use_native(op, input, running_mean, running_var, weight, bias, slower=_why_slower(input)):
+    if not _backend.use_native(op, input, running_mean, running_var, weight, bias, slower=_why_slower(input, training)):
         return reference.batch_norm_act(
             input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
             activation=activation, negative_slope=negative_slope,
@@ -66,11 +66,12 @@ def update_running_statistics(
         running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
 
 
-def _why_slower(input: torch.Tensor) -> str | None:
+def _why_slower(input: torch.Tensor, training: bool) -> str | None:
     if input.device.type != "cpu":
         return None
-    if input.numel() < _WORTH_A_KERNEL:
-        return f"fewer than {_WORTH_A_KERNEL} elements, for which calling PyTorch's own operators is quicker"
+    least = _WORTH_A_KERNEL if training else _WORTH_A_KERNEL_IN_INFERENCE
+    if input.numel() < least:
+        return f"fewer than {least} elements, for which calling PyTorch's own operators is quicker"
     plane = math.prod(input.shape[2:])
     if 1 < plane < 16 and input.stride(1) == plane:
         return "planes of fewer than 16 elements, which do not fill a vector (channels_last would)"

@@ -38,6 +38,7 @@ EMPTY_SHAPES = [(0, 3), (0, 3, 2, 2), (2, 3, 0)]
 def _kernels_for_small_inputs(monkeypatch):
     """Where these tests leave the choice to "auto", they mean the kernels."""
     monkeypatch.setattr(MODULE, "_WORTH_A_KERNEL", 0)
+    monkeypatch.setattr(MODULE, "_WORTH_A_KERNEL_IN_INFERENCE", 0)
 
 
 def parameters(channels, dtype, seed=10):
