@@ -234,12 +234,13 @@ GF_INLINE Vec<double> exp_of_negative(Vec<double> x) { return exp(x); }
 
 // log(2^more_exponent x) = e ln(2) + log(m), m in [sqrt(1/2), sqrt(2)); x positive, finite and not denormal.
 GF_INLINE Vec<float> log_of_scaled(Vec<float> x, Vec<float> more_exponent) {
-  Mask<float> bits;
+  typedef uint32_t Bits __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));  // of what a caller discards, too
+  Bits bits;
   __builtin_memcpy(&bits, &x, sizeof x);
   // Subtracting the bits of sqrt(1/2) first makes the exponent field round at sqrt(1/2) instead of at 1.
-  const int32_t sqrt_half = 0x3f3504f3;
-  const Mask<float> exponent = (bits - sqrt_half) >> 23;
-  const Mask<float> mantissa_bits = bits - (exponent << 23);
+  const uint32_t sqrt_half = 0x3f3504f3;
+  const Mask<float> exponent = reinterpret_cast<Mask<float>>(bits - sqrt_half) >> 23;
+  const Bits mantissa_bits = bits - (reinterpret_cast<Bits>(exponent) << 23);
   Vec<float> m;
   __builtin_memcpy(&m, &mantissa_bits, sizeof m);
   const Vec<float> e = __builtin_convertvector(exponent, Vec<float>) + more_exponent;
