@@ -60,7 +60,8 @@ cuda::ImageStrides strides(const Tensor& t) { return {t.stride(0), t.stride(1), 
 
 // channels_last and beginning at a multiple of 16 bytes, as cp.async copies.
 Tensor for_tensor_cores(const Tensor& t) {
-  const Tensor image = to_channels_last(t);
+  const bool dense = is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
+  const Tensor image = dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
   return reinterpret_cast<uintptr_t>(image.const_data_ptr()) % 16 == 0 ? image : torch::stable::clone(image);
 }
 
