@@ -11,8 +11,7 @@ namespace genimg_fast::cpu {
 namespace {
 
 bool supports(const Convolution& conv, Variant variant) {
-  return variant == Variant::direct ||
-         (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv));
+  return variant == Variant::direct || (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were
@@ -47,8 +46,7 @@ Variant choose(const Convolution& conv) {
   if (asked != Variant::automatic) return supports(conv, asked) ? asked : Variant::direct;
   Variant best = Variant::direct;
   for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4})
-    if (may_toom_cook<T>() && supports(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best))
-      best = variant;
+    if (may_toom_cook<T>() && supports(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best)) best = variant;
   return best;
 }
 
