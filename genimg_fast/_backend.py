@@ -9,7 +9,7 @@ explain.py) listens to these answers.  The setting is process-wide, like the fla
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -86,9 +86,21 @@ def _inside_func_grad() -> bool:
     return any(level.key() != torch._C._functorch.TransformType.Vmap for level in stack)
 
 
+def _inside_forward_ad() -> bool:
+    """Inside torch.autograd.forward_ad.dual_level: an operator without a forward-mode formula would lose the tangents."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def inside_func_transform() -> bool:
-    """Inside torch.vmap, torch.func.grad or any other transform of torch.func."""
-    return not torch.compiler.is_compiling() and bool(torch._C._functorch.get_interpreter_stack())
+    """Inside torch.vmap, torch.func.grad or any other transform of torch.func, or inside forward-mode AD."""
+    return not torch.compiler.is_compiling() and bool(
+        torch._C._functorch.get_interpreter_stack() or _inside_forward_ad()
+    )
+
+
+def is_recording_for_export() -> bool:
+    """torch.export, ONNX export or torch.jit.trace listen to the operators that are called."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:
@@ -105,19 +117,27 @@ def why_not_native(*tensors: torch.Tensor | None) -> str | None:
         if t.dtype not in dtypes:
             allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
             return f"dtype {str(t.dtype).removeprefix('torch.')} on {device_type}; the kernels take {allowed}"
-    if _inside_func_grad():
-        return "inside torch.func.grad or jvp, which torch.library operators do not support"
+    if _inside_func_grad() or _inside_forward_ad():
+        return "inside torch.func.grad or forward-mode AD, which torch.library operators do not support"
+    if is_recording_for_export():
+        return "what is exported has standard operators alone"
     return None
 
 
-def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None, slower: str | None = None) -> bool:
+def use_native(
+    op: str,
+    *tensors: torch.Tensor | None,
+    unless: str | None = None,
+    slower: Callable[[], str | None] | None = None,
+) -> bool:
     """Whether the native kernels of `op` serve these tensors.
 
     Args:
         op: the op's name.
         tensors: its tensor arguments; None for the ones not given.
         unless: what the op itself knows against its native kernels for this call.
-        slower: why PyTorch is faster for this call: heeded by "auto", not by "native".
+        slower: returns why PyTorch is faster for this call.  Only "auto" asks, and only where the kernels could serve: the
+            answer depends on sizes, which a program that is compiled or exported for any size must not.
 
     Raises:
         RuntimeError: under backend "native", if the kernels cannot serve the call.
@@ -126,7 +146,7 @@ def use_native(op: str, *tensors: torch.Tensor | None, unless: str | None = None
     if backend == "reference":
         reason = "the backend is set to 'reference'"
     else:
-        reason = why_not_native(*tensors) or unless or (slower if backend == "auto" else None) or ""
+        reason = why_not_native(*tensors) or unless or (slower() if slower and backend == "auto" else None) or ""
         if reason and backend == "native":
             raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
     _note(Decision(op, not reason, reason))

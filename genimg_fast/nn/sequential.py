@@ -70,9 +70,7 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
 
 def may_fuse(input: Any) -> bool:
     """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy."""
-    return (
-        type(input) in (torch.Tensor, nn.Parameter) and not torch.compiler.is_exporting() and not torch.jit.is_tracing()
-    )
+    return type(input) in (torch.Tensor, nn.Parameter) and not _backend.is_recording_for_export()
 
 
 def run_steps(

@@ -34,7 +34,9 @@ def batch_norm_act(
     # No autocast rule: like F.batch_norm, it runs in input's dtype.
     op = "batch_norm_act"
     _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
-    if not _backend.use_native(op, input, running_mean, running_var, weight, bias, slower=_why_slower(input, training)):
+    if not _backend.use_native(
+        op, input, running_mean, running_var, weight, bias, slower=lambda: _why_slower(input, training)
+    ):
         return reference.batch_norm_act(
             input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
             activation=activation, negative_slope=negative_slope,
@@ -61,9 +63,17 @@ def update_running_statistics(
     """What F.batch_norm does to its running statistics, given the batch's mean and biased variance over `count` values."""
     if count == 0:
         return
+    if _backend.inside_func_transform() and _is_batched(mean) and not _is_batched(running_mean):
+        raise RuntimeError(
+            "batch_norm_act: under torch.vmap each example has its own running_mean and running_var: batch them too, or "
+            "give none (track_running_stats=False)"
+        )
     with torch.no_grad():
         running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
         running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+
+
+_is_batched = torch._C._functorch.is_batchedtensor
 
 
 def _why_slower(input: torch.Tensor, training: bool) -> str | None:

@@ -71,7 +71,7 @@ def conv_transpose2d_bn_act(
         bias,
         *norm.values(),
         unless=convolution_block.unsupported(input, weight, block) if on_cuda else _unsupported(input, block),
-        slower=convolution_block.slower(input, weight, block) if on_cuda else _slower(input, block),
+        slower=lambda: convolution_block.slower(input, weight, block) if on_cuda else _slower(input, block),
     )
     if native:
         return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -23,8 +24,14 @@ def gradient_penalty(
     _check.same_shape(op, real=real, fake=fake)
     if real.dim() < 2:
         raise ValueError(f"{op}: real and fake must be batches (N, ...), got shape {tuple(real.shape)}")
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{op}: torch.inference_mode records no gradient, which the penalty is of; use torch.no_grad"
+        )
     one_each = (real.shape[0], *[1] * (real.dim() - 1))
-    share = torch.rand(one_each, dtype=real.dtype, device=real.device, generator=generator)
+    # given a generator, even None, torch.rand takes no dynamic size
+    drawn_by: dict[str, Any] = {} if generator is None else {"generator": generator}
+    share = torch.rand(one_each, dtype=real.dtype, device=real.device, **drawn_by)
     mixed = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():  # the penalty is a gradient: under no_grad too, where it is only looked at

@@ -45,7 +45,8 @@ def normal(seed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     zero = torch.zeros_like(block)
     words = philox4x32((block & _WORD, block >> 32, zero, zero), (seed & _WORD, (seed >> 32) & _WORD))
     numbers = torch.stack([*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])], dim=-1)
-    return numbers.flatten()[:numel].view(shape)
+    # an index, not a slice: a slice would have torch.export prove that there are enough numbers for any size
+    return numbers.flatten()[torch.arange(numel, device=seed.device)].view(shape)
 
 
 def _box_muller(word0: torch.Tensor, word1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

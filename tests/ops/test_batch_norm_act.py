@@ -12,7 +12,6 @@ from genimg_fast.ops import batch_norm_act as batch_norm_act_op
 from genimg_fast.ops._check import ACTIVATIONS
 from genimg_fast.reference import batch_norm_act as reference
 from tests import _cases
-from tests.ops import _contract
 
 MODULE = sys.modules[batch_norm_act_op.__module__]
 WORTH_A_KERNEL = MODULE._WORTH_A_KERNEL
@@ -209,17 +208,6 @@ def test_keeps_only_the_input_for_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         batch_norm_act(x, None, None, torch.ones(3), torch.zeros(3), training=True, activation="tanh")
     assert [t.data_ptr() for t in saved if t.numel() > 3] == [x.data_ptr()]
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
-def test_contract_with_pytorch(activation, training):
-    def function(input, weight, bias):
-        mean, var = input.new_tensor([0.3, -0.2, 0.1]), input.new_tensor([0.5, 1.5, 2.0])
-        statistics = (None, None) if training else (mean, var)
-        return batch_norm_act(input, *statistics, weight, bias, training=training, activation=activation)
-
-    _contract.check(function, _cases.randn((5, 3), seed=1), _cases.randn((3,), seed=2), _cases.randn((3,), seed=3))
 
 
 def test_opcheck():

@@ -15,7 +15,6 @@ from genimg_fast.ops.conv2d_bn_act import conv2d_bn_act
 from genimg_fast.reference.conv2d_bn_act import conv2d_bn_act as reference
 from tests import _cases
 from tests._blocks import train_block
-from tests.ops import _contract
 
 # N, Cin, Cout, H, W, kernel, stride, padding, dilation.  The models' own kernels on sizes around the tile (13 rows of 32
 # channels) and around a vector's depth, one pixel, one channel, gaps between the taps' pixels, padding beyond the kernel.
@@ -340,27 +339,6 @@ def test_result_does_not_depend_on_the_number_of_threads(isa):
     torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@pytest.mark.parametrize("norm", ["training", "fixed", "none"])
-def test_contract_with_pytorch(norm):
-    geometry = (2, 2, 3, 4, 4, 3, 2, 1, 1)
-    input, weight, bias, mean, var, bn_weight, bn_bias = make_inputs(geometry)
-
-    def function(input, weight, bias, bn_weight, bn_bias):
-        statistics = (mean.to(input), var.to(input)) if norm == "fixed" else (None, None)
-        return conv2d_bn_act(
-            input, weight, bias, *statistics, bn_weight, bn_bias, training=norm == "training",
-            **options(geometry, activation="tanh"),
-        )  # fmt: skip
-
-    def without_norm(input, weight, bias):
-        return conv2d_bn_act(input, weight, bias, **options(geometry, activation="tanh"))
-
-    if norm == "none":
-        _contract.check(without_norm, input, weight, bias)
-    else:
-        _contract.check(function, input, weight, bias, bn_weight, bn_bias)
 
 
 @pytest.mark.parametrize(

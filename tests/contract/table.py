@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""Which property holds for what, and how: the table that the tests check and that docs/contract.md shows.
+
+`python -m tests.contract.table` rewrites docs/contract.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tests.contract import properties
+from tests.contract.properties import Case
+from tests.contract.subjects import SUBJECTS, Subject
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "contract.md"
+
+
+class Cell(NamedTuple):
+    kind: str
+    note: str = ""
+    """Why it refuses."""
+    message: str = ""
+    """A regular expression for what the error says."""
+
+
+NATIVE = Cell("native")
+PYTORCH = Cell("PyTorch")
+
+
+def refuses(note: str, message: str) -> Cell:
+    return Cell("refuses", note, message)
+
+
+class Property(NamedTuple):
+    name: str
+    group: str
+    check: Callable[[Case], None]
+    cell: Cell
+    """Of the subjects that `exceptions` does not name."""
+    exceptions: dict[str, Cell] = {}  # noqa: RUF012  # NamedTuple has no default_factory; nobody changes it
+    slow: bool = False
+    """Whether the quick tests check one variant of each subject alone."""
+    needs_cuda: bool = False
+
+
+_MODELS = ("a fused model, training", "a fused model, eval")
+_CONVOLUTIONS = ("conv2d_bn_act", "conv_transpose2d_bn_act", *_MODELS)
+_PENALTY = "gradient_penalty"
+
+_NO_AUTOGRAD_INSIDE = refuses(
+    "PyTorch transforms no function that calls `torch.autograd.grad` itself",
+    r"You are attempting to call Tensor.requires_grad_\(\)|autograd.grad",
+)
+_NO_COMPILED_AUTOGRAD = refuses(
+    "PyTorch compiles no call of `torch.autograd.grad` into one graph; without `fullgraph=True` it breaks the graph there",
+    "using `torch.autograd.grad`",
+)
+_BATCHED_STATISTICS = refuses(
+    "running statistics that all examples share cannot be updated by each of them, in PyTorch neither: batch them too, or "
+    "`track_running_stats=False`",
+    "running_mean and running_var: batch them too|running_mean or running_var, which will be updated in place",
+)
+
+PROPERTIES = [
+    Property("gradcheck", "Derivatives", properties.gradcheck, NATIVE),
+    Property("gradgradcheck", "Derivatives", properties.gradgradcheck, NATIVE),
+    Property("torch.func.grad", "Derivatives", properties.has_func_grad, PYTORCH, {_PENALTY: _NO_AUTOGRAD_INSIDE}),
+    Property("jvp, forward-mode AD", "Derivatives", properties.has_jvp, PYTORCH, {_PENALTY: _NO_AUTOGRAD_INSIDE}),
+    Property(
+        "torch.vmap",
+        "Derivatives",
+        properties.vmaps,
+        NATIVE,
+        {
+            _PENALTY: refuses(
+                "it draws random numbers: PyTorch wants to be told `randomness=`", "randomness error mode"
+            ),
+            _MODELS[0]: _BATCHED_STATISTICS,
+        },
+    ),
+    Property("activation checkpointing", "Derivatives", properties.checkpoints, NATIVE),
+    Property(
+        "torch.compile, static shapes",
+        "Compiling and exporting",
+        properties.compiles,
+        NATIVE,
+        {_PENALTY: _NO_COMPILED_AUTOGRAD},
+        slow=True,
+    ),
+    Property(
+        "torch.compile, dynamic shapes",
+        "Compiling and exporting",
+        properties.compiles_with_dynamic_shapes,
+        NATIVE,
+        {_PENALTY: _NO_COMPILED_AUTOGRAD},
+        slow=True,
+    ),
+    Property("torch.export", "Compiling and exporting", properties.exports, PYTORCH, slow=True),
+    Property("ONNX, in ONNX Runtime", "Compiling and exporting", properties.exports_to_onnx, PYTORCH, slow=True),
+    Property(
+        "autocast, bfloat16",
+        "Modes and devices",
+        partial(properties.autocasts, dtype=torch.bfloat16),
+        NATIVE,
+        dict.fromkeys(_CONVOLUTIONS, PYTORCH),
+    ),
+    Property(
+        "autocast, float16",
+        "Modes and devices",
+        partial(properties.autocasts, dtype=torch.float16),
+        NATIVE,
+        dict.fromkeys(_CONVOLUTIONS, PYTORCH),
+    ),
+    Property("deterministic algorithms", "Modes and devices", properties.is_deterministic, NATIVE),
+    Property(
+        "inference mode",
+        "Modes and devices",
+        properties.runs_in_inference_mode,
+        NATIVE,
+        {
+            _PENALTY: refuses(
+                "inference mode records no gradient, which the penalty is of",
+                "torch.inference_mode records no gradient",
+            )
+        },
+    ),
+    Property("subclass of Parameter", "Modes and devices", properties.takes_a_subclass_of_parameter, NATIVE),
+    Property("meta device", "Modes and devices", properties.runs_on_meta, PYTORCH),
+    Property("CUDA graph", "Modes and devices", properties.captures_in_a_cuda_graph, NATIVE, needs_cuda=True),
+    Property("another CUDA stream", "Modes and devices", properties.runs_on_another_stream, NATIVE, needs_cuda=True),
+]
+
+
+def cell(property: Property, subject: Subject) -> Cell:
+    return property.exceptions.get(subject.name, property.cell)
+
+
+_HEAD = """\
+# What PyTorch's users rely on
+
+Rewritten by `python -m tests.contract.table` from the table that `tests/contract` checks, cell by cell; a test fails where this page
+is not what it would write. In a cell that passes, value and gradients equal those of plain PyTorch.
+
+- **native**: holds on the native kernels.
+- PyTorch: holds, and the call is computed by PyTorch's own operators; under `use_backend("native")` it raises and says why.
+- refuses: raises an error; the note says why.
+- needs CUDA: the same test runs where there is a GPU.
+"""
+
+_MEANINGS = """\
+`torch.compile` is with `fullgraph=True`, forward and backward; with dynamic shapes one graph serves all batch sizes. `torch.export` and ONNX
+export have a free batch size and write standard operators alone: who runs the file need not have this package; an ONNX file computes
+inference, also of a plain model in training. Noise is checked with a given seed. Checkpointing is both
+the reentrant and the other kind. Under autocast convolutions take the lower dtype; losses and noise stay in float32, and batch
+normalisation in the dtype of its input, as in PyTorch. Determinism is bit for bit, under `torch.use_deterministic_algorithms(True)`.
+
+## Several processes
+
+Checked with two processes (gloo on the CPU) in `tests/contract/test_processes.py`:
+
+- `DistributedDataParallel` gives a fused model the gradients that it gives the plain one; without batch statistics they are those of one
+  process on the joined batch.
+- `nn.SyncBatchNorm` is left alone by `fuse`, with the reason in the report: it takes its statistics over all processes. PyTorch's own refuses
+  tensors on the CPU; on CUDA the gradients are those of one process on the joined batch.
+- FSDP2 (`fully_shard`) wraps a fused model, and `fuse` takes a wrapped one: the same gradients, the same training.
+
+## Training
+
+A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/test_wgan_gp.py`).
+"""
+
+
+def page() -> str:
+    """docs/contract.md."""
+    notes: list[str] = []
+    groups: dict[str, list[Property]] = {}
+    for property in PROPERTIES:
+        groups.setdefault(property.group, []).append(property)
+    tables = [f"## {group}\n\n{_table(members, notes)}\n" for group, members in groups.items()]
+    numbered = "".join(f"{i}. {note[0].upper()}{note[1:]}.\n" for i, note in enumerate(notes, 1))
+    return "\n".join([_HEAD, *tables, numbered, _MEANINGS])
+
+
+def _table(members: list[Property], notes: list[str]) -> str:
+    lines = [["", *(property.name for property in members)], ["---"] * (len(members) + 1)]
+    for subject in SUBJECTS:
+        name = subject.name if subject.name.startswith("a ") else f"`{subject.name}`"
+        lines.append([name, *(_text(property, cell(property, subject), notes) for property in members)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(property: Property, cell: Cell, notes: list[str]) -> str:
+    if property.needs_cuda:
+        return "needs CUDA"
+    if not cell.note:
+        return f"**{cell.kind}**" if cell is NATIVE else cell.kind
+    if cell.note not in notes:
+        notes.append(cell.note)
+    return f"{cell.kind} ({notes.index(cell.note) + 1})"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
