@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""What each of two processes does for test_processes.py: `results` of every scenario, saved to a file a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import genimg_fast
+from genimg_fast import use_backend
+from tests import _cases
+
+PROCESSES = 2
+STEPS = 3
+Results = dict[str, torch.Tensor]
+
+
+class Network(nn.Module):
+    """Stages of its own, a chain in its forward(), and a loss."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 6, 4, 2, 1), norm(6), nn.LeakyReLU(0.2))
+        self.conv, self.norm = nn.Conv2d(6, 6, 3, 1, 1), norm(6)
+        self.up = nn.Sequential(nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.Tanh())
+        self.criterion = nn.BCEWithLogitsLoss()
+
+    def images(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(torch.relu(self.norm(self.conv(self.down(x)))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.criterion(self.images(x), x.sigmoid())
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "no batch statistics": lambda channels: nn.GroupNorm(2, channels),
+    "BatchNorm2d": nn.BatchNorm2d,
+    "SyncBatchNorm": nn.SyncBatchNorm,
+}
+
+
+def network(norm: str, fused: bool, device: str = "cpu") -> Network:
+    torch.manual_seed(0)
+    model = Network(NORMS[norm]).to(device, torch.float64)
+    if fused:
+        genimg_fast.fuse(model)
+    return model
+
+
+def joined_batch(step: int, device: str = "cpu") -> torch.Tensor:
+    return _cases.randn((4, 3, 8, 8), torch.float64, seed=step).to(device)
+
+
+def train(model: nn.Module, images: Callable[[int], torch.Tensor]) -> Results:
+    """Loss and gradients of each step; weights and buffers after the last."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    results: Results = {}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        model(images(step)).backward()
+        results.update({f"step {step}: {_bare(name)}": _whole(p.grad) for name, p in model.named_parameters()})
+        optimizer.step()
+    return results | {_bare(name): _whole(t) for name, t in model.state_dict().items()}
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("module.")
+
+
+def _whole(t: torch.Tensor) -> torch.Tensor:
+    """A copy, of all shards."""
+    return (t.full_tensor() if isinstance(t, torch.distributed.tensor.DTensor) else t).detach().cpu().clone()
+
+
+def _shard(model: Network) -> Network:
+    for stage in (model.down, model.up):
+        fully_shard(stage)
+    return fully_shard(model)
+
+
+def _evaluate_around_training(model: Network, images: Callable[[int], torch.Tensor]) -> Results:
+    """Inference keeps what it packed of the weights: not beyond their change."""
+    outputs = {}
+    for when in ("before", "after"):
+        model.eval()
+        with torch.no_grad():
+            for i in range(3):
+                outputs[f"loss {when}, {i}"] = model(images(0)).detach().clone()
+        model.train()
+        if when == "before":
+            outputs |= train(model, images)
+    return outputs
+
+
+def scenarios(rank: int) -> dict[str, Results]:
+    def share(step: int) -> torch.Tensor:
+        return joined_batch(step).chunk(PROCESSES)[rank]
+
+    results = {}
+    for norm in ("no batch statistics", "BatchNorm2d"):
+        for fused in (True, False):
+            model = DistributedDataParallel(network(norm, fused))
+            results[f"DDP, {norm}, {'fused' if fused else 'plain'}"] = train(model, share)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (PROCESSES,))
+    assert mesh.size() == PROCESSES
+    for name in ("plain", "fused before", "fused after"):
+        model = _shard(network("BatchNorm2d", fused=name == "fused before"))
+        if name == "fused after":
+            assert len(genimg_fast.fuse(model).fused) == 4
+        results[f"FSDP2, {name}"] = _evaluate_around_training(model, share)
+    if torch.cuda.is_available():  # one GPU serves both processes
+        model = DistributedDataParallel(network("SyncBatchNorm", True, "cuda"))
+        results["DDP, SyncBatchNorm, fused"] = train(model, lambda step: share(step).cuda())
+    return results
+
+
+def refusal_of_sync_batch_norm() -> str:
+    try:
+        network("SyncBatchNorm", fused=True)(joined_batch(0))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def main(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    with use_backend("native"):
+        results = {**scenarios(rank), "SyncBatchNorm on the CPU": refusal_of_sync_batch_norm()}
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
