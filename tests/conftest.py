@@ -21,3 +21,16 @@ def isa(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many of PyTorch's own samples ran."""
+    counts = {"OpInfo samples": 0, "ModuleInfo samples": 0}
+    for report in terminalreporter.getreports("passed"):
+        for name, count in report.user_properties:
+            if name in counts:
+                counts[name] += count
+    if any(counts.values()):
+        terminalreporter.write_line(
+            f"outside samples: {counts['OpInfo samples']} OpInfo, {counts['ModuleInfo samples']} ModuleInfo"
+        )
