@@ -33,7 +33,7 @@ class Databases(NamedTuple):
 def databases() -> Databases:
     try:
         # importing it would forbid every other test to set a flag such as torch.backends.cudnn.benchmark
-        with mock.patch.object(torch.backends, "disable_global_flags", lambda: None):
+        with mock.patch.object(torch.backends, "disable_global_flags", return_value=None):
             from torch.testing._internal.common_methods_invocations import op_db
             from torch.testing._internal.common_modules import module_db
     except ImportError as error:

@@ -49,11 +49,17 @@ def _weighted(output: torch.Tensor) -> torch.Tensor:
     return (output * torch.linspace(0.3, 0.7, output.numel(), device=output.device).view(output.shape)).sum()
 
 
-def _value_and_grads(function: Function, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+def _value_and_grads(function: Function, leaves: list[torch.Tensor], create_graph: bool = False) -> list[torch.Tensor]:
     output = function(*leaves)
     return [
         output.detach(),
-        *torch.autograd.grad(_weighted(output), _differentiable(leaves), allow_unused=True, materialize_grads=True),
+        *torch.autograd.grad(
+            _weighted(output),
+            _differentiable(leaves),
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        ),
     ]
 
 
@@ -152,6 +158,9 @@ def gradcheck(case: Case) -> None:
 
 
 def gradgradcheck(case: Case) -> None:
+    """The gradients are the right ones when they are recorded, and so are their own."""
+    recorded = _value_and_grads(case.function(torch.float64), case.leaves(dtype=torch.float64), create_graph=True)
+    torch.testing.assert_close([t.detach() for t in recorded], _plain(case, dtype=torch.float64))
     assert torch.autograd.gradgradcheck(case.function(torch.float64), case.leaves(dtype=torch.float64), fast_mode=True)
 
 
