@@ -144,10 +144,11 @@ _HEAD = """\
 # What PyTorch's users rely on
 
 Rewritten by `python -m tests.contract.table` from the table that `tests/contract` checks, cell by cell; a test fails where this page
-is not what it would write. In a cell that passes, value and gradients equal those of plain PyTorch.
+is not what it would write. In a cell that passes, value and gradients equal those of plain PyTorch. The kernels meant are those of the CPU; where
+there is a GPU, every cell is checked on it too.
 
 - **native**: holds on the native kernels.
-- PyTorch: holds, and the call is computed by PyTorch's own operators; under `use_backend("native")` it raises and says why.
+- PyTorch: holds, and PyTorch's own operators compute it; under `use_backend("native")` the functions raise and say why.
 - refuses: raises an error; the note says why.
 - needs CUDA: the same test runs where there is a GPU.
 """
