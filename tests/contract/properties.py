@@ -255,7 +255,8 @@ def runs_in_inference_mode(case: Case) -> None:
 
 def runs_on_meta(case: Case) -> None:
     expected = _plain(case)
-    results = _value_and_grads(case.subject.function(case.variant, device="meta"), [t.detach().to("meta").requires_grad_(t.requires_grad) for t in case.leaves()])  # fmt: skip
+    leaves = [a.tensor.to("meta").requires_grad_(a.grad) for a in case.arguments()]
+    results = _value_and_grads(case.subject.function(case.variant, device="meta"), leaves)
     assert [(t.device.type, t.shape, t.dtype) for t in results] == [("meta", t.shape, t.dtype) for t in expected]
 
 
