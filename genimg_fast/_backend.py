@@ -40,6 +40,7 @@ def _checked(name: str, source: str) -> str:
 
 _backend = os.environ.get("GENIMG_FAST_BACKEND", "auto")
 _decisions: list[Decision] | None = None  # filled while explain() listens
+_heeds_speed = True
 _native_calls = 0
 
 
@@ -68,14 +69,19 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def record_decisions() -> Iterator[list[Decision]]:
-    """Collects the decisions taken in the block, in order."""
-    global _decisions
-    before, _decisions = _decisions, []
+def record_decisions(*, heed_speed: bool = True) -> Iterator[list[Decision]]:
+    """Collects the decisions taken in the block, in order.
+
+    Args:
+        heed_speed: False for who asks of a small example what serves larger ones: "auto" then takes the native kernels
+            wherever they can run.
+    """
+    global _decisions, _heeds_speed
+    before, _decisions, _heeds_speed = (_decisions, _heeds_speed), [], heed_speed
     try:
         yield _decisions
     finally:
-        _decisions = before
+        _decisions, _heeds_speed = before
 
 
 def _inside_func_grad() -> bool:
@@ -146,7 +152,12 @@ def use_native(
     if backend == "reference":
         reason = "the backend is set to 'reference'"
     else:
-        reason = why_not_native(*tensors) or unless or (slower() if slower and backend == "auto" else None) or ""
+        reason = (
+            why_not_native(*tensors)
+            or unless
+            or (slower() if slower and backend == "auto" and _heeds_speed else None)
+            or ""
+        )
         if reason and backend == "native":
             raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
     _note(Decision(op, not reason, reason))

@@ -128,9 +128,9 @@ def _outputs_and_gradients(op: str, device: torch.device | str, dtype: torch.dty
 
 
 def decisions(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[Decision]:
-    """Which backend serves `op` on `device` under the present setting, one entry a distinct reason."""
+    """Which backend serves `op` on `device` under the present setting, if it is worth it; one entry a distinct reason."""
     inputs = Inputs(device, dtype)
-    with record_decisions() as taken:
+    with record_decisions(heed_speed=False) as taken:
         CASES[op](inputs)
     own = [d for d in taken if d.op == op]  # and not those of the batch_norm_act that it may end in
     return list(dict.fromkeys(own or taken))
