@@ -65,7 +65,7 @@ class Sampler:
         self.model, self.batch_size, self.generator = model, batch_size, generator
         self._forward = model.latent_to_images if isinstance(model, ImageModel) else model
         self._shape = (batch_size, *latent_shape)
-        self._graph: _Graph | None = None
+        self._graph: CapturedGraph | None = None
         self._state: list[object] = []
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -128,34 +128,34 @@ class Sampler:
         pinned = source.type == "cpu" and device.type == "cuda"
         return torch.randn(self._shape, generator=self.generator, device=source, pin_memory=pinned)
 
-    def _captured(self, parameter: torch.Tensor) -> _Graph:
-        held = (*self.model.parameters(), *self.model.buffers())
-        state: list[object] = [*_packed.state(held), _backend.current_backend()]
+    def _captured(self, parameter: torch.Tensor) -> CapturedGraph:
+        state: list[object] = [_backend.current_backend()]
+        for t in (*self.model.parameters(), *self.model.buffers()):
+            state += (t.data_ptr(), None if t.is_inference() else t._version)
         if self._graph is None or state != self._state:
             self._graph = None  # its memory serves the next one
-            self._graph = _Graph(
-                self._forward, torch.zeros(self._shape, device=parameter.device, dtype=parameter.dtype)
-            )
+            self._graph = CapturedGraph(self._forward, parameter.new_zeros(self._shape))
             self._state = state
         return self._graph
 
 
-class _Graph:
-    """A function without gradients, captured: `replay` computes it anew from what `input` holds."""
+class CapturedGraph:
+    """A function without gradients as a CUDA graph: `replay` computes it anew from what `input` holds."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> None:
-        self.input = input
+    @torch.no_grad()
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> None:
+        self.input = example.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with _packed.kept_on_cuda() as self._packed_weights:  # which the graph reads
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
-                    function(input)
+                    function(self.input)
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # thread_local: a DataLoader's thread may call CUDA meanwhile
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self._output = function(input)
+                self._output = function(self.input)
 
     def replay(self) -> torch.Tensor:
         """The output, in memory that the next replay overwrites."""
