@@ -79,7 +79,6 @@ class Ours(Runtime):
         genimg_fast.fuse(module)
         return module
 
-
     def inference(self, model: nn.Module, x: torch.Tensor) -> Inference:
         """On CUDA one graph, as `genimg_fast.Sampler` runs it and torch.compile's best modes do."""
         if self.device.type != "cuda":

@@ -85,23 +85,23 @@ class Session:
         return function(self.runtime)
 
     def _block(self, calls: int) -> float:
-        if self.runtime.device.type == "cuda":
-            return self._block_on_gpu(calls)
-        start = time.perf_counter()
-        for _ in range(calls):
-            self._call()
-        return (time.perf_counter() - start) / calls
+        return seconds_per_call(self._call, calls, self.runtime.device)
 
-    def _block_on_gpu(self, calls: int) -> float:
-        """From the GPU's own clock: the way there and back, once a block, is not counted."""
+
+def seconds_per_call(function: Callable[[], object], calls: int, device: torch.device) -> float:
+    if device.type == "cuda":  # by the GPU's own clock, from the first kernel to the end of the last
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
         start.record()
         for _ in range(calls):
-            self._call()
+            function()
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / calls
+    before = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - before) / calls
 
 
 def build(workload: Workload, runtime: Runtime) -> tuple[Prepared, Checked]:

@@ -199,7 +199,7 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
 def graph(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """Captures forward and backward, replays them on other values, and compares the bits with a plain run."""
     found = Findings()
-    for mode, case in _representatives(op, device, quick):
+    for mode, case in representatives(op, device, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
             static, fresh = (case.tensors(s, device, mode.dtype) for s in (seed, seed + 1))
             replay = models.captured(lambda case=case, static=static: case.run(static), device)
@@ -212,7 +212,7 @@ def graph(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
 
 def determinism(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
     found = Findings()
-    for mode, case in _representatives(op, device, quick):
+    for mode, case in representatives(op, device, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
             tensors = case.tensors(seed, device, mode.dtype)
             first = case.run(tensors)
@@ -221,7 +221,7 @@ def determinism(op: str, device: str, seed: int, *, quick: bool) -> dict[str, An
     return found.result(runs=3 if quick else RUNS)
 
 
-def _representatives(op: str, device: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
+def representatives(op: str, device: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
     for mode in modes(op, device):
         if mode.name == "float32" and op == "conv2d_bn_act" and device != "cpu":
             continue  # without TF32 cuDNN serves it
