@@ -6,10 +6,12 @@ from genimg_fast._backend import use_backend
 from genimg_fast._extension import build_info, show_config
 from genimg_fast.explain import explain
 from genimg_fast.nn import fuse, unfuse
+from genimg_fast.sampler import Sampler
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Sampler",
     "backends",
     "build_info",
     "explain",

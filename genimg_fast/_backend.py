@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from genimg_fast import _extension
+from genimg_fast import _extension, _first_use
 
 BACKENDS = ("auto", "native", "reference")
 
@@ -152,12 +152,10 @@ def use_native(
     if backend == "reference":
         reason = "the backend is set to 'reference'"
     else:
-        reason = (
-            why_not_native(*tensors)
-            or unless
-            or (slower() if slower and backend == "auto" and _heeds_speed else None)
-            or ""
-        )
+        reason = why_not_native(*tensors) or unless or ""
+        if backend == "auto":
+            reason = reason or (slower() if slower and _heeds_speed else None) or ""
+            reason = reason or _first_use.why_distrusted(op, next(t for t in tensors if t is not None)) or ""
         if reason and backend == "native":
             raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
     _note(Decision(op, not reason, reason))

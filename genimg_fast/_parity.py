@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A small parity check of each op: native kernels, forward and backward, against the PyTorch reference.
 
-Used by `genimg-fast doctor`, by the closing table of `genimg-fast demo`, and on first use of a CUDA device.  The thorough
-checks are the tests; this one takes milliseconds and asks whether *this* machine computes what it should.
+Used by `genimg-fast doctor`, by the closing table of `genimg-fast demo`, and on first use on a GPU (_first_use.py).  The
+thorough checks are the tests; this one takes milliseconds and asks whether *this* machine computes what it should.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from genimg_fast._backend import Decision, record_decisions, use_backend
 
 ERROR_FACTOR = 6.0  # how much larger than PyTorch's own an error may be: what Winograd convolutions need
 ROUNDINGS = 16  # an error of so many roundings of the largest value is always good enough
+_EPS_OF_TF32 = 2.0**-10
 
 
 class Parity(NamedTuple):
@@ -26,27 +27,30 @@ class Parity(NamedTuple):
 
 
 class Inputs:
-    """Draws the same numbers whatever the device and dtype, and remembers them."""
+    """Draws the same numbers whatever the device and dtype, rounded to `rounded_to`, and remembers them."""
 
-    def __init__(self, device: torch.device | str, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: torch.device | str, dtype: torch.dtype, rounded_to: torch.dtype | None = None) -> None:
+        self.device, self.dtype, self._rounded_to = device, dtype, rounded_to or dtype
         self.drawn: list[torch.Tensor] = []
         self.leaves: list[torch.Tensor] = []  # what gradients are wanted for
         self._generator = torch.Generator().manual_seed(0)
 
     def randn(self, *shape: int) -> torch.Tensor:
         """Standard normal, with gradient."""
-        # drawn in float32 whatever the dtype, so that all dtypes start from the same numbers
-        leaf = torch.randn(shape, generator=self._generator).to(self.device, self.dtype).requires_grad_()
+        leaf = self._placed(torch.randn(shape, generator=self._generator, device="cpu")).requires_grad_()
         self.drawn.append(leaf)
         self.leaves.append(leaf)
         return leaf
 
     def rand(self, *shape: int) -> torch.Tensor:
         """Uniform in [0, 1], without gradient."""
-        constant = torch.rand(shape, generator=self._generator).to(self.device, self.dtype)
+        constant = self._placed(torch.rand(shape, generator=self._generator, device="cpu"))
         self.drawn.append(constant)
         return constant
+
+    def _placed(self, drawn: torch.Tensor) -> torch.Tensor:
+        # drawn in float32 whatever the dtype, so that all dtypes start from the same numbers
+        return drawn.to(self._rounded_to).to(self.device, self.dtype)
 
 
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
@@ -57,9 +61,11 @@ def _batch_norm(t: Inputs, channels: int) -> dict[str, torch.Tensor]:
     return {**statistics, "bn_weight": t.randn(channels), "bn_bias": t.randn(channels)}
 
 
-def _convolution(function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]) -> Outputs:
+def _convolution(
+    function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]
+) -> tuple[torch.Tensor, ...]:
     """Normalised by running statistics, by batch statistics, and not at all."""
-    x, weight, evaluated, trained = t.randn(4, 5, 9, 9), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
+    x, weight, evaluated, trained = t.randn(4, 6, 9, 9), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
     geometry = {"stride": 2, "padding": 1}
     return (
         function(x, weight, **evaluated, **geometry, activation="relu"),
@@ -71,11 +77,14 @@ def _convolution(function: Callable[..., torch.Tensor], t: Inputs, weight_shape:
 
 
 def _conv_transpose2d_bn_act(t: Inputs) -> Outputs:
-    return _convolution(functional.conv_transpose2d_bn_act, t, (5, 16, 4, 4))
+    """And the layer that makes an image, which has kernels of its own."""
+    blocks = _convolution(functional.conv_transpose2d_bn_act, t, (6, 16, 4, 4))
+    x, weight = t.randn(4, 6, 9, 9), t.randn(6, 3, 4, 4)
+    return *blocks, functional.conv_transpose2d_bn_act(x, weight, stride=2, padding=1, activation="tanh")
 
 
 def _conv2d_bn_act(t: Inputs) -> Outputs:
-    return _convolution(functional.conv2d_bn_act, t, (16, 5, 4, 4))
+    return _convolution(functional.conv2d_bn_act, t, (16, 6, 4, 4))
 
 
 def _batch_norm_act(t: Inputs) -> Outputs:
@@ -118,8 +127,10 @@ CASES: dict[str, Callable[[Inputs], Outputs]] = {
 }
 
 
-def _outputs_and_gradients(op: str, device: torch.device | str, dtype: torch.dtype) -> list[torch.Tensor]:
-    inputs = Inputs(device, dtype)
+def _outputs_and_gradients(
+    op: str, device: torch.device | str, dtype: torch.dtype, rounded_to: torch.dtype
+) -> list[torch.Tensor]:
+    inputs = Inputs(device, dtype, rounded_to)
     outputs = CASES[op](inputs)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     # Squares, so that the upstream gradient differs from element to element.
@@ -136,27 +147,32 @@ def decisions(op: str, device: torch.device | str, dtype: torch.dtype = torch.fl
     return list(dict.fromkeys(own or taken))
 
 
-def check(op: str, device: torch.device | str) -> Parity:
-    """Runs the small case of `op` in float32 through the native kernels of `device` and compares with float64.
+def check(op: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Parity:
+    """Runs the small case of `op` in `dtype` through the native kernels of `device` and compares with float64.
 
     Raises:
         KeyError: there is no such op.
-        RuntimeError: `device` has no native kernels.
+        RuntimeError: `device` has no native kernels, or none for this case.
     """
     with use_backend("native"):
-        native = _outputs_and_gradients(op, device, torch.float32)
+        native = _outputs_and_gradients(op, device, dtype, dtype)
     with use_backend("reference"):
-        reference = _outputs_and_gradients(op, device, torch.float32)
-        exact = _outputs_and_gradients(op, device, torch.float64)
+        reference = _outputs_and_gradients(op, device, dtype, dtype)
+        exact = _outputs_and_gradients(op, device, torch.float64, dtype)
 
     worst, ok = 0.0, True
     for got, torch_result, want in zip(native, reference, exact, strict=True):
         largest = max(want.abs().max().item(), 1e-30)
         difference = (got - want).abs().max().item() / largest
         allowed = max(
-            ERROR_FACTOR * (torch_result - want).abs().max().item() / largest,
-            ROUNDINGS * torch.finfo(torch.float32).eps,
+            ERROR_FACTOR * (torch_result - want).abs().max().item() / largest, ROUNDINGS * _eps(op, device, dtype)
         )
         ok = ok and difference <= allowed  # False for NaN too
         worst = difference if not difference <= worst else worst
     return Parity(worst, ok)
+
+
+def _eps(op: str, device: torch.device | str, dtype: torch.dtype) -> float:
+    if op.startswith("conv") and dtype == torch.float32 and torch.device(device).type == "cuda":
+        return _EPS_OF_TF32  # PyTorch may choose a kernel without TF32 for the same case
+    return torch.finfo(dtype).eps

@@ -16,6 +16,7 @@ import torch
 ERROR_FACTOR = 2.0
 ERROR_FACTOR_WINOGRAD = 6.0
 ULPS = {torch.float64: 1024, torch.float32: 8, torch.float16: 2, torch.bfloat16: 2}
+EPS_OF_TF32 = 2.0**-10  # float32 where the tensor cores round it, counted like a half type
 
 # Sizes around 1, the vector widths (4, 8, 16), the unrolled block (512) and the chunk of a reduction (4096).
 ELEMENTWISE_SHAPES = [
@@ -64,16 +65,18 @@ def assert_accurate(
     factor: float = ERROR_FACTOR,
     what: str = "",
     size_of_terms: float = 0.0,
+    tf32: bool = False,
 ) -> None:
     """`actual` is as near to the float64 result `exact` as the module docstring asks; `torch_result` is PyTorch's own.
 
     Args:
+        tf32: the values are products of the tensor cores, which PyTorch need not use for the same ones.
         size_of_terms: of a result that is a sum whose terms cancel: what they come to without their signs, as the root
             of the sum of their squares.  It is what the roundings are counted in, if the result itself is smaller.
     """
     assert actual.shape == exact.shape, what
     assert actual.dtype == torch_result.dtype, what
-    ulps = ULPS[actual.dtype] * torch.finfo(actual.dtype).eps
+    ulps = 2 * EPS_OF_TF32 if tf32 else ULPS[actual.dtype] * torch.finfo(actual.dtype).eps
     finite = exact.isfinite()
     torch.testing.assert_close(actual.double()[~finite], exact[~finite], equal_nan=True)
     if not finite.any():

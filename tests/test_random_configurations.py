@@ -254,26 +254,37 @@ def run_native(tensors, configuration: Configuration) -> dict[str, torch.Tensor]
             return run(function, tensors, c)
 
 
-def check(configuration: Configuration) -> None:
-    """Raises AssertionError if a result is less accurate than tests/_cases.py asks."""
+def check(
+    configuration: Configuration, run_native=run_native, *, device="cpu", near_kink=NEAR_KINK, tf32=False
+) -> dict[str, float]:
+    """The error of each result as a multiple of PyTorch's own, or of one rounding if that is more.
+
+    Raises:
+        AssertionError: a result is less accurate than tests/_cases.py asks.
+    """
     c = configuration
     reference = reference_conv_transpose2d if c.transposed else reference_conv2d
-    tensors = make_tensors(c)
+    tensors = {n: None if t is None else t.to(device) for n, t in make_tensors(c).items()}
     doubles = {n: None if t is None else t.double() for n, t in tensors.items()}
     if c.activation in ("relu", "leaky_relu"):
         # On which side of the kink a value lies that nearly touches it is decided by rounding: no gradient passes there.
         arguments = {n: None if t is None else t.clone() for n, t in doubles.items() if n != "grad"}
         before = reference(*arguments.values(), **(keywords(c) | {"activation": "none"}))
         for some in (tensors, doubles):
-            some["grad"] = torch.where(before.abs() < NEAR_KINK, 0, some["grad"])
+            some["grad"] = torch.where(before.abs() < near_kink, 0, some["grad"])
     exact = run(reference, doubles, c)
     torch_results = run(reference, tensors, c)
     actual = run_native(tensors, c)
     assert actual.keys() == exact.keys()
+    factors = {}
     for name, value in actual.items():
         is_sum = name in ("gradient of bias", "gradient of bn_weight", "gradient of bn_bias")
         size_of_terms = tensors["grad"].norm().item() / c.out_channels**0.5 if is_sum else 0.0
-        _cases.assert_accurate(value, exact[name], torch_results[name], c.error_factor, name, size_of_terms)
+        _cases.assert_accurate(value, exact[name], torch_results[name], c.error_factor, name, size_of_terms, tf32)
+        error, torch_error = ((t.double() - exact[name]).norm().item() for t in (value, torch_results[name]))
+        rounding = (_cases.EPS_OF_TF32 if tf32 else torch.finfo(value.dtype).eps) * exact[name].norm().item()
+        factors[name] = error / max(torch_error, rounding, 1e-30)
+    return factors
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ class SavedBytes:
     """Bytes that the generator saves for its backward pass: distinct storages, those of the model and its input left out."""
 
     workload: GeneratorTraining
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, runtime: Runtime) -> int:
-        generator, z = self.workload.build(runtime, torch.float32)
+        generator, z = self.workload.build(runtime, self.dtype)
         present = {t.untyped_storage().data_ptr() for t in (*generator.parameters(), *generator.buffers(), z)}
         saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
 

@@ -17,6 +17,7 @@ from torch import nn
 import genimg_fast
 from genimg_fast import _extension, functional
 from genimg_fast.benchmark import plain
+from genimg_fast.sampler import CapturedGraph
 
 Module = TypeVar("Module", bound=nn.Module)
 Inference = Callable[[], Any]
@@ -40,6 +41,8 @@ class Runtime:
 
     def __init__(self, device: str = "cpu", threads: int = 1, isa: str | None = None) -> None:
         self.device, self.threads, self.isa = torch.device(device), threads, isa
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # as whoever wants speed sets it
 
     @classmethod
     def installed(cls) -> bool:
@@ -76,6 +79,18 @@ class Ours(Runtime):
         genimg_fast.fuse(module)
         return module
 
+    def inference(self, model: nn.Module, x: torch.Tensor) -> Inference:
+        """On CUDA one graph, as `genimg_fast.Sampler` runs it and torch.compile's best modes do."""
+        if self.device.type != "cuda":
+            return super().inference(model, x)
+        graph = CapturedGraph(self.convert(model), x)
+
+        def replay() -> torch.Tensor:
+            graph.input.copy_(x)
+            return graph.replay()
+
+        return replay
+
 
 class ChannelsLast(Runtime):
     label = "eager, channels_last"
@@ -100,6 +115,7 @@ class FoldedChannelsLast(ChannelsLast):
 
 class TorchCompile(Runtime):
     label = "torch.compile"
+    mode: ClassVar[str | None] = None
 
     def __init__(self, device: str = "cpu", threads: int = 1, isa: str | None = None) -> None:
         super().__init__(device, threads, isa)
@@ -110,7 +126,21 @@ class TorchCompile(Runtime):
 
     def compile(self, function: Callable) -> Callable:
         torch._dynamo.reset()  # another batch size would otherwise be taken as a sign of dynamic shapes
-        return torch.compile(function)
+        return torch.compile(function, mode=self.mode)
+
+
+class MaxAutotune(TorchCompile):
+    label = "torch.compile, max-autotune"
+    mode = "max-autotune"
+
+
+class MaxAutotuneChannelsLast(ChannelsLast, MaxAutotune):
+    label = "torch.compile, max-autotune, channels_last"
+
+
+class ReduceOverhead(TorchCompile):
+    label = "torch.compile, reduce-overhead"
+    mode = "reduce-overhead"
 
 
 class InductorFreezing(TorchCompile):
@@ -169,6 +199,9 @@ RUNTIMES: dict[str, type[Runtime]] = {
     "channels_last": ChannelsLast,
     "folded_channels_last": FoldedChannelsLast,
     "torch_compile": TorchCompile,
+    "max_autotune": MaxAutotune,
+    "max_autotune_channels_last": MaxAutotuneChannelsLast,
+    "reduce_overhead": ReduceOverhead,
     "inductor_freezing": InductorFreezing,
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVINO,

@@ -85,12 +85,23 @@ class Session:
         return function(self.runtime)
 
     def _block(self, calls: int) -> float:
-        start = time.perf_counter()
+        return seconds_per_call(self._call, calls, self.runtime.device)
+
+
+def seconds_per_call(function: Callable[[], object], calls: int, device: torch.device) -> float:
+    if device.type == "cuda":  # by the GPU's own clock, from the first kernel to the end of the last
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
         for _ in range(calls):
-            self._call()
-        if self.runtime.device.type == "cuda":
-            torch.cuda.synchronize(self.runtime.device)
-        return (time.perf_counter() - start) / calls
+            function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+    before = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - before) / calls
 
 
 def build(workload: Workload, runtime: Runtime) -> tuple[Prepared, Checked]:
@@ -104,10 +115,11 @@ def build(workload: Workload, runtime: Runtime) -> tuple[Prepared, Checked]:
     noise = prepared.noise(actual) if prepared.noise else None
     if noise is not None:
         check_standard_normal(noise)
-    exact = workload.prepare(Runtime(), torch.float64, noise).call()
+        noise = noise.to(runtime.device)
+    exact = workload.prepare(Runtime(str(runtime.device)), torch.float64, noise).call()
     worst = Checked(0.0, "")
     for (label, tolerance), a, e in zip(prepared.tolerances.items(), actual, exact, strict=True):
-        error = relative_error(a, e)
+        error = relative_error(a, torch.as_tensor(e).detach().cpu())
         if runtime.device.type == "cuda":
             tolerance = max(tolerance, TOLERANCE_OF_TF32)
         if not error <= tolerance:

@@ -32,11 +32,11 @@ BATCH = 256  # bounds the memory that many samples take
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from genimg_fast import Sampler
     from genimg_fast.data import save_grid
 
     model = _common.load(args)
     generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same images on every device
-    counts = [min(BATCH, args.n - start) for start in range(0, args.n, BATCH)]
-    images = torch.cat([model.sample(count, generator=generator).cpu() for count in counts])
-    save_grid(images, args.out, args.columns)
+    sampler = Sampler(model, min(BATCH, args.n), generator=generator)
+    save_grid(torch.cat(list(sampler.stream(args.n))), args.out, args.columns)
     print(f"{args.n} samples of {model.name} in {args.out}")

@@ -32,25 +32,33 @@ def state(weights: Sequence[torch.Tensor]) -> list[int]:
     return [number for w in weights for number in (w.data_ptr(), w._version)]
 
 
-_keeps_on_cuda = False
+_used_on_cuda: list[torch.Tensor] | None = None
 
 
 @contextmanager
-def kept_on_cuda() -> Iterator[None]:
+def kept_on_cuda() -> Iterator[list[torch.Tensor]]:
     """For who captures a CUDA graph: calls in the block, the warm-up's first, pack a weight once, and the graph not at all.
 
-    Whoever enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
+    Yields the packed weights that these calls use: the graph reads them, and others may drop them before it ends.  Whoever
+    enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
     """
-    global _keeps_on_cuda
-    before, _keeps_on_cuda = _keeps_on_cuda, True
+    global _used_on_cuda
+    before, _used_on_cuda = _used_on_cuda, []
     try:
-        yield
+        yield _used_on_cuda
     finally:
-        _keeps_on_cuda = before
+        _used_on_cuda = before
 
 
 def keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
     """What `pack` made of the weights in this state, or makes of them now; nothing at all where it cannot be kept."""
+    packed = _keep(weights, key, pack)
+    if _used_on_cuda is not None:
+        _used_on_cuda.extend(packed)
+    return packed
+
+
+def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
     # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
     if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
         return []
@@ -84,7 +92,7 @@ def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: De
 
 
 def keeps_on_cuda() -> bool:
-    return _keeps_on_cuda
+    return _used_on_cuda is not None
 
 
 def forget(blocks: Sequence[Block]) -> None:

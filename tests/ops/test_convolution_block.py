@@ -175,6 +175,16 @@ def test_weights_are_packed_once_where_a_graph_is_captured():
     assert block.weight not in _packed._kept or not _packed._kept[block.weight]
 
 
+def test_who_captures_a_graph_holds_the_packed_weights():
+    input, block = make("k4s2p1")
+    with torch.no_grad(), _packed.kept_on_cuda() as packed:
+        for _ in range(2):
+            convolution_block.convolution_block(input, block)
+    convolution_block.convolution_block(input, block)  # records gradients, and drops them elsewhere
+    assert all(torch.equal(p, block.weight.detach().flatten()) for p in packed)
+    assert len(packed) == 2
+
+
 def test_packed_weights_go_with_the_weight():
     input, block = make("k4s2p1")
     with torch.no_grad(), _packed.kept_on_cuda():

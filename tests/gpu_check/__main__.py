@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""Checks and measures everything on this machine's GPU, in under eight minutes:
+
+    python -m tests.gpu_check               # writes benchmarks/results/<device>.json; then: python -m benchmarks.readme_table
+    python -m tests.gpu_check --dry-run     # every step on the CPU, on small shapes: finds mistakes in this program
+
+Exits with 1 if a check failed; gates that were not met are told and change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu_ledger
+from tests.gpu_check import libraries
+from tests.gpu_check.report import Report
+
+SECTIONS = ("checks", "sanitizer", "rows", "kernels")
+SECONDS = 455
+CHECK_SECONDS, SANITIZER_SECONDS, ANSWER_SECONDS = 150, 90, 120
+LATE = 15  # seconds before the end nothing new is started
+PROCESSES = 5  # that check at the same time
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu_check", description=__doc__.split(":")[0])
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, with small shapes")
+    parser.add_argument(
+        "--only", choices=SECTIONS, action="append", help="a section; may be given again (default: all)"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="to end after, about (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder of the report (default: benchmarks/results)")
+    args = parser.parse_args(argv)
+    device = "cpu" if args.dry_run else "cuda"
+    try:
+        if device == "cuda":
+            _require_gpu()
+        used = libraries.ensure(device)
+    except libraries.LibraryError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    folder = args.out or Path("runs/gpu-check" if args.dry_run else "benchmarks/results")
+    report = _new_report(device, folder, args.seconds, used)
+    report.say(f"{report.content['device']}, torch {report.content['machine']['versions']['torch']}; {report.path}")
+    for description in used.values():
+        report.say(description)
+    run(report, device, args.only or SECTIONS)
+    return conclude(report)
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise libraries.LibraryError("torch sees no GPU here; --dry-run runs every step on the CPU")
+
+
+def _new_report(device: str, folder: Path, seconds: float, used: dict[str, str]) -> Report:
+    import torch
+
+    from genimg_fast.benchmark import machine
+
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, dry run"
+    path = folder / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    return Report(
+        path, seconds, kind="gpu-check", schema=1, dry_run=device == "cpu", complete=False, device=name,
+        cuda=torch.version.cuda, machine=machine.describe(_threads(device)), source_hash=gpu_ledger.source_hash(), libraries=used,
+        seed=time.time_ns() % 10**6, checks={},
+    )  # fmt: skip
+
+
+def _threads(device: str) -> int:
+    """Of each process that is timed.  On a GPU they only prepare."""
+    return 1 if device == "cpu" else 4
+
+
+def run(report: Report, device: str, sections: Sequence[str]) -> None:
+    """The sections asked for; each has the rest of the time, or its share of it."""
+    if "checks" in sections:
+        _checks(report, device)
+    if "sanitizer" in sections:
+        _sanitizer(report, device)
+    if "rows" in sections or "kernels" in sections:
+        _benchmarks(report, device, sections)
+    report.add("complete", set(sections) == set(SECTIONS) and report.seconds_left > 0)
+
+
+def _checks(report: Report, device: str) -> None:
+    from tests.gpu_check import cases
+
+    subjects: list[tuple[str, ...]] = [(op,) for op in (*cases.OPS, "models")]
+    if device == "cpu":  # one process: each takes seconds to start
+        subjects = [(*cases.OPS, "models")]
+    report.say(f"checks of {len(cases.OPS)} ops and the models, seed {report.content['seed']}")
+    seconds = min(CHECK_SECONDS, report.seconds_left)
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        jobs = [pool.submit(_subject, group, device, report.content["seed"], seconds) for group in subjects]
+        for job in jobs:
+            for subject, checks in job.result().items():
+                report.add("checks", {**report.content["checks"], subject: checks})
+                report.say(f"  {subject}: {_checks_in_words(checks)}")
+    factors = {
+        mode: max(c["parity"]["error_over_that_of_pytorch"].get(mode, 0) for c in _convolution_checks(report))
+        for c in _convolution_checks(report)
+        for mode in c["parity"]["error_over_that_of_pytorch"]
+    }
+    if factors:
+        mode = max(factors, key=lambda m: factors[m])
+        report.add("accuracy", {"factor": factors[mode], "mode": mode, "factors": factors})
+
+
+def _convolution_checks(report: Report) -> list[dict[str, Any]]:
+    return [c for c in report.content["checks"].values() if "error_over_that_of_pytorch" in c.get("parity", {})]
+
+
+def _subject(subjects: tuple[str, ...], device: str, seed: int, seconds: float) -> dict[str, Any]:
+    """Runs `tests.gpu_check.subject`; what it leaves out, since it died or was too slow, has failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "checks.json"
+        options = ["--device", device, "--seed", str(seed), "--out", str(out), *["--quick"] * (device == "cpu")]
+        command = [sys.executable, "-m", "tests.gpu_check.subject", *subjects, *options]
+        try:
+            done = subprocess.run(command, cwd=libraries.ROOT, capture_output=True, text=True, timeout=seconds)
+            reason = " | ".join(done.stderr.splitlines()[-5:]) or f"exit code {done.returncode}"
+        except subprocess.TimeoutExpired:
+            reason = f"no end within {seconds:.0f} s"
+        results = json.loads(out.read_text()) if out.exists() else {}
+    missing = {"process": {"ok": False, "cases": 0, "failures": 1, "failed": [reason]}}
+    return {subject: results.get(subject, missing) for subject in subjects}
+
+
+def _checks_in_words(checks: dict[str, Any]) -> str:
+    told = []
+    for name, check in checks.items():
+        told.append(f"{name} {check['cases']} ok" if check["ok"] else f"{name} {check['failures']} FAILED")
+        told += [f"\n      {line}" for line in check["failed"]]
+    return ", ".join(told)
+
+
+def _sanitizer(report: Report, device: str) -> None:
+    from tests.gpu_check import sanitizer
+
+    report.say("compute-sanitizer")
+    if device == "cpu":
+        sanitizer.ops("cpu")
+        report.add("sanitizer", {"ok": None, "skipped": "there is no GPU"})
+    else:
+        report.add("sanitizer", sanitizer.check(min(SANITIZER_SECONDS, report.seconds_left)))
+    report.say(f"  {report.content['sanitizer']}")
+
+
+def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
+    from genimg_fast.benchmark import suite, worker
+    from tests.gpu_check import rows, workloads
+
+    worker.ANSWER_SECONDS = ANSWER_SECONDS
+    dry = device == "cpu"
+    sizes = rows.TINY if dry else rows.Sizes()
+    measure_limits = workloads.MeasureLimits(*(64, 1 << 16) if dry else ())
+    with suite.Workers(_threads(device), device) as workers:
+        limits = workers.get("ours", None).ask("call", measure_limits)
+        report.add("limits", limits._asdict())
+        report.say(f"copy {limits.bytes_per_second / 1e12:.3g} TB/s, bf16 {limits.flops_per_second / 1e12:.3g} TFLOP/s")
+        report.add("rows", [])
+        for row in rows.rows(sizes) if "rows" in sections else ():
+            if report.seconds_left < LATE:
+                report.say(f"{row.row.name}: not run, out of time")
+                continue
+            if dry:  # compiling takes minutes
+                row = rows.without_compiling(row)
+            report.say(row.row.name)
+            report.add("rows", rows.measure(row, workers, limits, seconds=0 if dry else 3))
+            print(rows.in_words(report.content["rows"][-1]), flush=True)
+        report.add("kernels", [])
+        if "kernels" in sections:
+            report.say("convolutions alone, ours and cuDNN's (share of their limit)")
+            for kernel in rows.kernels(workers, limits, sizes, print, lambda: report.seconds_left < LATE):
+                report.add("kernels", kernel)
+
+
+def conclude(report: Report) -> int:
+    passed, failed = gpu_ledger.counts(report.content)
+    rows = report.content.get("rows", [])
+    if rows:
+        print(f"\n{gpu_ledger.table(report.content)}\n", flush=True)
+    report.say(f"{passed} checks passed, {len(failed)} failed: {report.path}")
+    for name in failed:
+        print(f"FAILED {name}")
+    return 1 if failed or any("ours" in row["failed"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    os.chdir(libraries.ROOT)
+    sys.exit(main())

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""What was found, in a file that is whole after every step: a run that is cut off keeps what it has."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Report:
+    """A dictionary that is written to `path` at every `add`, and the time that is left.
+
+    Args:
+        seconds: that the run may take.
+    """
+
+    def __init__(self, path: Path, seconds: float, **facts: Any) -> None:
+        self.path, self.content = path, dict(facts)
+        self._start, self._seconds = time.monotonic(), seconds
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def add(self, section: str, value: Any) -> None:
+        """Sets a section; to a list, appends."""
+        if isinstance(self.content.get(section), list):
+            self.content[section].append(value)
+        else:
+            self.content[section] = value
+        self._write()
+
+    @property
+    def seconds_left(self) -> float:
+        return self._seconds - (time.monotonic() - self._start)
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._start:4.0f} s] {text}", flush=True)
+
+    def _write(self) -> None:
+        self.content["seconds"] = round(time.monotonic() - self._start, 1)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        os.replace(part, self.path)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""The checks of an op, in a process of their own:
+
+    python -m tests.gpu_check.subject gaussian_kl_loss --seed 1 --out runs/kl.json [--device cpu]
+
+Subjects are the ops of `cases` and "models".  The result is {subject: {check: {"ok", "cases", "failed": [...], ...}}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from genimg_fast import _extension, use_backend
+from genimg_fast.ops._check import ACTIVATIONS, RECONSTRUCTIONS, REDUCTIONS
+from genimg_fast.ops.convolution_block import Geometry
+from tests import _cases
+from tests import test_random_configurations as convolutions
+from tests.gpu_check import cases, models
+from tests.gpu_check.cases import Case, ConvolutionCase, Tensors
+
+RUNS = 20
+IMAGES = 8
+MOST_FAILURES = 10  # that are told
+
+
+class Mode(NamedTuple):
+    name: str
+    dtype: torch.dtype
+    tf32: bool = False
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        conv = torch.backends.cudnn.conv
+        before = conv.fp32_precision  # type: ignore[attr-defined]
+        conv.fp32_precision = "tf32" if self.tf32 else "ieee"  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            conv.fp32_precision = before  # type: ignore[attr-defined]
+
+
+def modes(op: str, device: str) -> list[Mode]:
+    """What the kernels of the device take."""
+    if device == "cpu":
+        return [Mode("float32", torch.float32)]
+    half = [Mode("float16", torch.float16), Mode("bfloat16", torch.bfloat16)]
+    return [Mode("float32", torch.float32), *[Mode("tf32", torch.float32, tf32=True)] * (op in cases.LAYERS), *half]
+
+
+class Findings:
+    """Counts cases and collects what failed: one line each."""
+
+    def __init__(self) -> None:
+        self.cases, self.failed = 0, list[str]()
+
+    @contextmanager
+    def case(self, name: str) -> Iterator[None]:
+        self.cases += 1
+        try:
+            yield
+        except Exception as error:  # whatever it is: the other cases are still wanted
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            self.failed.append(f"{name}: {kind}{' '.join(str(error).split())[:300]}")
+
+    def result(self, **more: Any) -> dict[str, Any]:
+        found = {"ok": self.cases > 0 and not self.failed, "cases": self.cases, "failures": len(self.failed)}
+        return {**found, "failed": self.failed[:MOST_FAILURES], **more}
+
+
+# --- parity ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Whatever torch allocates uninitialised is NaN: an output that a kernel leaves out shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def parity(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Forward and backward against float64 on the same rounded inputs, as tests/_cases.py measures."""
+    found, factors = Findings(), dict[str, float]()
+    with found.case("control: uninitialised memory is poisoned"), poisoned():
+        assert torch.empty(1000, device=device).isnan().all()
+    for mode in modes(op, device):
+        with mode.in_force():
+            if op in cases.LAYERS:
+                factors[mode.name] = _convolutions(found, op, device, seed, mode, quick)
+            else:
+                for case in cases.of(op)[:: 9 if quick else 1]:
+                    with found.case(f"{mode.name} {case.name}"):
+                        _compare(op, case, device, seed, mode.dtype)
+    return found.result(**({"error_over_that_of_pytorch": factors} if factors else {}))
+
+
+def _compare(op: str, case: Case, device: str, seed: int, dtype: torch.dtype) -> None:
+    tensors = case.tensors(seed, device, dtype)
+    doubles = {n: t.double() if t is not None and t.is_floating_point() else t for n, t in tensors.items()}
+    with use_backend("reference"):
+        exact, torch_results = case.run(doubles), case.run(tensors)
+    with use_backend("native"), poisoned():
+        actual = case.run(tensors)
+    assert actual.keys() == exact.keys()
+    for name, value in actual.items():
+        terms = 0.0
+        if op == "batch_norm_act" and name in ("gradient of weight", "gradient of bias"):
+            terms = cases.upstream(exact["output 0"]).norm().item() / max(len(value), 1) ** 0.5
+        _cases.assert_accurate(value, exact[name], torch_results[name], what=name, size_of_terms=terms)
+
+
+def _convolutions(found: Findings, op: str, device: str, seed: int, mode: Mode, quick: bool) -> float:
+    """Returns the largest error of DCGAN's layers as a multiple of PyTorch's own."""
+    kink = cases.NEAR_KINK[mode.dtype] if mode.tf32 or mode.dtype != torch.float32 else convolutions.NEAR_KINK
+    options = {"device": device, "near_kink": kink, "tf32": mode.tf32}
+
+    def native(tensors: Tensors, configuration: convolutions.Configuration) -> dict[str, torch.Tensor]:
+        with poisoned():
+            return cases.run_native(tensors, configuration)
+
+    worst = 0.0
+    layers = cases.layers(op, 2 if quick else IMAGES)
+    for layer in layers[-2:] if quick else layers:
+        with found.case(f"{mode.name} {ConvolutionCase(layer).name}"):
+            factors = convolutions.check(dataclasses.replace(layer, seed=seed, dtype=mode.dtype), native, **options)
+            worst = max(worst, *factors.values())
+    for configuration in cases.random_configurations(op, seed, 5 if quick else cases.RANDOM_CONFIGURATIONS):
+        with found.case(f"{mode.name} {configuration}"):
+            convolutions.check(dataclasses.replace(configuration, dtype=mode.dtype), native, **options)
+    return worst
+
+
+# --- what PyTorch expects of an operator -----------------------------------------------------------------------------
+
+
+def opcheck(op: str, device: str) -> dict[str, Any]:
+    found = Findings()
+    for name, arguments in operators(op, device):
+        with found.case(name):
+            torch.library.opcheck(getattr(torch.ops.genimg_fast, name).default, arguments)
+    return found.result()
+
+
+def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
+    """The operators behind an op, with arguments.  Those of the convolution blocks are CUDA's alone."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return randn(*shape).requires_grad_()
+
+    seed = torch.tensor(7, device=device)
+    if op in cases.LAYERS:
+        transposed = op == "conv_transpose2d_bn_act"
+        codes = Geometry(transposed, (2, 2), (1, 1), (0, 0), (1, 1)).codes()
+        weight, affine = leaf(8, 8, 4, 4), (1e-5, codes, ACTIVATIONS["leaky_relu"], 0.2, True)
+        for format in (torch.contiguous_format, torch.channels_last):
+            image = randn(2, 8, 6, 6).contiguous(memory_format=format).requires_grad_()
+            yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine)
+            yield "convolution_block_training", (image, weight, leaf(8), leaf(8), leaf(8), *affine)
+    elif op == "batch_norm_act":
+        x, mean, var, w, b = leaf(4, 3, 5, 5), randn(3), randn(3).abs() + 0.5, leaf(3), leaf(3)
+        yield "batch_norm_act_training", (x, w, b, 1e-5, ACTIVATIONS["relu"], 0.01)
+        yield "batch_norm_act_inference", (x, mean, var, w, b, 1e-5, ACTIVATIONS["tanh"], 0.01)
+        x, w, b = x.detach(), w.detach(), b.detach()
+        yield "batch_norm_act_backward", (randn(4, 3, 5, 5), x, mean, var, w, b, 1e-5, ACTIVATIONS["relu"], 0.01, True)
+    elif op == "reparameterize":
+        yield "reparameterize", (leaf(9, 33), leaf(9, 33), seed)
+        yield "reparameterize_backward", (randn(9, 33), randn(9, 33), seed)
+    else:
+        for code in (REDUCTIONS["none"], REDUCTIONS["mean"]):
+            if op == "gaussian_kl_loss":
+                yield op, (leaf(9, 33), leaf(9, 33), code, True)
+            elif op == "bce_loss":
+                yield op, (randn(9, 33).sigmoid().requires_grad_(), randn(9, 33).sigmoid(), None, code, True)
+            elif op == "bce_with_logits_loss":
+                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), randn(9, 33).abs(), None, code, True)
+            elif code == REDUCTIONS["mean"]:
+                kind = RECONSTRUCTIONS["bce_with_logits"]
+                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), leaf(9, 4), leaf(9, 4), kind, 0.5, code, True)
+
+
+# --- the same bits, from a graph and from run to run -----------------------------------------------------------------
+
+
+def graph(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Captures forward and backward, replays them on other values, and compares the bits with a plain run."""
+    found = Findings()
+    for mode, case in representatives(op, device, quick):
+        with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
+            static, fresh = (case.tensors(s, device, mode.dtype) for s in (seed, seed + 1))
+            replay = models.captured(lambda case=case, static=static: case.run(static), device)
+            for name, t in static.items():
+                if t is not None:
+                    t.copy_(fresh[name])
+            _assert_same_bits(replay(), case.run(fresh))
+    return found.result()
+
+
+def determinism(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    found = Findings()
+    for mode, case in representatives(op, device, quick):
+        with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
+            tensors = case.tensors(seed, device, mode.dtype)
+            first = case.run(tensors)
+            for _ in range((3 if quick else RUNS) - 1):
+                _assert_same_bits(case.run(tensors), first)
+    return found.result(runs=3 if quick else RUNS)
+
+
+def representatives(op: str, device: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
+    for mode in modes(op, device):
+        if mode.name == "float32" and op == "conv2d_bn_act" and device != "cpu":
+            continue  # without TF32 cuDNN serves it
+        for case in cases.representatives(op, 2 if quick else IMAGES)[:: 4 if quick else 1]:
+            yield mode, case
+
+
+def _assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, value in actual.items():
+        difference = (value.double() - expected[name].double()).abs().max().item()
+        assert torch.equal(value, expected[name]), f"{name} differs by up to {difference:.2e}"
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def check(subject: str, device: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
+    """All checks of a subject."""
+    checks: dict[str, Callable[[], dict[str, Any]]]
+    if subject == "models":
+        checks = {name: lambda f=f: models.run(f, device, Findings()) for name, f in models.CHECKS.items()}
+    else:
+        checks = {
+            "parity": lambda: parity(subject, device, seed, quick=quick),
+            **({} if device == "cpu" and subject in cases.LAYERS else {"opcheck": lambda: opcheck(subject, device)}),
+            "graph": lambda: graph(subject, device, seed, quick=quick),
+            "determinism": lambda: determinism(subject, device, seed, quick=quick),
+        }
+    return {name: function() for name, function in checks.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("subjects", nargs="+", choices=(*cases.OPS, "models"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="a few cases of each")
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")  # of operators that are not deterministic: see `poisoned`
+    torch.backends.cudnn.deterministic = True  # the gradients of weights are cuDNN's
+    library = _extension.status(args.device)
+    if not library.loaded:
+        raise SystemExit(f"no {args.device} kernels: {library.detail}")
+    results = {}
+    for subject in args.subjects:
+        results[subject] = check(subject, args.device, args.seed, quick=args.quick)
+        args.out.write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
