@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-full lint format build sanitize cuda-compile wheel-check bench clean
+.PHONY: demo test test-full lint format build sanitize cuda-compile wheel-check gpu-check bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ cuda-compile: $(STAMP) ## compile the CUDA kernels for every architecture: regis
 # e.g. make wheel-check PYTHONS="~/py310/bin/python ~/py313/bin/python": interpreters that have some torch >= 2.11
 wheel-check: $(STAMP) ## build the wheel and prove it under each of PYTHONS (four minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.wheel_check $(PYTHONS)
+
+# With the python that has a torch for this machine's CUDA, e.g. make gpu-check PYTHON=~/env/bin/python
+gpu-check:           ## check and measure everything on this machine's GPU (eight minutes)
+	$(PYTHON) -m tests.gpu_check
 
 bench: build         ## measure models, losses and kernels against every installed runtime (ten minutes)
 	GENIMG_FAST_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e ".[bench]"

@@ -47,7 +47,8 @@ def _ledger_line(report: dict[str, Any], sources: str) -> str:
         state = "**" + "; ".join([*failed, *["cut off"] * (not report["complete"])]) + "**"
     else:
         state = "verified"
-    checked = f"{report['machine']['date']}, commit {report['machine']['commit']}"
+    commit = report["machine"]["commit"]
+    checked = report["machine"]["date"] + (f", commit {commit}" if commit else "")
     versions = f"{report['machine']['versions']['torch']}, {report['cuda']}"
     return f"| {report['device']} | {checked} | {versions} | {passed} passed, {len(failed)} failed | {state} |"
 

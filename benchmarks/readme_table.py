@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Rewrites the measured table of README.md, and its pictures, from the reports in benchmarks/results/.
+"""Rewrites the measured tables of README.md, and their pictures, from the reports in benchmarks/results/.
 
-A report is the bench.json of `genimg-fast bench --suite cpu`.  To publish one: copy it to benchmarks/results/<machine>.json
-and run `python -m benchmarks.readme_table`.
+A report is the bench.json of `genimg-fast bench --suite cpu`, or what `make gpu-check` writes.  To publish one: copy it to
+benchmarks/results/<machine>.json and run `python -m benchmarks.readme_table`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks import gpu_ledger
 from genimg_fast.benchmark import charts, machine
 from genimg_fast.benchmark.runtimes import RUNTIMES
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- measured table: start -->", "<!-- measured table: end -->"
+CPU, GPU = "measured table", "GPU ledger"
 ALT_TEXTS = {
     "rows.png": "Bars: milliseconds of every runtime, for each row of the table",
     "roofline.png": "Rooflines: FLOP/s of the convolutions, bandwidth of the losses",
@@ -69,24 +70,33 @@ def _targets(result: dict) -> str:
     return ", ".join(f"{result[t]:g} {'met' if result[f'{t}_met'] else 'not met'}" for t in ("gate", "goal"))
 
 
-def rewrite(readme: str, sections: list[str]) -> str:
-    """`readme` with the sections between the two markers.
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+
+
+def rewrite(readme: str, name: str, sections: list[str]) -> str:
+    """`readme` with the sections between the two markers of that name.
 
     Raises:
         ValueError: the markers are not there, once each and in order.
     """
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end) or START in after or END in before:
-        raise ValueError(f"README.md must hold the lines {START!r} and {END!r} once each, in this order")
-    return "\n\n".join([before + START, *sections, END + after])
+    opening, closing = markers(name)
+    before, start, rest = readme.partition(opening)
+    _, end, after = rest.partition(closing)
+    if not (start and end) or opening in after or closing in before:
+        raise ValueError(f"README.md must hold the lines {opening!r} and {closing!r} once each, in this order")
+    return "\n\n".join([before + opening, *sections, closing + after])
+
+
+def load_reports() -> dict[str, dict]:
+    return {p.stem: json.loads(p.read_text()) for p in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
 
 
 def main() -> int:
-    reports = {p.stem: json.loads(p.read_text()) for p in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
+    reports = load_reports()
     sections = []
     for name, report in reports.items():
-        if "rows" not in report:  # of another kind
+        if report.get("suite") != "cpu":
             continue
         folder = ROOT / "docs" / "benchmarks" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +105,11 @@ def main() -> int:
     if not sections:
         print("benchmarks/results/ holds no report of `genimg-fast bench`", file=sys.stderr)
         return 1
+    gpus = [report for report in reports.values() if gpu_ledger.is_gpu_report(report)]
     readme = ROOT / "README.md"
-    readme.write_text(rewrite(readme.read_text(), sections))
-    print(f"README.md: {len(sections)} table(s)")
+    text = rewrite(readme.read_text(), CPU, sections)
+    readme.write_text(rewrite(text, GPU, [gpu_ledger.section(gpus, gpu_ledger.source_hash(ROOT))]))
+    print(f"README.md: {len(sections)} CPU(s), {len(gpus)} GPU(s)")
     return 0
 
 

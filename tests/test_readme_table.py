@@ -10,6 +10,7 @@ from benchmarks import readme_table
 TIMES = {"low": 0.9, "median": 1.0, "high": 1.25}
 RUNTIME = {"milliseconds": TIMES, "held_to_isa": True}
 REPORT = {
+    "suite": "cpu",
     "machine": {
         "cpu": "A CPU", "cores": 2, "threads": 2, "isa": "avx2", "gpu": None, "versions": {"torch": "2.13.0"}, "commit": "abc",
         "date": "2030-01-01",
@@ -29,14 +30,16 @@ REPORT = {
     "saved_bytes": {"ours": 50e6, "eager": 100e6, "ratio": 0.5, "gate": 0.75, "goal": 0.55, "gate_met": True, "goal_met": True},
     "accuracy": {n: {"factor": 2.5, "gate": 6, "goal": 3, "gate_met": True, "goal_met": True} for n in ("winograd", "plain")},
 }  # fmt: skip
-README = f"before\n{readme_table.START}\nold\n{readme_table.END}\nafter\n"
+START, END = readme_table.markers(readme_table.CPU)
+README = f"before\n{START}\nold\n{END}\nafter\n"
+GPU_PART = "\n".join(readme_table.markers(readme_table.GPU))
 
 
 def test_only_what_is_between_the_markers_changes():
     sections = ["one", "two"]
-    text = readme_table.rewrite(README, sections)
-    assert text == f"before\n{readme_table.START}\n\none\n\ntwo\n\n{readme_table.END}\nafter\n"
-    assert readme_table.rewrite(text, sections) == text
+    text = readme_table.rewrite(README, readme_table.CPU, sections)
+    assert text == f"before\n{START}\n\none\n\ntwo\n\n{END}\nafter\n"
+    assert readme_table.rewrite(text, readme_table.CPU, sections) == text
 
 
 def test_the_table_says_who_won_and_what_was_to_be_reached():
@@ -47,21 +50,22 @@ def test_the_table_says_who_won_and_what_was_to_be_reached():
     assert len({line.count("|") for line in lines[2:]}) == 1  # every row has every column
 
 
-@pytest.mark.parametrize("readme", ["no markers", f"{readme_table.END} {readme_table.START}", README + README])
+@pytest.mark.parametrize("readme", ["no markers", f"{END} {START}", README + README])
 def test_markers_must_be_there_once(readme):
     with pytest.raises(ValueError, match="once each"):
-        readme_table.rewrite(readme, ["section"])
+        readme_table.rewrite(readme, readme_table.CPU, ["section"])
 
 
 def test_main_reads_the_results_folder_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(readme_table, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "README.md").write_text(README + GPU_PART)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert readme_table.main() == 1
-    (tmp_path / "benchmarks" / "results" / "gpu-check.json").write_text("{}")  # of another kind
+    (tmp_path / "benchmarks" / "results" / "other.json").write_text("{}")  # of another kind
     (tmp_path / "benchmarks" / "results" / "machine.json").write_text(json.dumps(REPORT))
     assert readme_table.main() == 0
     text = (tmp_path / "README.md").read_text()
     assert "A CPU" in text
+    assert "not yet run on silicon" in text
     assert f"![{readme_table.ALT_TEXTS['rows.png']}](docs/benchmarks/machine/rows.png)" in text
     assert (tmp_path / "docs" / "benchmarks" / "machine" / "rows.png").stat().st_size > 1000

@@ -97,6 +97,12 @@ class Workers:
             worker = self._running[runtime] = Worker(runtime, threads=self._threads, isa=isa, device=self._device)
         return worker
 
+    def end(self, runtime: str) -> None:
+        """Ends the worker of that runtime, if any: after a fault its GPU context is of no more use."""
+        worker = self._running.pop(runtime, None)
+        if worker is not None:
+            worker.close()
+
     def close(self) -> None:
         for worker in self._running.values():
             worker.close()

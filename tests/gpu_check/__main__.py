@@ -93,7 +93,9 @@ def run(report: Report, device: str, sections: Sequence[str]) -> None:
         _sanitizer(report, device)
     if "rows" in sections or "kernels" in sections:
         _benchmarks(report, device, sections)
-    report.add("complete", set(sections) == set(SECTIONS) and report.seconds_left > 0)
+    report.add(
+        "complete", set(sections) == set(SECTIONS) and "failed" not in report.content and report.seconds_left > 0
+    )
 
 
 def _checks(report: Report, device: str) -> None:
@@ -164,12 +166,15 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
     from genimg_fast.benchmark import suite, worker
     from tests.gpu_check import rows, workloads
 
-    worker.ANSWER_SECONDS = ANSWER_SECONDS
     dry = device == "cpu"
     sizes = rows.TINY if dry else rows.Sizes()
     measure_limits = workloads.MeasureLimits(*(64, 1 << 16) if dry else ())
     with suite.Workers(_threads(device), device) as workers:
-        limits = workers.get("ours", None).ask("call", measure_limits)
+        try:
+            limits = workers.get("ours", None).ask("call", measure_limits)
+        except worker.RuntimeFailedError as error:
+            report.add("failed", f"limits: {error}")
+            return report.say(f"FAILED limits: {error}")
         report.add("limits", limits._asdict())
         report.say(f"copy {limits.bytes_per_second / 1e12:.3g} TB/s, bf16 {limits.flops_per_second / 1e12:.3g} TFLOP/s")
         report.add("rows", [])
@@ -177,10 +182,11 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
             if report.seconds_left < LATE:
                 report.say(f"{row.row.name}: not run, out of time")
                 continue
+            worker.ANSWER_SECONDS = min(ANSWER_SECONDS, int(report.seconds_left))
             if dry:  # compiling takes minutes
                 row = rows.without_compiling(row)
             report.say(row.row.name)
-            report.add("rows", rows.measure(row, workers, limits, seconds=0 if dry else 3))
+            report.add("rows", rows.measure(row, workers, limits, 0 if dry else 3, sizes.min_rounds))
             print(rows.in_words(report.content["rows"][-1]), flush=True)
         report.add("kernels", [])
         if "kernels" in sections:
@@ -197,7 +203,7 @@ def conclude(report: Report) -> int:
     report.say(f"{passed} checks passed, {len(failed)} failed: {report.path}")
     for name in failed:
         print(f"FAILED {name}")
-    return 1 if failed or any("ours" in row["failed"] for row in rows) else 0
+    return 1 if failed or "failed" in report.content or any("ours" in row["failed"] for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def captured_training(device: str, dtype: torch.dtype) -> None:
 
 def first_use(device: str, dtype: torch.dtype) -> None:
     """It trusts every op: a false alarm would send users to the reference."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # the default: else the kernels take no float32
     for op in _parity.CASES:
         finding = _first_use._check(op, torch.device(device), dtype)
         assert finding is None, finding

@@ -110,9 +110,11 @@ class Sizes:
     latents: tuple[int, ...] = (4096, 128)
     half: torch.dtype = torch.bfloat16
     kernel_batch: int = 1024
+    every_kernel: int = 1
+    min_rounds: int = 5
 
 
-TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1)
+TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1, 5, 1)
 """For the CPU, whose kernels take no half types."""
 
 
@@ -122,9 +124,11 @@ def without_compiling(row: GPURow) -> GPURow:
     return replace(row, row=kept, goals=goals)
 
 
-def measure(row: GPURow, workers: suite.Workers, limits: Limits, seconds: float) -> dict[str, Any]:
+def measure(row: GPURow, workers: suite.Workers, limits: Limits, seconds: float, min_rounds: int) -> dict[str, Any]:
     """The row of the report: times of all runtimes, and each goal's figure."""
-    measured = suite.measure_row(row.row, workers, seconds)
+    measured = suite.measure_row(row.row, workers, seconds, min_rounds)
+    for name in measured["failed"]:
+        workers.end(name)
     if row.gate is not None and measured["best"] is not None:
         measured |= {"gate": row.gate, "gate_met": measured["ratio"]["median"] >= row.gate}
     measured["goals"] = []
@@ -135,6 +139,7 @@ def measure(row: GPURow, workers: suite.Workers, limits: Limits, seconds: float)
             value = _figure(goal.what, row.row.workload, measured, workers, limits)
         except RuntimeFailedError as error:
             measured["failed"][goal.what] = str(error)
+            workers.end("ours")
             continue
         measured["goals"].append({"what": goal.what, "goal": goal.goal, "value": value, "met": goal.is_met(value)})
     if isinstance(row.row.workload.workload, GeneratorInference):
@@ -173,16 +178,19 @@ def kernels(
     workers: suite.Workers, limits: Limits, sizes: Sizes, say: Say, is_late: Callable[[], bool]
 ) -> Iterator[dict]:
     """Each convolution of DCGAN-64 in each direction, ours against cuDNN's, both alone and as graphs."""
-    pair = {name: workers.get(name, None) for name in ("ours", "channels_last")}
     for direction in DIRECTIONS:
         for op in LAYERS:
-            for convolution in _convolutions(direction, op, sizes.kernel_batch):
+            for convolution in _convolutions(direction, op, sizes.kernel_batch)[:: sizes.every_kernel]:
                 if is_late():
                     return
                 kernel = KernelAlone(convolution, sizes.half)
-                pair = {name: workers.get(name, None) for name in pair}  # one that died is started anew
+                pair = {name: workers.get(name, None) for name in ("ours", "channels_last")}
                 checked, failed = prepare(pair, kernel)
-                turns = take_turns({n: pair[n] for n in checked}, seconds=0, block_seconds=0.02, min_rounds=5)
+                for name in failed:
+                    workers.end(name)
+                turns = take_turns(
+                    {n: pair[n] for n in checked}, seconds=0, block_seconds=0.02, min_rounds=sizes.min_rounds
+                )
                 milliseconds = {n: min(turns.seconds(n)) * 1e3 for n in turns.blocks}
                 floor = kernel.floor(limits) * 1e3
                 measured = {"name": str(convolution), "floor_milliseconds": floor, "milliseconds": milliseconds}

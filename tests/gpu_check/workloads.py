@@ -69,31 +69,29 @@ class KernelAlone:
     ) -> Prepared:
         is_exact = dtype == torch.float64
         with use_backend("native" if isinstance(runtime, Ours) and not is_exact else "auto"):
-            prepared = self.convolution.prepare(runtime, dtype if is_exact else self.dtype)
             if is_exact or runtime.device.type != "cuda":
-                return dataclasses.replace(
-                    prepared, tolerances=dict.fromkeys(prepared.tolerances, TOLERANCES[self.dtype][0])
-                )
-            call = _captured(prepared.call)
-        return Prepared(call, dict.fromkeys(prepared.tolerances, TOLERANCES[self.dtype][0]))
+                prepared = self.convolution.prepare(runtime, dtype if is_exact else self.dtype)
+            else:
+                prepared = self._captured(runtime)
+        return dataclasses.replace(prepared, tolerances=dict.fromkeys(prepared.tolerances, TOLERANCES[self.dtype][0]))
 
+    def _captured(self, runtime: Runtime) -> Prepared:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # the forward pass too: backward runs on its stream
+            prepared = self.convolution.prepare(runtime, self.dtype)
+            for _ in range(3):
+                prepared.call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            outputs = prepared.call()
 
-def _captured(function: Callable[[], Sequence[torch.Tensor]]) -> Callable[[], Sequence[torch.Tensor]]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        outputs = function()
+        def replay() -> Sequence[torch.Tensor]:
+            graph.replay()
+            return outputs
 
-    def replay() -> Sequence[torch.Tensor]:
-        graph.replay()
-        return outputs
-
-    return replay
+        return dataclasses.replace(prepared, call=replay)
 
 
 @dataclass(frozen=True)
