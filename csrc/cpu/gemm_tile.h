@@ -200,13 +200,7 @@ void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, 
     add_products();
   }
   if (depth) add_products();
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      T* to = c + r * ldc + v * kLanes<T>;
-      store(to, add ? load(to) + sum[r][v] : sum[r][v]);
-    }
+  save_sums<T, Rows, Vectors>(sum, c, ldc, add);
 }
 
 template <typename T, int Rows = kTileRows, int Vectors = kPanelVectors>
