@@ -74,12 +74,12 @@ class Session:
 
     def run(self, seconds: float) -> Block:
         idle = time.process_time() - self._cpu_seconds
-        first = self._block(1)
-        if first < seconds / 10:  # a short call: its first one after a sleep finds cold caches, and is not counted
-            first = self._block(max(1, int(seconds / max(self._block(1), 1e-9))))
+        self._block(1)  # after a sleep threads must wake, and others have filled the caches: not counted
+        once = self._block(1)
+        per_call = self._block(int(seconds / max(once, 1e-9))) if once <= seconds / 2 else once
         time.sleep(SETTLE_SECONDS)
         self._cpu_seconds = time.process_time()
-        return Block(first, idle)
+        return Block(per_call, idle)
 
     def call(self, function: Callable[[Runtime], Any]) -> Any:
         return function(self.runtime)
