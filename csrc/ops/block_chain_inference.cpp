@@ -9,7 +9,10 @@
 // The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
 // through `weight.data`.
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <unordered_map>
 
 #include "cpu/thread_workspace.h"
 #include "ops/block_chain.h"
@@ -95,20 +98,85 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
   return output;
 }
 
-// packed: of `pack`, or empty.
+// A chain with its tensors.
+struct Chain {
+  std::vector<Block> blocks;
+  std::vector<Moments> moments;
+  std::vector<Tensor> packed;  // of `pack`, or empty
+
+  Chain(const Tensor& input, const std::vector<Tensor>& parameters, const std::vector<Tensor>& fixed,
+        std::vector<Tensor> packed_, const std::vector<int64_t>& codes, const std::vector<double>& numbers)
+      : blocks(read_blocks(input, parameters, codes, numbers)),
+        moments(hand_out(blocks, {}, fixed)),
+        packed(std::move(packed_)) {
+    check(packed.empty() || packed.size() == blocks.size(), "block_chain_inference: a packed weight is missing");
+  }
+
+  Tensor run(const Tensor& input) const {
+    Tensor image = to_channels_last(input);
+    const bool as_nchw = !is_channels_last(input);
+    for (size_t i = 0; i < blocks.size(); ++i)
+      image = dispatch_float_double(input, [&](auto zero) {
+        return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i],
+                                         as_nchw && i + 1 == blocks.size());
+      });
+    return as_nchw ? to_nchw(image) : image;
+  }
+};
+
 Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> fixed, std::vector<Tensor> packed,
                  std::vector<int64_t> codes, std::vector<double> numbers) {
-  const std::vector<Block> blocks = read_blocks(input, parameters, codes, numbers);
-  const std::vector<Moments> moments = hand_out(blocks, {}, fixed);
-  check(packed.empty() || packed.size() == blocks.size(), "block_chain_inference: a packed weight is missing");
-  Tensor image = to_channels_last(input);
-  const bool as_nchw = !is_channels_last(input);
-  for (size_t i = 0; i < blocks.size(); ++i)
-    image = dispatch_float_double(input, [&](auto zero) {
-      return run_block<decltype(zero)>(blocks[i], image, packed.empty() ? nullptr : &packed[i], moments[i],
-                                       as_nchw && i + 1 == blocks.size());
-    });
-  return as_nchw ? to_nchw(image) : image;
+  return Chain(input, parameters, fixed, packed, codes, numbers).run(input);
+}
+
+// A chain kept between calls: to hand over its thirty tensors each time takes as long as a small layer.
+struct KeptChain {
+  Chain chain;
+  ScalarType dtype;
+  std::vector<Tensor> given;
+  std::vector<const void*> addresses;  // of what was given, which `x.data = y` changes
+
+  bool serves(const Tensor& input) const {
+    if (!input.is_cpu() || input.scalar_type() != dtype) return false;
+    for (size_t i = 0; i < given.size(); ++i)
+      if (given[i].const_data_ptr() != addresses[i] || !given[i].is_contiguous()) return false;
+    return true;
+  }
+};
+
+std::mutex chains_mutex;
+std::unordered_map<int64_t, std::shared_ptr<const KeptChain>> chains;
+int64_t next_chain = 0;
+
+int64_t keep(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> fixed, std::vector<Tensor> packed,
+             std::vector<int64_t> codes, std::vector<double> numbers) {
+  auto kept = std::make_shared<KeptChain>(
+      KeptChain{Chain(input, parameters, fixed, packed, codes, numbers), input.scalar_type(), parameters, {}});
+  kept->given.insert(kept->given.end(), fixed.begin(), fixed.end());
+  for (const Tensor& t : kept->given) kept->addresses.push_back(t.const_data_ptr());
+  const std::lock_guard lock(chains_mutex);
+  chains[next_chain] = std::move(kept);
+  return next_chain++;
+}
+
+// Nothing if the kept chain is not what a call with its tensors would compute now.
+std::optional<Tensor> repeat(Tensor input, int64_t id) {
+  std::shared_ptr<const KeptChain> kept;
+  {
+    const std::lock_guard lock(chains_mutex);
+    if (const auto found = chains.find(id); found != chains.end()) kept = found->second;
+  }
+  if (!kept || !kept->serves(input)) return std::nullopt;
+  return kept->chain.run(input);
+}
+
+void release(int64_t id) {
+  std::shared_ptr<const KeptChain> last;  // declared before the lock: its tensors are freed after it
+  const std::lock_guard lock(chains_mutex);
+  if (const auto found = chains.find(id); found != chains.end()) {
+    last = std::move(found->second);
+    chains.erase(found);
+  }
 }
 
 }  // namespace
@@ -119,9 +187,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "block_chain_inference(Tensor input, Tensor[] parameters, Tensor[] fixed, Tensor[] packed, int[] codes, "
       "float[] numbers) -> Tensor");
+  library.def(
+      "block_chain_keep(Tensor input, Tensor[] parameters, Tensor[] fixed, Tensor[] packed, int[] codes, "
+      "float[] numbers) -> int");
+  library.def("block_chain_repeat(Tensor input, int chain) -> Tensor?");
+  library.def("block_chain_release(int chain) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
   library.impl("block_chain_pack", TORCH_BOX(&genimg_fast::pack));
   library.impl("block_chain_inference", TORCH_BOX(&genimg_fast::inference));
+  library.impl("block_chain_keep", TORCH_BOX(&genimg_fast::keep));
+  library.impl("block_chain_repeat", TORCH_BOX(&genimg_fast::repeat));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CompositeExplicitAutograd, library) {
+  library.impl("block_chain_release", TORCH_BOX(&genimg_fast::release));
 }

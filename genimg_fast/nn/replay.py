@@ -2,16 +2,14 @@
 """Repeats a forward pass in inference that was one native chain, for as long as nothing it depends on has changed.
 
 Finding out afresh what a pass has to do takes about as long as a small generator's convolutions of one image.  Here it takes one
-comparison: of all that the modules hold, by identity, with what they held.
+comparison: of all that the modules hold with what they held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain as concatenate
-from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import nn
@@ -31,26 +29,35 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     known = _known.get(modules[0])
     if known is None or known.shape != input.shape:
         return None
-    if known.others != modules[1:] or not known.holds(modules[0], input):
+    output = None
+    if known.others == modules[1:] and known.holds(modules[0], input):
+        output = torch.ops.genimg_fast.block_chain_repeat.default(input, known.chain)
+    if output is None:
         del _known[modules[0]]  # with its packed weights
-        return None
-    return known.run(input)
+    return output
 
 
 def remember(modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block]) -> None:
     """`blocks` are all that a pass of the modules on `input` runs."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or any(block.training for block in blocks):
         return
-    if serves_all(input, blocks) and (packed := _packed.packed_weights(input, blocks, describe(blocks))):
-        _known[modules[0]] = _Replay(modules, input, blocks, packed)
+    if not serves_all(input, blocks):
+        return
+    description = describe(blocks)
+    if all(t.is_contiguous() for t in (*description.parameters, *description.fixed)) and (
+        packed := _packed.packed_weights(input, blocks, description)
+    ):
+        parameters, fixed, codes, numbers = description
+        chain = torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers)
+        _known[modules[0]] = _Replay(modules, input, blocks, chain)
 
 
 class _Replay:
     """It holds what lies in the modules, but not the first of them, which lives for as long as others want it."""
 
-    def __init__(
-        self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], packed: list[torch.Tensor]
-    ):
+    def __init__(self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], chain: int):
+        self.chain = chain  # of block_chain_keep
+        finalize(self, torch.ops.genimg_fast.block_chain_release, chain)
         self.shape, self.dtype = input.shape, input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
@@ -62,13 +69,11 @@ class _Replay:
         self.dicts = [
             d for m in all_modules for d in (m.__dict__, *(v for v in m.__dict__.values() if type(v) is dict))
         ]
-        self.held = list(concatenate.from_iterable(map(dict.values, self.dicts)))
+        self.held = list(map(dict.copy, self.dicts))
         self.hooks = [v for m in all_modules for name, v in m.__dict__.items() if name.endswith("_hooks")]
         self.weights = [block.weight for block in blocks]
-        self.state = _packed.state(self.weights)
+        self.versions = [w._version for w in self.weights]  # a packed weight's; its address is compared by the kernels
         self.settings = torch.ops.genimg_fast.cpu_settings()
-        self.packed, self.description = packed, describe(blocks)
-        self.operator = torch.ops.genimg_fast.block_chain_inference.default
 
     def holds(self, first: nn.Module, input: torch.Tensor) -> bool:
         return (
@@ -84,18 +89,18 @@ class _Replay:
             and not any(self.hooks)
             and type(first) is self.first_type
             and list(map(type, self.inner)) == self.inner_types
-            and _are_the_same(list(concatenate.from_iterable(map(dict.values, self.dicts))), self.held)
-            and _packed.state(self.weights) == self.state
+            and _equal(self.dicts, self.held)
+            and [w._version for w in self.weights] == self.versions
             and torch.ops.genimg_fast.cpu_settings() == self.settings
         )
 
-    def run(self, input: torch.Tensor) -> torch.Tensor:
-        parameters, fixed, codes, numbers = self.description
-        return self.operator(input, parameters, fixed, self.packed, codes, numbers)
 
-
-def _are_the_same(some: list[object], others: list[object]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
+def _equal(some: list[dict], others: list[dict]) -> bool:
+    # Identity is looked at first: what is compared by value is an attribute or a tensor that was replaced.
+    try:
+        return some == others
+    except (RuntimeError, ValueError):  # as of tensors: the truth of several values
+        return False
 
 
 _known: WeakKeyDictionary[nn.Module, _Replay] = WeakKeyDictionary()

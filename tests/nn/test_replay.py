@@ -24,6 +24,9 @@ CHANGES = {
     "a buffer": lambda m: setattr(m[1], "running_mean", torch.ones(5)),
     "a buffer's values": lambda m: m[1].running_mean.add_(1),
     "a parameter": lambda m: setattr(m[1], "bias", nn.Parameter(torch.ones(5))),
+    "a parameter's memory": lambda m: setattr(m[1].bias, "data", torch.ones(5)),
+    "a buffer's memory": lambda m: setattr(m[1].running_mean, "data", torch.ones(5)),
+    "a weight's values, unnoticed": lambda m: m[0].weight.data.add_(1),
     "the mode": lambda m: m.train(),
 }
 
@@ -40,6 +43,42 @@ def test_a_change_is_seen(change):
     expected = unfuse(copy.deepcopy(model))(input)
     assert not torch.allclose(expected, before)
     torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_parameter_of_one_value_that_was_replaced():
+    model = FusedSequential(nn.ConvTranspose2d(3, 1, 4, 2, 1, bias=False), nn.BatchNorm2d(1)).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    before = model(input)
+    model[1].bias = nn.Parameter(torch.zeros(1))  # equal, and then not
+    torch.testing.assert_close(model(input), before)
+    model[1].bias += 1
+    torch.testing.assert_close(model(input), before + 1)
+
+
+@torch.no_grad()
+def test_a_weight_in_another_memory_order_is_computed_with_but_not_repeated():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    before = model(input)
+    assert replay.replay([model], input) is not None
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(input), before)
+    assert replay.replay([model], input) is None
+
+
+@torch.no_grad()
+def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
+    repeat = torch.ops.genimg_fast.block_chain_repeat
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    expected = model(input)
+    chain = replay._known[model].chain
+    assert torch.equal(repeat(input, chain), expected)
+    assert repeat(input.double(), chain) is None
+    del model
+    gc.collect()
+    assert repeat(input, chain) is None
 
 
 @torch.no_grad()
