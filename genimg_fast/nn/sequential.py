@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
+from genimg_fast._backend import may_fuse
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan
@@ -66,11 +67,6 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     if may_fuse(input):
         return run_steps(layers, lambda: plan([("", layer) for layer in layers]), one_by_one, input)
     return one_by_one(input)
-
-
-def may_fuse(input: Any) -> bool:
-    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy."""
-    return type(input) in (torch.Tensor, nn.Parameter) and not _backend.is_recording_for_export()
 
 
 def run_steps(
