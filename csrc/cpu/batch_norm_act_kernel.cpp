@@ -129,8 +129,8 @@ void apply_gradient(const T* grad, const T* input, const ChannelLayout& layout, 
 
 }  // namespace
 
-template <typename T>
-void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean, T* var) {
+template <typename T, typename Result>
+void batch_norm_statistics(const T* input, const ChannelLayout& layout, Result* mean, Result* var) {
   const int64_t channels = layout.channels;
   const double count = static_cast<double>(layout.per_channel());
   std::vector<double> shift(channels);
@@ -144,9 +144,9 @@ void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean,
   });
   for (int64_t c = 0; c < channels; ++c) {
     const double offset = sums[c] / count;
-    mean[c] = static_cast<T>(shift[c] + offset);
+    mean[c] = static_cast<Result>(shift[c] + offset);
     const double variance = sums[channels + c] / count - offset * offset;
-    var[c] = static_cast<T>(variance < 0 ? 0.0 : variance);
+    var[c] = static_cast<Result>(variance < 0 ? 0.0 : variance);
   }
 }
 
@@ -185,7 +185,6 @@ void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout&
 }
 
 #define INSTANTIATE(T)                                                                                              \
-  template void batch_norm_statistics<T>(const T*, const ChannelLayout&, T*, T*);                                   \
   template void batch_norm_act<T>(const T*, const ChannelLayout&, const BatchNorm<T>&, T*);                         \
   template GradientSums batch_norm_gradient_sums<T>(const T*, const T*, const ChannelLayout&, const BatchNorm<T>&); \
   template void batch_norm_gradient_input<T>(const T*, const T*, const ChannelLayout&, const BatchNorm<T>&,         \
@@ -195,6 +194,9 @@ void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout&
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
+template void batch_norm_statistics(const float*, const ChannelLayout&, float*, float*);
+template void batch_norm_statistics(const float*, const ChannelLayout&, double*, double*);
+template void batch_norm_statistics(const double*, const ChannelLayout&, double*, double*);
 
 }  // namespace genimg_fast::cpu
 

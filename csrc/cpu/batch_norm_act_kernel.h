@@ -22,8 +22,8 @@ struct BatchNorm {
 
 // The mean and the biased variance of each channel, the same for every number of threads.  NaN where there is no
 // element.
-template <typename T>
-void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean, T* var);
+template <typename T, typename Result>
+void batch_norm_statistics(const T* input, const ChannelLayout& layout, Result* mean, Result* var);
 
 template <typename T>
 void batch_norm_act(const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm, T* output);

@@ -64,13 +64,14 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
 // ---- The stages of training one by one, for sync_batch_norm_act, which joins statistics and sums with other
 // processes'.
 
+// In float64: the difference of two means, each rounded to float32, would lose digits of the joined variance.
 std::tuple<Tensor, Tensor> statistics(Tensor input) {
   const ChannelLayout layout = make_channel_layout(input);
-  Tensor mean = torch::stable::new_empty(input, {layout.channels});
-  Tensor var = torch::stable::new_empty(input, {layout.channels});
+  Tensor mean = torch::stable::new_empty(input, {layout.channels}, ScalarType::Double);
+  Tensor var = torch::stable::new_empty(input, {layout.channels}, ScalarType::Double);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
-    cpu::batch_norm_statistics(data<T>(input), layout, mutable_data<T>(mean), mutable_data<T>(var));
+    cpu::batch_norm_statistics(data<T>(input), layout, mutable_data<double>(mean), mutable_data<double>(var));
   });
   return {mean, var};
 }

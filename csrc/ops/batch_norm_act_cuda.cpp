@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor> statistics(Tensor input) {
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
                               mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
-  return {mean, var};
+  return {torch::stable::to(mean, ScalarType::Double), torch::stable::to(var, ScalarType::Double)};
 }
 
 std::tuple<Tensor, Tensor> gradient_sums(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,

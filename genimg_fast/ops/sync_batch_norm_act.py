@@ -46,7 +46,7 @@ def sync_batch_norm_act(
             "AD go through what these say to each other; use BatchNorm, or eval()"
         )
     native = _backend.use_native(op, input, running_mean, running_var, weight, bias)
-    output, mean, var, count = _run(
+    output, mean, var, count = _SyncBatchNormAct.apply(
         input, weight, bias, eps, activation, negative_slope, native, process_group or dist.group.WORLD
     )
     if running_mean is not None and running_var is not None:
@@ -61,15 +61,10 @@ def process_count(process_group: Any) -> int:
     return dist.get_world_size(process_group or dist.group.WORLD)
 
 
-@torch.compiler.disable  # torch.compile breaks its graph here
-def _run(*arguments: Any) -> tuple[torch.Tensor, ...]:
-    return _SyncBatchNormAct.apply(*arguments)
-
-
 def _update_running_statistics(running_mean, running_var, mean, var, count, momentum):
     """As F.batch_norm does, but the count, which lies on the device, is not waited for."""
     unbiased = var * (count / (count - 1).clamp(min=1)).to(var.dtype)
-    step = (momentum * (count > 0)).to(var.dtype)  # no values, no step
+    step = momentum * (count > 0).to(var.dtype)  # no values, no step
     with torch.no_grad():
         running_mean.add_((mean - running_mean) * step)
         running_var.add_((unbiased - running_var) * step)
@@ -80,7 +75,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, weight, bias, eps, activation, negative_slope, native, group):
-        mean, var, count = _joined(*_statistics(input, native), reference.values_per_channel(input), group)
+        mean, var, count = _joined_statistics(input, native, group)
         if native:
             code = _check.ACTIVATIONS[activation]
             output = torch.ops.genimg_fast.batch_norm_act_inference(
@@ -122,21 +117,22 @@ class _SyncBatchNormAct(torch.autograd.Function):
         )
 
 
-def _statistics(input: torch.Tensor, native: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    if input.numel() == 0:  # what has no mean still has a part in the collective
-        zeros = input.new_zeros(2, input.shape[1], dtype=reference.statistics_dtype(input))
-        return zeros[0], zeros[1]
-    return torch.ops.genimg_fast.batch_norm_act_statistics(input) if native else reference.statistics(input)
-
-
-def _joined(mean, var, count, group) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean, variance and count over all processes, from those of this one.  In float64, which counts exactly."""
-    mine = torch.cat([mean.double(), var.double(), mean.new_tensor([count], dtype=torch.float64)])
-    all_of_them = mine.new_empty(dist.get_world_size(group), mine.numel())
-    dist.all_gather(list(all_of_them.unbind()), mine, group=group)
-    means, variances, counts = all_of_them.split([len(mean), len(var), 1], dim=1)
-    total, joined_mean, joined_var = reference.join(counts, means, variances)
-    return joined_mean.to(mean.dtype), joined_var.to(var.dtype), total
+def _joined_statistics(
+    input: torch.Tensor, native: bool, group: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, biased variance and number of the values of all processes."""
+    count, channels = reference.values_per_channel(input), input.shape[1]
+    if count == 0:  # what has no mean still has a part in the collective
+        mean, var = input.new_zeros(2, channels, dtype=torch.float64)
+    else:
+        mean, var = torch.ops.genimg_fast.batch_norm_act_statistics(input) if native else reference.statistics(input)
+    mine = torch.cat([mean, var, mean.new_full((1,), count)])
+    of_all = mine.new_empty(dist.get_world_size(group), len(mine))
+    dist.all_gather(list(of_all.unbind()), mine, group=group)
+    means, variances, counts = of_all.split([channels, channels, 1], dim=1)
+    total, mean, var = reference.join(counts, means, variances)
+    dtype = reference.statistics_dtype(input)
+    return mean.to(dtype), var.to(dtype), total
 
 
 class _NativeTerms(NamedTuple):

@@ -33,9 +33,11 @@ def sync_batch_norm_act(
 
 
 def statistics(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean and the biased variance of each channel."""
-    var, mean = torch.var_mean(input.to(statistics_dtype(input)), over(input), correction=0)
-    return mean, var
+    """The mean and the biased variance of each channel, in float64: joined, they are subtracted."""
+    x = input.to(statistics_dtype(input))
+    shift = x.mean(over(x))  # rounded: what it misses is the mean of the rest
+    var, rest = torch.var_mean(x - along(x, shift), over(x), correction=0)
+    return shift.double() + rest.double(), var.double()
 
 
 def join(
