@@ -146,7 +146,9 @@ class _Fuser:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
                 module.__class__ = _PLAIN[type(module)]
             if type(module) is nn.SyncBatchNorm and not must_be_called(module):
-                module.__class__ = FusedSyncBatchNorm  # the class that `plan` knows; below it is undone if nothing fused it
+                module.__class__ = (
+                    FusedSyncBatchNorm  # the class that `plan` knows; below it is undone if nothing fused it
+                )
         for name, module in modules:
             self.rows[module] = self.fuse_module(name, module)
         for name, module in modules:
@@ -216,7 +218,9 @@ class _Fuser:
 
     def step_rows(self, name: str, steps: list[Step]) -> list[FuseRow]:
         """One for each step, but for modules that have rows of their own."""
-        self.fused_layers.update(layer for step in steps if step.kind for layer in step.layers if isinstance(layer, nn.Module))
+        self.fused_layers.update(
+            layer for step in steps if step.kind for layer in step.layers if isinstance(layer, nn.Module)
+        )
         return [
             FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
             for step in steps

@@ -142,9 +142,7 @@ class _NativeTerms(NamedTuple):
 
     @staticmethod
     def of(grad, input, mean, var, weight, bias, eps, activation, negative_slope) -> _NativeTerms:
-        return _NativeTerms(
-            (grad, input, mean, var, weight, bias, eps, _check.ACTIVATIONS[activation], negative_slope)
-        )
+        return _NativeTerms((grad, input, mean, var, weight, bias, eps, _check.ACTIVATIONS[activation], negative_slope))
 
     def sums(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ops.genimg_fast.batch_norm_act_gradient_sums(*self.arguments)
@@ -160,9 +158,7 @@ def _recorded_gradients(ctx, grad):
     def all_reduce(t: torch.Tensor) -> torch.Tensor:
         return _AllReduce.apply(t, ctx.group)
 
-    output = reference.sync_batch_norm_act(
-        input, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope, all_reduce
-    )
+    output = reference.sync_batch_norm_act(input, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope, all_reduce)
     leaves = [t for t, need in zip((input, weight, bias), ctx.needs_input_grad, strict=False) if need]
     found = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
     return [next(found) if need else None for need in ctx.needs_input_grad[:3]]

@@ -59,7 +59,10 @@ def run(case: Case, function: Function, examples: slice, dtype: torch.dtype | No
         input = input.contiguous(memory_format=torch.channels_last)
     leaves = {"input": input.requires_grad_()}
     if case.affine:
-        leaves |= {"weight": (drawn((channels,), 1) + 0.5).requires_grad_(), "bias": drawn((channels,), 2).requires_grad_()}
+        leaves |= {
+            "weight": (drawn((channels,), 1) + 0.5).requires_grad_(),
+            "bias": drawn((channels,), 2).requires_grad_(),
+        }
     names = ("running_mean", "running_var") if case.tracks else ()
     running = {name: drawn((channels,), 3 + i).square() for i, name in enumerate(names)}
     output = function(

@@ -147,7 +147,9 @@ def test_stages_make_up_the_whole(isa, shape, dtype, activation):
     for _, layout in _cases.layouts(shape):
         x, grad = layout(_cases.randn(shape, dtype)), _cases.randn(shape, dtype, 3) + 2
         _, mean, var = ops.batch_norm_act_training(x, weight, bias, 1e-5, code, 0.2)
-        assert all(torch.equal(t.to(dtype), e) for t, e in zip(ops.batch_norm_act_statistics(x), (mean, var), strict=True))
+        assert all(
+            torch.equal(t.to(dtype), e) for t, e in zip(ops.batch_norm_act_statistics(x), (mean, var), strict=True)
+        )
         arguments = (grad, x, mean, var, weight, bias, 1e-5, code, 0.2)
         expected_input, expected_weight, expected_bias = ops.batch_norm_act_backward(*arguments, True)
         grad_weight, grad_bias = ops.batch_norm_act_gradient_sums(*arguments)
