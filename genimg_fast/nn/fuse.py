@@ -156,7 +156,7 @@ class _Fuser:
                 self.rows[module] += self.fuse_layer(name, module)
         for _, module in modules:
             if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
-                module.__class__ = nn.SyncBatchNorm
+                module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
         return FuseReport(self.model, tuple(row for rows in self.rows.values() for row in rows))
 
     def fuse_module(self, name: str, module: nn.Module) -> list[FuseRow]:

@@ -24,7 +24,8 @@ class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose layers run fused, each group as one call of `genimg_fast.functional`.
 
     Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d``
-    (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation.  All other children are called
+    (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation, and ``SyncBatchNorm`` once `fuse` has
+    seen it; a call ends before one that waits for other processes.  All other children are called
     as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
     subclass.  `plan` says which, and why.
 

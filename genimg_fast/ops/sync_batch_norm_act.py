@@ -93,11 +93,11 @@ class _SyncBatchNormAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, *_):
-        if grad is None:
-            return (None,) * 8
-        if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True)
-            return *_recorded_gradients(ctx, grad), *[None] * 5
         input, weight, bias, mean, var, count = ctx.saved_tensors
+        if grad is None:  # nothing here depends on the output, but the other processes wait
+            grad = torch.zeros_like(input)
+        if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True)
+            return *_recorded_gradients(ctx, grad, input, weight, bias), *[None] * 5
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         terms = (_NativeTerms if ctx.native else GradientTerms).of(
             grad, input, mean, var, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope
@@ -151,9 +151,8 @@ class _NativeTerms(NamedTuple):
         return torch.ops.genimg_fast.batch_norm_act_gradient_input(*self.arguments, *means)
 
 
-def _recorded_gradients(ctx, grad):
+def _recorded_gradients(ctx, grad, input, weight, bias):
     """Of input, weight and bias, from formulas with derivatives."""
-    input, weight, bias, *_ = ctx.saved_tensors
 
     def all_reduce(t: torch.Tensor) -> torch.Tensor:
         return _AllReduce.apply(t, ctx.group)

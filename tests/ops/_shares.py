@@ -35,6 +35,8 @@ class Case(NamedTuple):
     """With a half-precision input."""
     twice: bool = False
     """Also the gradients of the sum of the squares of the gradients."""
+    last_gets_no_gradient: bool = False
+    """Not even zeros: the output of the last process is used for nothing that is differentiated."""
 
 
 Function = Callable[..., torch.Tensor]
@@ -70,6 +72,10 @@ def run(case: Case, function: Function, examples: slice, dtype: torch.dtype | No
         momentum=MOMENTUM, activation=case.activation, negative_slope=SLOPE,
     )  # fmt: skip
     upstream = (_cases.randn(whole, torch.float64, 5) + 2).to(output.dtype)[examples]
+    if case.last_gets_no_gradient:
+        of_last = sum(case.shares[:-1]) - (examples.start or 0)
+        upstream[of_last:] = 0
+        output = _NoGradient.apply(output) if of_last == 0 else output
     found = torch.autograd.grad(output, list(leaves.values()), upstream, create_graph=case.twice)
     results = {"output": output, **{f"gradient of {name}": g for name, g in zip(leaves, found, strict=True)}, **running}
     if case.twice:  # what weight and bias get depends on all processes, but is a sum over them in the first order alone
@@ -77,6 +83,16 @@ def run(case: Case, function: Function, examples: slice, dtype: torch.dtype | No
         results["second gradient of input"], *more = torch.autograd.grad(penalty, [leaves["input"], leaves["weight"]])
         results["second gradient of weight"] = more[0]
     return {name: t.detach() for name, t in results.items()}
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input):
+        return input.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
 
 
 def examples_of(case: Case, rank: int) -> slice:

@@ -40,6 +40,7 @@ CASES = {
     "one value in each process": Case((1, 1, 1), (5,)),
     "one value in all": Case((0, 1, 0), (5,)),
     "no values": Case((0, 0, 0)),
+    "one process gets no gradient": Case(last_gets_no_gradient=True, activation="tanh"),
     "twice": Case(twice=True, activation="tanh"),
     "twice, two processes": Case((2, 3), twice=True, activation="sigmoid"),
 }
