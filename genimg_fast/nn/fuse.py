@@ -146,9 +146,8 @@ class _Fuser:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
                 module.__class__ = _PLAIN[type(module)]
             if type(module) is nn.SyncBatchNorm and not must_be_called(module):
-                module.__class__ = (
-                    FusedSyncBatchNorm  # the class that `plan` knows; below it is undone if nothing fused it
-                )
+                # the class that `plan` knows; undone below where nothing fused it
+                module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
         for name, module in modules:
             self.rows[module] = self.fuse_module(name, module)
         for name, module in modules:

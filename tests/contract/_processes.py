@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,9 @@ def scenarios(rank: int) -> dict[str, Results]:
 
 def main(rank: int, folder: str, processes: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes, timeout=timedelta(minutes=10)
+    )
     with use_backend("native"):
         results = _sync_batch_norm(rank, processes) | (scenarios(rank) if processes == PROCESSES else {})
     torch.save(results, Path(folder) / f"{rank}.pt")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,7 +123,9 @@ class _Counted:
 
 def main(rank: int, folder: str, cases: dict[str, Case]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=10)
+    )
     pair = dist.new_group([0, 1])
     found: dict[str, Results] = {}
     collectives: dict[str, list[str]] = {}
