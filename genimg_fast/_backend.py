@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -107,6 +107,11 @@ def inside_func_transform() -> bool:
 def is_recording_for_export() -> bool:
     """torch.export, ONNX export or torch.jit.trace listen to the operators that are called."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def may_fuse(input: Any) -> bool:
+    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy."""
+    return type(input) in (torch.Tensor, torch.nn.Parameter) and not is_recording_for_export()
 
 
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:

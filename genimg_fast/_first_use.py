@@ -14,6 +14,9 @@ import torch
 
 _CHECKED_DEVICE_TYPES = ("cuda",)
 
+# Ops without kernels of their own.
+_KERNELS_OF = {"sync_batch_norm_act": "batch_norm_act"}
+
 # What was found against (op, device, dtype); None: nothing.
 _findings: dict[tuple[str, torch.device, torch.dtype], str | None] = {}
 
@@ -22,7 +25,7 @@ def why_distrusted(op: str, like: torch.Tensor) -> str | None:
     """Why the kernels of `op` must not serve the device and dtype of `like`, or None."""
     if torch.compiler.is_compiling() or like.device.type not in _CHECKED_DEVICE_TYPES:
         return None
-    key = (op, like.device, like.dtype)
+    key = (_KERNELS_OF.get(op, op), like.device, like.dtype)
     if key not in _findings:
         if not _may_check():
             return None

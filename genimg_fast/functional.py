@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ __all__ = [
     "gaussian_kl_loss",
     "gradient_penalty",
     "reparameterize",
+    "sync_batch_norm_act",
 ]
 
 
@@ -357,3 +359,50 @@ def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.G
         TypeError, ValueError: arguments of different dtypes, shapes or devices, named in one line.
     """
     return ops.reparameterize(mu, logvar, generator=generator)
+
+
+def sync_batch_norm_act(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    process_group: Any = None,
+) -> torch.Tensor:
+    """Batch normalisation in training with the statistics of the batches of all processes, and activation.
+
+    Equal to the process's share of ``batch_norm_act(torch.cat(inputs), running_mean, running_var, weight, bias,
+    training=True, ...)`` with the inputs of all processes, as `torch.nn.SyncBatchNorm` is, on the CPU too. The batches may
+    differ in size, and some may be empty. The processes talk once forward and once backward. Mean and variance are joined
+    by the formula of Chan, Golub and LeVeque (1983). The gradients of ``weight`` and ``bias`` are those of this process:
+    `torch.nn.parallel.DistributedDataParallel` averages them.
+
+    With fewer than two processes it is `batch_norm_act`.
+
+    Args:
+        input: (N, C), (N, C, L), (N, C, H, W) or any (N, C, ...), of the same dtype in all processes.
+        running_mean, running_var: (C,), updated in place, or None. The variance is the unbiased one of all values.
+        weight, bias: (C,), the affine part. These and the running statistics have input's dtype, or are float32 with
+            a half-precision input.
+        momentum: weight of the new value in the running statistics.
+        eps: added to the variance.
+        activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
+        negative_slope: of "leaky_relu".
+        process_group: the processes, as of `torch.distributed`; None is all of them.
+
+    Returns:
+        The shape, dtype and memory format of input.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        RuntimeError: within a transform of `torch.func` or forward-mode AD, with several processes.
+    """
+    return ops.sync_batch_norm_act(
+        input, running_mean, running_var, weight, bias, momentum=momentum, eps=eps, activation=activation,
+        negative_slope=negative_slope, process_group=process_group,
+    )  # fmt: skip

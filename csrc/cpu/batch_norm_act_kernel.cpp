@@ -91,10 +91,46 @@ struct AffineStorage {
   }
 };
 
+// The reduction pass of backward.
+template <typename T>
+GradientSums sum_gradients(const T* grad, const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm,
+                           const AffineStorage<T>& storage) {
+  const int64_t channels = layout.channels;
+  GradientSums sums{std::vector<double>(channels), std::vector<double>(channels)};
+  if (layout.numel() == 0) return sums;  // 0 * NaN would make the sums of an empty batch, whose variance is NaN, NaN
+  // sum(dy) and sum(dy * (x - mean))
+  const std::vector<double> both = channel_sums(layout, [&](const ChannelSlice& slice, double* out) {
+    GENIMG_FAST_DISPATCH_ISA(
+        gradient_sums<T>(grad, input, layout, storage.affine, norm.activation, norm.negative_slope, slice, out));
+  });
+  for (int64_t c = 0; c < channels; ++c) {
+    sums.dy[c] = both[c];
+    sums.dy_normalized[c] = both[channels + c] * AffineStorage<T>::inverse_std(norm, c);
+  }
+  return sums;
+}
+
+// The pass of backward that writes.
+template <typename T>
+void apply_gradient(const T* grad, const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm,
+                    const AffineStorage<T>& storage, const GradientSums* sums, double count, T* grad_input) {
+  const int64_t channels = layout.channels;
+  std::vector<T> mean(sums ? channels : 0), slope(sums ? channels : 0);
+  for (int64_t c = 0; sums && c < channels; ++c) {
+    mean[c] = static_cast<T>(sums->dy[c] / count);
+    slope[c] = static_cast<T>(sums->dy_normalized[c] * AffineStorage<T>::inverse_std(norm, c) / count);
+  }
+  const ChannelCorrection<T> correction{mean.data(), slope.data()};
+  parallel_for_runs(layout, [&](int64_t first, int64_t last) {
+    GENIMG_FAST_DISPATCH_ISA(gradient_input<T>(grad, input, layout, storage.affine, sums ? &correction : nullptr,
+                                               norm.activation, norm.negative_slope, grad_input, first, last));
+  });
+}
+
 }  // namespace
 
-template <typename T>
-void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean, T* var) {
+template <typename T, typename Result>
+void batch_norm_statistics(const T* input, const ChannelLayout& layout, Result* mean, Result* var) {
   const int64_t channels = layout.channels;
   const double count = static_cast<double>(layout.per_channel());
   std::vector<double> shift(channels);
@@ -108,9 +144,9 @@ void batch_norm_statistics(const T* input, const ChannelLayout& layout, T* mean,
   });
   for (int64_t c = 0; c < channels; ++c) {
     const double offset = sums[c] / count;
-    mean[c] = static_cast<T>(shift[c] + offset);
+    mean[c] = static_cast<Result>(shift[c] + offset);
     const double variance = sums[channels + c] / count - offset * offset;
-    var[c] = static_cast<T>(variance < 0 ? 0.0 : variance);
+    var[c] = static_cast<Result>(variance < 0 ? 0.0 : variance);
   }
 }
 
@@ -124,45 +160,43 @@ void batch_norm_act(const T* input, const ChannelLayout& layout, const BatchNorm
 }
 
 template <typename T>
+GradientSums batch_norm_gradient_sums(const T* grad, const T* input, const ChannelLayout& layout,
+                                      const BatchNorm<T>& norm) {
+  return sum_gradients(grad, input, layout, norm, AffineStorage<T>(norm, layout.channels));
+}
+
+template <typename T>
+void batch_norm_gradient_input(const T* grad, const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm,
+                               const GradientSums* sums, double count, T* grad_input) {
+  const AffineStorage<T> storage(norm, layout.channels);
+  apply_gradient(grad, input, layout, norm, storage, sums, count, grad_input);
+}
+
+template <typename T>
 void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout& layout, const BatchNorm<T>& norm,
                              bool training, T* grad_input, T* grad_weight, T* grad_bias) {
-  const int64_t channels = layout.channels;
-  const double count = static_cast<double>(layout.per_channel());
-  if (count == 0) {
-    std::fill_n(grad_weight, channels, T(0));
-    std::fill_n(grad_bias, channels, T(0));
-    return;
+  const AffineStorage<T> storage(norm, layout.channels);
+  const GradientSums sums = sum_gradients(grad, input, layout, norm, storage);
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    grad_bias[c] = static_cast<T>(sums.dy[c]);
+    grad_weight[c] = static_cast<T>(sums.dy_normalized[c]);
   }
-  const AffineStorage<T> storage(norm, channels);
-  // sum(dy) and sum(dy * (x - mean)), dy being the gradient before activation
-  const std::vector<double> sums = channel_sums(layout, [&](const ChannelSlice& slice, double* out) {
-    GENIMG_FAST_DISPATCH_ISA(
-        gradient_sums<T>(grad, input, layout, storage.affine, norm.activation, norm.negative_slope, slice, out));
-  });
-
-  std::vector<T> mean(channels), slope(channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double inverse_std = AffineStorage<T>::inverse_std(norm, c);
-    grad_bias[c] = static_cast<T>(sums[c]);
-    grad_weight[c] = static_cast<T>(sums[channels + c] * inverse_std);
-    mean[c] = static_cast<T>(sums[c] / count);
-    slope[c] = static_cast<T>(sums[channels + c] * inverse_std * inverse_std / count);
-  }
-  const ChannelCorrection<T> correction{mean.data(), slope.data()};
-  parallel_for_runs(layout, [&](int64_t first, int64_t last) {
-    GENIMG_FAST_DISPATCH_ISA(gradient_input<T>(grad, input, layout, storage.affine, training ? &correction : nullptr,
-                                               norm.activation, norm.negative_slope, grad_input, first, last));
-  });
+  apply_gradient(grad, input, layout, norm, storage, training ? &sums : nullptr, layout.per_channel(), grad_input);
 }
 
 #define INSTANTIATE(T)                                                                                              \
-  template void batch_norm_statistics<T>(const T*, const ChannelLayout&, T*, T*);                                   \
   template void batch_norm_act<T>(const T*, const ChannelLayout&, const BatchNorm<T>&, T*);                         \
+  template GradientSums batch_norm_gradient_sums<T>(const T*, const T*, const ChannelLayout&, const BatchNorm<T>&); \
+  template void batch_norm_gradient_input<T>(const T*, const T*, const ChannelLayout&, const BatchNorm<T>&,         \
+                                             const GradientSums*, double, T*);                                      \
   template void batch_norm_act_backward<T>(const T*, const T*, const ChannelLayout&, const BatchNorm<T>&, bool, T*, \
                                            T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
+template void batch_norm_statistics(const float*, const ChannelLayout&, float*, float*);
+template void batch_norm_statistics(const float*, const ChannelLayout&, double*, double*);
+template void batch_norm_statistics(const double*, const ChannelLayout&, double*, double*);
 
 }  // namespace genimg_fast::cpu
 

@@ -266,18 +266,18 @@ __global__ void finish_gradients_kernel(const GradientSums<float>* partial, int6
 
 template <typename T, int N, bool Rows>
 __global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
-                                      const float* grad_weight, const float* grad_bias, bool training, T* grad_input) {
+                                      const float* sum_dy_normalized, const float* sum_dy, float reciprocal,
+                                      T* grad_input) {
   constexpr int kLanes = Rows ? N : 1;
   const ChannelThread<N, Rows> thread(tiling);
   if (!thread.has_work()) return;
-  const float reciprocal = 1.0f / static_cast<float>(tiling.layout.outer * tiling.layout.inner);
   CenteredAffine affine[kLanes];
   float mean_dy[kLanes], slope[kLanes];  // what flows through the statistics: mean_dy + (x - mean) * slope
   for (int k = 0; k < kLanes; ++k) {
     const int64_t channel = thread.channel + k;
     affine[k].load(norm, channel);
-    mean_dy[k] = grad_bias[channel] * reciprocal;
-    slope[k] = grad_weight[channel] * inverse_std(norm, channel) * reciprocal;
+    mean_dy[k] = sum_dy ? sum_dy[channel] * reciprocal : 0.0f;
+    slope[k] = sum_dy ? sum_dy_normalized[channel] * inverse_std(norm, channel) * reciprocal : 0.0f;
   }
   thread.for_each_pack([&](int64_t i) {
     auto g = PackOf<N>{}.load(grad + i);
@@ -285,7 +285,7 @@ __global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTili
     for (int k = 0; k < N; ++k) {
       const int lane = Rows ? k : 0;
       float dy = affine[lane].dy(norm, to_float(g.lane[k]), to_float(x.lane[k]));
-      if (training) dy -= mean_dy[lane] + (to_float(x.lane[k]) - affine[lane].mean) * slope[lane];
+      if (sum_dy) dy -= mean_dy[lane] + (to_float(x.lane[k]) - affine[lane].mean) * slope[lane];
       g.lane[k] = from_float<T>(dy * affine[lane].scale);
     }
     PackOf<N>{}.store(grad_input + i, g);
@@ -383,15 +383,14 @@ void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout,
   });
 }
 
-void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
-                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
-                             float* grad_bias, Stream stream) {
+void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                              const BatchNorm& norm, float* scratch, float* grad_weight, float* grad_bias,
+                              Stream stream) {
   if (layout.channels == 0) return;
   auto* partial = reinterpret_cast<GradientSums<float>*>(scratch);
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const bool aligned = is_aligned(grad) && is_aligned(input) && is_aligned(grad_input);
-    with_access<T>(layout, aligned, [&](auto access) {
+    with_access<T>(layout, is_aligned(grad) && is_aligned(input), [&](auto access) {
       constexpr int kWide = decltype(access)::pack;
       constexpr bool kRows = decltype(access)::rows;
       const ChannelTiling tiling = make_tiling(layout, kWide);
@@ -401,13 +400,31 @@ void batch_norm_act_backward(DType dtype, const void* grad, const void* input, c
       launch(finish_gradients_kernel, finish_grid(layout.channels), dim3(kThreads),
              state_bytes<GradientSums<double>>(1), stream, static_cast<const GradientSums<float>*>(partial),
              tiling.splits, layout.channels, norm, grad_weight, grad_bias);
-      if (layout.numel() == 0) return;
-      launch(gradient_input_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads), 0, stream,
-             static_cast<const T*>(grad), static_cast<const T*>(input), tiling, norm,
-             static_cast<const float*>(grad_weight), static_cast<const float*>(grad_bias), training,
-             static_cast<T*>(grad_input));
     });
   });
+}
+
+void batch_norm_gradient_input(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                               const BatchNorm& norm, const float* sum_dy_normalized, const float* sum_dy,
+                               int64_t count, void* grad_input, Stream stream) {
+  if (layout.numel() == 0) return;
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    with_access<T>(layout, is_aligned(grad) && is_aligned(input) && is_aligned(grad_input), [&](auto access) {
+      const ChannelTiling tiling = make_tiling(layout, access.pack);
+      launch(gradient_input_kernel<T, decltype(access)::pack, decltype(access)::rows>, grid_of(tiling), dim3(kThreads),
+             0, stream, static_cast<const T*>(grad), static_cast<const T*>(input), tiling, norm, sum_dy_normalized,
+             sum_dy, 1.0f / static_cast<float>(count), static_cast<T*>(grad_input));
+    });
+  });
+}
+
+void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
+                             float* grad_bias, Stream stream) {
+  batch_norm_gradient_sums(dtype, grad, input, layout, norm, scratch, grad_weight, grad_bias, stream);
+  batch_norm_gradient_input(dtype, grad, input, layout, norm, training ? grad_weight : nullptr,
+                            training ? grad_bias : nullptr, layout.per_channel(), grad_input, stream);
 }
 
 }  // namespace genimg_fast::cuda

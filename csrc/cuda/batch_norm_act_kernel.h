@@ -36,4 +36,13 @@ void batch_norm_act_backward(DType dtype, const void* grad, const void* input, c
                              const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
                              float* grad_bias, Stream stream);
 
+// The two stages of the above, for statistics that other processes have a part in.  Sums of dy, the gradient before
+// activation: over `count` values, null if mean and var are constants.
+void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                              const BatchNorm& norm, float* scratch, float* grad_weight, float* grad_bias,
+                              Stream stream);
+void batch_norm_gradient_input(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
+                               const BatchNorm& norm, const float* sum_dy_normalized, const float* sum_dy,
+                               int64_t count, void* grad_input, Stream stream);
+
 }  // namespace genimg_fast::cuda

@@ -41,7 +41,6 @@ struct ChannelTensors {
     if (bias_) bias = prepare(*bias_, input, dtype);
   }
 
- private:
   static Tensor prepare(const Tensor& t, const Tensor& input, ScalarType dtype) {
     check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
           input.size(1), ",)");

@@ -58,6 +58,48 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
   return {grad_input, grad_weight, grad_bias};
 }
 
+std::tuple<Tensor, Tensor> statistics(Tensor input) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  const cuda::DType dtype = cuda_dtype(input);
+  Tensor mean = float_scratch(input, layout.channels), var = float_scratch(input, layout.channels);
+  Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
+  cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
+                              mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+  return {torch::stable::to(mean, ScalarType::Double), torch::stable::to(var, ScalarType::Double)};
+}
+
+std::tuple<Tensor, Tensor> gradient_sums(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,
+                                         OptionalTensor bias, double eps, int64_t activation, double negative_slope) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  make_like(grad, input);
+  const cuda::DType dtype = cuda_dtype(input);
+  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  Tensor grad_weight = float_scratch(input, layout.channels), grad_bias = float_scratch(input, layout.channels);
+  Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
+  cuda::batch_norm_gradient_sums(dtype, grad.const_data_ptr(), input.const_data_ptr(), layout,
+                                 batch_norm(channels, eps, activation, negative_slope), mutable_data<float>(scratch),
+                                 mutable_data<float>(grad_weight), mutable_data<float>(grad_bias), scope.stream);
+  return {grad_weight, grad_bias};
+}
+
+Tensor gradient_input(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias,
+                      double eps, int64_t activation, double negative_slope, Tensor mean_grad_weight,
+                      Tensor mean_grad_bias) {
+  const CudaScope scope(input);
+  const ChannelLayout layout = make_channel_layout(input);
+  make_like(grad, input);
+  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const Tensor dy_normalized = ChannelTensors::prepare(mean_grad_weight, input, ScalarType::Float);
+  const Tensor dy = ChannelTensors::prepare(mean_grad_bias, input, ScalarType::Float);
+  Tensor grad_input = torch::stable::empty_like(input);
+  cuda::batch_norm_gradient_input(cuda_dtype(input), grad.const_data_ptr(), input.const_data_ptr(), layout,
+                                  batch_norm(channels, eps, activation, negative_slope), data<float>(dy_normalized),
+                                  data<float>(dy), 1, grad_input.mutable_data_ptr(), scope.stream);
+  return grad_input;
+}
+
 }  // namespace
 }  // namespace genimg_fast
 
@@ -65,4 +107,7 @@ STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
   library.impl("batch_norm_act_inference", TORCH_BOX(&genimg_fast::inference));
   library.impl("batch_norm_act_training", TORCH_BOX(&genimg_fast::training));
   library.impl("batch_norm_act_backward", TORCH_BOX(&genimg_fast::backward));
+  library.impl("batch_norm_act_statistics", TORCH_BOX(&genimg_fast::statistics));
+  library.impl("batch_norm_act_gradient_sums", TORCH_BOX(&genimg_fast::gradient_sums));
+  library.impl("batch_norm_act_gradient_input", TORCH_BOX(&genimg_fast::gradient_input));
 }

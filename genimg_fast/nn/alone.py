@@ -6,8 +6,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from genimg_fast._backend import may_fuse
 from genimg_fast.nn.layers import Step, why_not_convolution
-from genimg_fast.nn.sequential import may_fuse, run_steps
+from genimg_fast.nn.norm import FusedSyncBatchNorm
+from genimg_fast.nn.sequential import run_steps
 
 
 class _FusedConvolution(nn.modules.conv._ConvNd):
@@ -56,4 +58,5 @@ ALONE: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: FusedConvTranspose2d,
     nn.BatchNorm1d: FusedBatchNorm1d,
     nn.BatchNorm2d: FusedBatchNorm2d,
+    nn.SyncBatchNorm: FusedSyncBatchNorm,
 }

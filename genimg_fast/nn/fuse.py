@@ -13,8 +13,9 @@ from torch.nn.utils import parametrize
 from genimg_fast._table import format_table
 from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
-from genimg_fast.nn.layers import Call, Step, plan, why_not_head
+from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
+from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.sequential import FusedSequential
 from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
 
@@ -80,8 +81,8 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
     - ``nn.Sequential`` becomes `FusedSequential`;
     - a module whose methods call layers on each other's output, as in ``F.relu(self.bn(self.conv(x)))``, becomes an instance of
       a subclass of its class, in which those methods make fused calls and are otherwise what they were;
-    - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d`` and ``BatchNorm2d`` that are called in any other way run as one such
-      call each;
+    - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d``, ``BatchNorm2d`` and ``SyncBatchNorm`` that are called in any other way
+      run as one such call each;
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
 
     Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so
@@ -137,17 +138,24 @@ class _Fuser:
         self.rows: dict[nn.Module, list[FuseRow]] = {}
         self.left_to_callers: set[nn.Module] = set()
         """Layers that the modules which call them fuse, or leave as they are."""
+        self.fused_layers: set[nn.Module] = set()
 
     def fuse(self) -> FuseReport:
         modules = [(name, module) for name, module in self.model.named_modules()]
         for _, module in modules:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
                 module.__class__ = _PLAIN[type(module)]
+            if type(module) is nn.SyncBatchNorm and not must_be_called(module):
+                # the class that `plan` knows; undone below where nothing fused it
+                module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
         for name, module in modules:
             self.rows[module] = self.fuse_module(name, module)
         for name, module in modules:
             if module not in self.left_to_callers:
                 self.rows[module] += self.fuse_layer(name, module)
+        for _, module in modules:
+            if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
+                module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
         return FuseReport(self.model, tuple(row for rows in self.rows.values() for row in rows))
 
     def fuse_module(self, name: str, module: nn.Module) -> list[FuseRow]:
@@ -173,7 +181,7 @@ class _Fuser:
             exact = type(module) is nn.Sequential
             if reason := _change_class(module, lambda: FusedSequential if exact else twin_of(type(module), ())):
                 return [_whole(name, module, reason)]
-        return _rows(name, steps)
+        return self.step_rows(name, steps)
 
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
@@ -192,7 +200,7 @@ class _Fuser:
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
             return [*rows, _whole(name, module, reason)]
         self.left_to_callers |= layers
-        return rows + _rows(name, steps)
+        return rows + self.step_rows(name, steps)
 
     def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
@@ -203,8 +211,20 @@ class _Fuser:
         [step] = plan([("", module)])
         row = _whole(name, module, step.reason, step.kind)
         if step.kind:
-            module.__class__ = ALONE[type(module)]  # type: ignore[assignment]
+            self.fused_layers.add(module)
+            module.__class__ = ALONE.get(type(module), type(module))  # type: ignore[assignment]
         return [row]
+
+    def step_rows(self, name: str, steps: list[Step]) -> list[FuseRow]:
+        """One for each step, but for modules that have rows of their own."""
+        self.fused_layers.update(
+            layer for step in steps if step.kind for layer in step.layers if isinstance(layer, nn.Module)
+        )
+        return [
+            FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
+            for step in steps
+            if not _holds_layers(step.layers[0])
+        ]
 
     def why_not(self, name: str, module: nn.Module) -> str:
         if "forward" in module.__dict__:
@@ -230,18 +250,9 @@ def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -
     return FuseRow(name, (), plain_class(type(module)).__name__, kind, reason)
 
 
-def _rows(name: str, steps: list[Step]) -> list[FuseRow]:
-    """One for each step, but for modules that have rows of their own."""
-    return [
-        FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
-        for step in steps
-        if not _holds_layers(step.layers[0])
-    ]
-
-
 def _holds_layers(layer: nn.Module | Call) -> bool:
     return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
 def _word(layer: nn.Module | Call) -> str:
-    return layer.name if isinstance(layer, Call) else type(layer).__name__
+    return layer.name if isinstance(layer, Call) else plain_class(type(layer)).__name__

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
-from genimg_fast import functional
+from genimg_fast.nn.norm import FusedSyncBatchNorm, joins_processes, norm_arguments, parameter, run_norm
 from genimg_fast.reference.block_chain import Block
 
 # Exact classes: a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
 BLOCKS = tuple(_CONVOLUTIONS.values())
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, FusedSyncBatchNorm)
 _ACTIVATIONS: dict[type, str] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
@@ -95,12 +95,19 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     end = start + 1
     if type(head) in _CONVOLUTIONS and end < len(layers):
         follower = layers[end][1]
-        if type(follower) is nn.BatchNorm2d and not must_be_called(follower):
+        if _may_follow_convolution(follower) and not must_be_called(follower):
             end += 1
     if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
-    return Step(names, _CONVOLUTIONS.get(type(head), "batch_norm_act"), "", together)
+    if type(head) in _CONVOLUTIONS:
+        return Step(names, _CONVOLUTIONS[type(head)], "", together)
+    return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
+
+
+def _may_follow_convolution(layer: Any) -> bool:
+    """As a batch normalisation that one call can compute: what waits for other processes ends the call."""
+    return type(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
 
 
 def why_not_head(layer: Any) -> str:
@@ -113,10 +120,10 @@ def why_not_head(layer: Any) -> str:
     if activation_of(layer):
         return must_be_called(layer) or "no convolution or batch normalisation that fuses stands before it"
     if kind is nn.SyncBatchNorm:
-        return "SyncBatchNorm takes its statistics over all processes"
+        return must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
-    if base := next((base for base in LAYERS if isinstance(layer, base)), None):
+    if base := next((base for base in (*LAYERS, nn.SyncBatchNorm) if isinstance(layer, base)), None):
         return f"{kind.__name__} is a subclass of {base.__name__}, which may do more than it"
     return f"{kind.__name__} is not a layer that fuses"
 
@@ -168,42 +175,9 @@ _NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momen
 _NO_ACTIVATION = ("none", 0.01)
 
 
-def _parameter(module: Any, name: str) -> torch.Tensor | None:
-    """As ``module.name``, which takes three times as long."""
-    try:
-        return module._parameters[name]
-    except KeyError:  # a replica of nn.DataParallel holds its tensors as plain attributes
-        return getattr(module, name)
-
-
-def _norm(bn: Any, input: torch.Tensor) -> dict[str, Any]:
-    """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
-    bn._check_input_dim(input)
-    momentum, training = bn.momentum, bn.training
-    running_mean, running_var = bn._buffers["running_mean"], bn._buffers["running_var"]
-    tracks = training and bn.track_running_stats
-    if tracks and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if momentum is None:  # the cumulative average
-            momentum = 1.0 / float(bn.num_batches_tracked)
-    uses_running = tracks or not training
-    return {
-        "running_mean": running_mean if uses_running else None,
-        "running_var": running_var if uses_running else None,
-        "training": training or (running_mean is None and running_var is None),
-        "momentum": 0.0 if momentum is None else momentum,
-        "eps": bn.eps,
-    }
-
-
 def batch_norm_act(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
-    """A step of kind "batch_norm_act"."""
-    bn = layers[0]
-    activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
-    return functional.batch_norm_act(
-        input, weight=_parameter(bn, "weight"), bias=_parameter(bn, "bias"), activation=activation,
-        negative_slope=negative_slope, **_norm(bn, input),
-    )  # fmt: skip
+    """A step of kind "batch_norm_act" or "sync_batch_norm_act"."""
+    return run_norm(layers[0], input, *(activation_of(layers[-1]) or _NO_ACTIVATION))
 
 
 def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
@@ -212,15 +186,15 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
     activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
     norm: dict[str, Any] = _NO_NORM
     bn_weight = bn_bias = None
-    if len(layers) > 1 and type(layers[1]) is nn.BatchNorm2d:
+    if len(layers) > 1 and type(layers[1]) in _BATCH_NORMS:
         # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
         bn = layers[1]
-        norm, bn_weight, bn_bias = _norm(bn, input), _parameter(bn, "weight"), _parameter(bn, "bias")
+        norm, bn_weight, bn_bias = norm_arguments(bn, input), parameter(bn, "weight"), parameter(bn, "bias")
     transposed = isinstance(conv, nn.ConvTranspose2d)
     return Block(
         transposed=transposed,
-        weight=_parameter(conv, "weight"),  # type: ignore[arg-type]
-        bias=_parameter(conv, "bias"),
+        weight=parameter(conv, "weight"),  # type: ignore[arg-type]
+        bias=parameter(conv, "bias"),
         running_mean=norm["running_mean"],
         running_var=norm["running_var"],
         bn_weight=bn_weight,

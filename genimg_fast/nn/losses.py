@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from genimg_fast import functional
-from genimg_fast.nn.sequential import may_fuse
+from genimg_fast._backend import may_fuse
 from genimg_fast.ops import _check
 
 

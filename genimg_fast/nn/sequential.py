@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
+from genimg_fast._backend import may_fuse
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan
@@ -23,7 +24,8 @@ class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose layers run fused, each group as one call of `genimg_fast.functional`.
 
     Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d``
-    (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation.  All other children are called
+    (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation, and ``SyncBatchNorm`` once `fuse` has
+    seen it; a call ends before one that waits for other processes.  All other children are called
     as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
     subclass.  `plan` says which, and why.
 
@@ -66,11 +68,6 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     if may_fuse(input):
         return run_steps(layers, lambda: plan([("", layer) for layer in layers]), one_by_one, input)
     return one_by_one(input)
-
-
-def may_fuse(input: Any) -> bool:
-    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy."""
-    return type(input) in (torch.Tensor, nn.Parameter) and not _backend.is_recording_for_export()
 
 
 def run_steps(

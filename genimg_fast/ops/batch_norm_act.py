@@ -33,7 +33,11 @@ def batch_norm_act(
 ) -> torch.Tensor:
     # No autocast rule: like F.batch_norm, it runs in input's dtype.
     op = "batch_norm_act"
-    _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
+    check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
+    if training and _values_per_channel(input) == 1:
+        raise ValueError(
+            f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
+        )
     if not _backend.use_native(
         op, input, running_mean, running_var, weight, bias, slower=lambda: _why_slower(input, training)
     ):
@@ -92,7 +96,7 @@ def _values_per_channel(input: torch.Tensor) -> int:
     return input.shape[0] * math.prod(input.shape[2:])
 
 
-def _check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation):
+def check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation):
     per_channel = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     _check.tensor(op, input=input, **per_channel)
     if input.dim() < 2:
@@ -109,10 +113,6 @@ def _check_arguments(op, input, running_mean, running_var, weight, bias, trainin
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     if not training and running_mean is None:
         raise ValueError(f"{op}: running_mean and running_var must be given when not training")
-    if training and _values_per_channel(input) == 1:
-        raise ValueError(
-            f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
-        )
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {eps}")
     _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
@@ -133,6 +133,19 @@ def _fake_training(input, weight, bias, eps, activation, negative_slope):
 
 def _fake_backward(grad, input, mean, var, weight, bias, eps, activation, negative_slope, training):
     return torch.empty_like(input), _new_channels(input), _new_channels(input)
+
+
+def _fake_statistics(input):
+    mean = input.new_empty(input.shape[1], dtype=torch.float64)
+    return mean, torch.empty_like(mean)
+
+
+def _fake_gradient_sums(grad, input, mean, var, weight, bias, eps, activation, negative_slope):
+    return _new_channels(input), _new_channels(input)
+
+
+def _fake_gradient_input(grad, input, *_):
+    return torch.empty_like(input)
 
 
 def _gradients(ctx, grad, training):
@@ -176,3 +189,6 @@ def _backward_training(ctx, grad, _grad_mean, _grad_var):
 register("batch_norm_act_inference", _fake_inference, backward=_backward_inference, setup_context=_setup_inference)
 register("batch_norm_act_training", _fake_training, backward=_backward_training, setup_context=_setup_training)
 register("batch_norm_act_backward", _fake_backward)
+register("batch_norm_act_statistics", _fake_statistics)  # the stages of training one by one, for sync_batch_norm_act
+register("batch_norm_act_gradient_sums", _fake_gradient_sums)
+register("batch_norm_act_gradient_input", _fake_gradient_input)

@@ -75,6 +75,13 @@ def _batch_norm(training: bool, activation: str) -> Function:
     return function
 
 
+def _sync_batch_norm(activation: str) -> Function:
+    def function(input, weight, bias):
+        return functional.sync_batch_norm_act(input, None, None, weight, bias, activation=activation)
+
+    return function
+
+
 def _convolution(op: Function, norm: str, **geometry: int) -> Function:
     def function(input, weight, bias, bn_weight, bn_bias):
         if norm == "none":
@@ -168,6 +175,11 @@ SUBJECTS = [
             for activation in ("tanh", "relu", "none")
             for norm in ("batch statistics", "fixed statistics")
         },
+        lambda n: [Argument(_randn(n, 3, 2, 2, seed=1)), *_norm(3, 2)],
+    ),
+    Subject(  # of one process: of several, see test_processes.py
+        "sync_batch_norm_act",
+        {activation: _sync_batch_norm(activation) for activation in ("tanh", "none")},
         lambda n: [Argument(_randn(n, 3, 2, 2, seed=1)), *_norm(3, 2)],
     ),
     Subject(

@@ -162,12 +162,16 @@ normalisation in the dtype of its input, as in PyTorch. Determinism is bit for b
 
 ## Several processes
 
-Checked with two processes (gloo on the CPU) in `tests/contract/test_processes.py`:
+Checked with two and three processes (gloo on the CPU) in `tests/contract/test_processes.py`:
 
 - `DistributedDataParallel` gives a fused model the gradients that it gives the plain one; without batch statistics they are those of one
   process on the joined batch.
-- `nn.SyncBatchNorm` is left alone by `fuse`, with the reason in the report: it takes its statistics over all processes. PyTorch's own refuses
-  tensors on the CPU; on CUDA the gradients are those of one process on the joined batch.
+- `nn.SyncBatchNorm` is fused, with the activation after it, and trains on the CPU too, which PyTorch's own refuses: the gradients, weights
+  and running statistics are those of one process on the joined batch, also where the shares differ in size, or one is empty, and where the
+  processes run on different backends. So they are under `torch.compile`, in one graph, and with the derivatives of a recorded backward.
+  The processes talk once forward and once backward. In `eval()`, and alone, it fuses into the convolution as `BatchNorm2d` does. Transforms
+  of `torch.func` and forward-mode AD are refused: they do not go through what processes say to each other. While it is fused it is no
+  instance of `nn.SyncBatchNorm`, since `DistributedDataParallel` refuses those on the CPU: convert first, then `fuse`, then wrap.
 - FSDP2 (`fully_shard`) wraps a fused model, and `fuse` takes a wrapped one: the same gradients, the same training.
 
 ## Training

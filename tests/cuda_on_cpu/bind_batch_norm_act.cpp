@@ -32,4 +32,21 @@ CUDA_ON_CPU_BINDINGS {
                                       {mean, var, weight, bias, eps, activation, slope}, training, scratch, grad_input,
                                       grad_weight, grad_bias, nullptr);
       });
+  cuda_on_cpu::bind("batch_norm_gradient_sums",
+                    [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
+                       const float* mean, const float* var, const float* weight, const float* bias, float eps,
+                       Activation activation, float slope, float* scratch, float* grad_weight, float* grad_bias) {
+                      cuda::batch_norm_gradient_sums(dtype, grad, input, {outer, channels, inner},
+                                                     {mean, var, weight, bias, eps, activation, slope}, scratch,
+                                                     grad_weight, grad_bias, nullptr);
+                    });
+  cuda_on_cpu::bind(
+      "batch_norm_gradient_input",
+      [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
+         const float* mean, const float* var, const float* weight, const float* bias, float eps, Activation activation,
+         float slope, const float* sum_dy_normalized, const float* sum_dy, int64_t count, void* grad_input) {
+        cuda::batch_norm_gradient_input(dtype, grad, input, {outer, channels, inner},
+                                        {mean, var, weight, bias, eps, activation, slope}, sum_dy_normalized, sum_dy,
+                                        count, grad_input, nullptr);
+      });
 }

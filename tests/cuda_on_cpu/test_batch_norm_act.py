@@ -115,6 +115,43 @@ def test_backward(kernels, memory, layout, dtype, misaligned):
     np.testing.assert_allclose(decode(grad_input, dtype), exact_input, rtol=0, atol=input_bound)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [(70, 1, 16), (9, 264, 1)], ids=str)
+def test_stages_of_backward_with_sums_over_more_values_than_these(kernels, memory, layout, dtype):
+    """Half of a batch, in memory one half after the other, as a process sees it."""
+    outer, channels, inner = layout
+    whole = (2 * outer, channels, inner)
+    x, grad, params = (
+        memory.input(random(whole, 1), dtype),
+        memory.input(2 + random(whole, 3), dtype),
+        parameters(memory, channels),
+    )
+    halves = [
+        (memory.input(decode(x, dtype)[h], dtype), memory.input(decode(grad, dtype)[h], dtype))
+        for h in (slice(outer), slice(outer, None))
+    ]
+    norm = (*params, EPS, 2, SLOPE)
+    expected, sums = memory.output(whole, dtype), [memory.output(channels, np.float32) for _ in range(2)]
+    kernels.batch_norm_act_backward(
+        dtype, grad, x, *whole, *norm, True, scratch(kernels, memory, dtype, whole), expected, *sums
+    )
+    shares = []
+    for half, grad_half in halves:
+        shares.append([memory.output(channels, np.float32) for _ in range(2)])
+        kernels.batch_norm_gradient_sums(
+            dtype, grad_half, half, *layout, *norm, scratch(kernels, memory, dtype, layout), *shares[-1]
+        )
+    joined = [memory.input(a + b, np.float32) for a, b in zip(*shares, strict=True)]
+    for actual, exact in zip(joined, sums, strict=True):
+        np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-6 * 4 * outer * inner)
+    for i, (half, grad_half) in enumerate(halves):
+        actual = memory.output(layout, dtype)
+        kernels.batch_norm_gradient_input(dtype, grad_half, half, *layout, *norm, *joined, 2 * outer * inner, actual)
+        exact = decode(expected, dtype)[i * outer : (i + 1) * outer]
+        bound = ROUNDINGS[dtype] * EPSILON[dtype] * np.abs(exact).max()
+        np.testing.assert_allclose(decode(actual, dtype), exact, rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize("layout", [(0, 3, 1), (4, 0, 1)], ids=str)
 def test_empty(kernels, memory, layout):
     x, params = memory.input(np.zeros(layout), "float32"), parameters(memory, layout[1])

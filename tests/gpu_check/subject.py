@@ -176,7 +176,11 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
         yield "batch_norm_act_training", (x, w, b, 1e-5, ACTIVATIONS["relu"], 0.01)
         yield "batch_norm_act_inference", (x, mean, var, w, b, 1e-5, ACTIVATIONS["tanh"], 0.01)
         x, w, b = x.detach(), w.detach(), b.detach()
-        yield "batch_norm_act_backward", (randn(4, 3, 5, 5), x, mean, var, w, b, 1e-5, ACTIVATIONS["relu"], 0.01, True)
+        backward = (randn(4, 3, 5, 5), x, mean, var, w, b, 1e-5, ACTIVATIONS["relu"], 0.01)
+        yield "batch_norm_act_backward", (*backward, True)
+        yield "batch_norm_act_statistics", (x,)
+        yield "batch_norm_act_gradient_sums", backward
+        yield "batch_norm_act_gradient_input", (*backward, randn(3), randn(3))
     elif op == "reparameterize":
         yield "reparameterize", (leaf(9, 33), leaf(9, 33), seed)
         yield "reparameterize_backward", (randn(9, 33), randn(9, 33), seed)

@@ -306,7 +306,6 @@ def test_layers_that_stay_are_named_with_the_reason():
         def __init__(self):
             super().__init__()
             self.sn = parametrizations.spectral_norm(nn.Conv2d(3, 3, 1))
-            self.sync = nn.SyncBatchNorm(3)
             self.hooked = nn.Conv2d(3, 3, 1)
             self.circular = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
             self.norm = nn.InstanceNorm2d(3)
@@ -314,7 +313,7 @@ def test_layers_that_stay_are_named_with_the_reason():
             self.hooked.register_forward_hook(lambda module, args, output: None)
 
         def forward(self, x):
-            x = F.relu(self.sync(self.sn(x)))
+            x = F.relu(self.sn(x))
             x = F.relu(self.norm(self.hooked(x)))
             return F.relu(self.circular(F.relu(self.conv(x))))
 
@@ -323,7 +322,6 @@ def test_layers_that_stay_are_named_with_the_reason():
     report = genimg_fast.fuse(model)
     assert {row.module or ", ".join(row.layers): row.reason for row in report.not_fused} == {
         "sn": "weight is parametrized",
-        "sync": "SyncBatchNorm takes its statistics over all processes",
         "hooked": "it has hooks",
         "circular": "padding_mode is 'circular'; only 'zeros' is fused",
         "norm": "InstanceNorm2d is not a layer that fuses",

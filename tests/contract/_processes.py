@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What each of two processes does for test_processes.py: `results` of every scenario, saved to a file a rank."""
+"""What each process does for test_processes.py: `results` of every scenario, saved to a file a rank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,8 @@ from tests import _cases
 
 PROCESSES = 2
 STEPS = 3
+SCALE = 1 / 256  # of the loss where it is a sum
+SHARES = {2: (3, 1), 3: (3, 1, 0)}  # of a joined batch
 Results = dict[str, torch.Tensor]
 
 
@@ -41,8 +45,45 @@ class Network(nn.Module):
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "no batch statistics": lambda channels: nn.GroupNorm(2, channels),
     "BatchNorm2d": nn.BatchNorm2d,
-    "SyncBatchNorm": nn.SyncBatchNorm,
 }
+NORM_OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "momentum=None": {"momentum": None},
+    "affine=False": {"affine": False},
+    "track_running_stats=False": {"track_running_stats": False},
+}
+
+
+def batch_norm_network(kind: Callable[..., nn.Module], options: str) -> Network:
+    """Its loss is a sum, so that shares of the batch may differ in size."""
+    torch.manual_seed(0)
+    model = Network(lambda channels: kind(channels, **NORM_OPTIONS.get(options, {}))).double()
+    if options == "one in eval":
+        model.norm.eval()
+    model.criterion.reduction = "sum"
+    return model
+
+
+def _sync_batch_norm(rank: int, processes: int) -> dict[str, Results]:
+    def share(step: int) -> torch.Tensor:
+        return joined_batch(step).split(SHARES[processes])[rank]
+
+    def trained(options: str, **of_ddp: bool) -> Results:
+        model = batch_norm_network(nn.SyncBatchNorm, options)
+        genimg_fast.fuse(model)
+        return train(DistributedDataParallel(model, broadcast_buffers=False, **of_ddp), share, SCALE)
+
+    results = {f"SyncBatchNorm, {options}": trained(options) for options in (*NORM_OPTIONS, "one in eval")}
+    with use_backend("auto"):  # PyTorch's convolutions
+        results["SyncBatchNorm, auto"] = trained("")
+    with use_backend("reference" if rank == 0 else "native"):
+        results["SyncBatchNorm, another backend in one process"] = trained("")
+    results["SyncBatchNorm, static graph"] = trained("", static_graph=True)
+    compiled = batch_norm_network(nn.SyncBatchNorm, "")
+    genimg_fast.fuse(compiled)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    results["SyncBatchNorm, compiled"] = train(DistributedDataParallel(compiled, broadcast_buffers=False), share, SCALE)
+    return results
 
 
 def network(norm: str, fused: bool, device: str = "cpu") -> Network:
@@ -57,13 +98,13 @@ def joined_batch(step: int, device: str = "cpu") -> torch.Tensor:
     return _cases.randn((4, 3, 8, 8), torch.float64, seed=step).to(device)
 
 
-def train(model: nn.Module, images: Callable[[int], torch.Tensor]) -> Results:
+def train(model: nn.Module, images: Callable[[int], torch.Tensor], scale: float = 1.0) -> Results:
     """Loss and gradients of each step; weights and buffers after the last."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     results: Results = {}
     for step in range(STEPS):
         optimizer.zero_grad()
-        model(images(step)).backward()
+        (scale * model(images(step))).backward()
         results.update({f"step {step}: {_bare(name)}": _whole(p.grad) for name, p in model.named_parameters()})
         optimizer.step()
     return results | {_bare(name): _whole(t) for name, t in model.state_dict().items()}
@@ -115,23 +156,19 @@ def scenarios(rank: int) -> dict[str, Results]:
             assert len(genimg_fast.fuse(model).fused) == 4
         results[f"FSDP2, {name}"] = _evaluate_around_training(model, share)
     if torch.cuda.is_available():  # one GPU serves both processes
-        model = DistributedDataParallel(network("SyncBatchNorm", True, "cuda"))
-        results["DDP, SyncBatchNorm, fused"] = train(model, lambda step: share(step).cuda())
+        model = network("BatchNorm2d", False, "cuda")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        genimg_fast.fuse(model)
+        results["SyncBatchNorm on CUDA"] = train(DistributedDataParallel(model), lambda step: share(step).cuda())
     return results
 
 
-def refusal_of_sync_batch_norm() -> str:
-    try:
-        network("SyncBatchNorm", fused=True)(joined_batch(0))
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def main(rank: int, folder: str) -> None:
+def main(rank: int, folder: str, processes: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes, timeout=timedelta(minutes=10)
+    )
     with use_backend("native"):
-        results = {**scenarios(rank), "SyncBatchNorm on the CPU": refusal_of_sync_batch_norm()}
+        results = _sync_batch_norm(rank, processes) | (scenarios(rank) if processes == PROCESSES else {})
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

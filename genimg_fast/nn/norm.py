@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What the modules of batch normalisation ask of `genimg_fast.functional`, and a `torch.nn.SyncBatchNorm` that runs on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from genimg_fast import _backend, functional
+from genimg_fast.ops.sync_batch_norm_act import process_count
+
+
+class FusedSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """`torch.nn.SyncBatchNorm`, run by `functional.sync_batch_norm_act`.
+
+    It is no subclass: DistributedDataParallel refuses a model on the CPU in which there is an instance of `SyncBatchNorm`.
+    """
+
+    _genimg_fast_plain_class = nn.SyncBatchNorm
+    process_group: Any
+
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not _backend.may_fuse(input):
+            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+        # at any size: of PyTorch's own and this one, all processes must run the same
+        return run_norm(self, input, "none", 0.01)
+
+
+def joins_processes(bn: Any) -> bool:
+    """Whether the next pass of this module takes its statistics over several processes."""
+    return type(bn) is FusedSyncBatchNorm and bn.training and process_count(bn.process_group) > 1
+
+
+def run_norm(bn: Any, input: torch.Tensor, activation: str, negative_slope: float) -> torch.Tensor:
+    """The batch normalisation, and an activation after it."""
+    arguments = norm_arguments(bn, input)
+    arguments |= {"weight": parameter(bn, "weight"), "bias": parameter(bn, "bias")}
+    arguments |= {"activation": activation, "negative_slope": negative_slope}
+    if joins_processes(bn):
+        del arguments["training"]
+        return functional.sync_batch_norm_act(input, process_group=bn.process_group, **arguments)
+    return functional.batch_norm_act(input, **arguments)
+
+
+def norm_arguments(bn: Any, input: torch.Tensor) -> dict[str, Any]:
+    """What `bn(input)` would pass to `F.batch_norm`, counting the batch as it does."""
+    bn._check_input_dim(input)
+    momentum, training = bn.momentum, bn.training
+    running_mean, running_var = bn._buffers["running_mean"], bn._buffers["running_var"]
+    tracks = training and bn.track_running_stats
+    if tracks and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if momentum is None:  # the cumulative average
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    uses_running = tracks or not training
+    return {
+        "running_mean": running_mean if uses_running else None,
+        "running_var": running_var if uses_running else None,
+        "training": training or (running_mean is None and running_var is None),
+        "momentum": 0.0 if momentum is None else momentum,
+        "eps": bn.eps,
+    }
+
+
+def parameter(module: Any, name: str) -> torch.Tensor | None:
+    """As ``module.name``, which takes three times as long."""
+    try:
+        return module._parameters[name]
+    except KeyError:  # a replica of nn.DataParallel holds its tensors as plain attributes
+        return getattr(module, name)
