@@ -33,8 +33,8 @@ constexpr int64_t kChunk = 4096;
 constexpr int64_t kGrain = 8 * kChunk;
 inline int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, numel) and begin at a multiple of kChunk, for bodies of which
-// one chunk is worth a thread.
+// Calls body(begin, end) on disjoint ranges that cover [0, numel) and begin at a multiple of kChunk, for bodies of
+// which one chunk is worth a thread.
 template <typename Body>
 void parallel_for_chunks(int64_t numel, const Body& body) {
   parallel_for(0, chunk_count(numel), 1, [&](int64_t first, int64_t last) {

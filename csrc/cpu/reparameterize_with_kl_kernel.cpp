@@ -31,7 +31,7 @@ void reparameterize_with_kl_backward(const ReparameterizeWithKlGradients<T>& ope
   });
 }
 
-#define INSTANTIATE(T)                                                                             \
+#define INSTANTIATE(T)                                                                              \
   template double reparameterize_with_kl<T>(const ReparameterizeWithKlOperands<T>&, uint64_t seed); \
   template void reparameterize_with_kl_backward<T>(const ReparameterizeWithKlGradients<T>&, uint64_t seed);
 INSTANTIATE(float)

@@ -158,8 +158,8 @@ GF_INLINE double sum(Vec<T> v) {
   return total;
 }
 
-// The sum of the terms for which loop(first, last, add) calls add(term, count), over a range.  Lanes add up 32 terms in T,
-// then fold into a double: the error stays below one rounding of the result however long the range is.
+// The sum of the terms for which loop(first, last, add) calls add(term, count), over a range.  Lanes add up 32 terms in
+// T, then fold into a double: the error stays below one rounding of the result however long the range is.
 template <typename T, typename Loop>
 GF_INLINE double sum_over_loop(int64_t begin, int64_t end, const Loop& loop) {
   const int64_t block = 32 * kLanes<T>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// z = mu + exp(logvar / 2) * eps and its derivative, on vectors, and the loop that draws eps; for files compiled through
-// foreach_isa.h, hence no include guard.  Such a file includes what vec_philox.h asks for.
+// z = mu + exp(logvar / 2) * eps and its derivative, on vectors, and the loop that draws eps; for files compiled
+// through foreach_isa.h, hence no include guard.  Such a file includes what vec_philox.h asks for.
 #include "cpu/vec_philox.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {

@@ -59,15 +59,8 @@ struct ReparameterizeWithKlBackward : ReparameterizeWithKlCall {
 
   template <typename T>
   ReparameterizeWithKlGradients<T> operands() const {
-    return {data<T>(mu),
-            data<T>(logvar),
-            data<T>(grad_z),
-            data<T>(grad_kl),
-            is_reduced,
-            scale,
-            mutable_data<T>(grad_mu),
-            mutable_data<T>(grad_logvar),
-            mu.numel()};
+    return {data<T>(mu), data<T>(logvar),          grad_z ? data<T>(*grad_z) : nullptr, data<T>(grad_kl), is_reduced,
+            scale,       mutable_data<T>(grad_mu), mutable_data<T>(grad_logvar),        mu.numel()};
   }
 
   std::tuple<Tensor, Tensor> outputs(const Tensor& like_mu, const Tensor& like_logvar) const {
