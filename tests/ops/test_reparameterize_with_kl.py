@@ -22,10 +22,13 @@ USES = {"both": (True, True), "z": (True, False), "kl": (False, True)}
 
 
 def run(function, mu, logvar, reduction, uses=(True, True)):
-    """Outputs and both gradients, under upstream gradients that are not 1; of the outputs in `uses` alone."""
+    """Outputs and both gradients, under upstream gradients that are not 1 and differ; of the outputs in `uses` alone."""
     leaves = [mu.clone().requires_grad_(), logvar.clone().requires_grad_()]
     outputs = function(*leaves, SEED, reduction)
-    upstreams = [torch.full_like(out, weight) for out, weight in zip(outputs, (0.7, -0.3), strict=True)]
+    upstreams = [
+        weight * (1 + torch.arange(out.numel()) % 3).to(out).view(out.shape)
+        for out, weight in zip(outputs, (0.7, -0.3), strict=True)
+    ]
     used, upstreams = (list(itertools.compress(tensors, uses)) for tensors in (outputs, upstreams))
     gradients = torch.autograd.grad(used, leaves, upstreams)
     return [*(out.detach() for out in outputs), *gradients]
@@ -100,7 +103,8 @@ def test_either_input_may_be_constant(of, uses):
     both = run(reparameterize_with_kl_and_seed, mu, logvar, "sum", uses)[2:]
     leaves = [t.clone().requires_grad_(grad) for t, grad in zip((mu, logvar), of, strict=True)]
     z, kl = reparameterize_with_kl_and_seed(*leaves, SEED, "sum")
-    ((z.sum() * 0.7 if uses[0] else 0) - (0.3 * kl if uses[1] else 0)).backward()
+    weights = (1 + torch.arange(z.numel()) % 3).view(z.shape)
+    ((0.7 * (weights * z).sum() if uses[0] else 0) - (0.3 * kl if uses[1] else 0)).backward()
     for leaf, expected in zip(leaves, both, strict=True):
         if leaf.requires_grad:
             torch.testing.assert_close(leaf.grad, expected)
