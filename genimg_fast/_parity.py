@@ -99,6 +99,11 @@ def _reparameterize(t: Inputs) -> Outputs:
     return functional.reparameterize(t.randn(9, 33), t.randn(9, 33), generator=torch.Generator(t.device).manual_seed(0))
 
 
+def _reparameterize_with_kl(t: Inputs) -> Outputs:
+    generator = torch.Generator(t.device).manual_seed(0)
+    return functional.reparameterize_with_kl(t.randn(9, 33), t.randn(9, 33), "batchmean", generator=generator)
+
+
 def _bce_loss(t: Inputs) -> Outputs:
     return functional.bce_loss(t.randn(9, 33).sigmoid(), t.rand(9, 33))
 
@@ -120,6 +125,7 @@ CASES: dict[str, Callable[[Inputs], Outputs]] = {
     "conv2d_bn_act": _conv2d_bn_act,
     "batch_norm_act": _batch_norm_act,
     "reparameterize": _reparameterize,
+    "reparameterize_with_kl": _reparameterize_with_kl,
     "bce_loss": _bce_loss,
     "bce_with_logits_loss": _bce_with_logits_loss,
     "gaussian_kl_loss": _gaussian_kl_loss,

@@ -21,6 +21,7 @@ __all__ = [
     "gaussian_kl_loss",
     "gradient_penalty",
     "reparameterize",
+    "reparameterize_with_kl",
     "sync_batch_norm_act",
 ]
 
@@ -257,7 +258,8 @@ def elbo_loss(
 
     Equal to ``reconstruction = F.binary_cross_entropy_with_logits(recon, target, reduction="sum") / N``,
     ``kl = gaussian_kl_loss(mu, logvar, "batchmean")`` and ``total = reconstruction + beta * kl``, with all gradients made
-    in the forward pass. Any of the three may be differentiated. Under autocast it is computed in float32.
+    in the forward pass. Any of the three may be differentiated. Under autocast it is computed in float32. With another
+    reconstruction than the three below, take the divergence from `reparameterize_with_kl`, together with the sample.
 
     Args:
         recon: the decoder's output, (N, ...): logits for "bce_with_logits", probabilities for "bce".
@@ -359,6 +361,33 @@ def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.G
         TypeError, ValueError: arguments of different dtypes, shapes or devices, named in one line.
     """
     return ops.reparameterize(mu, logvar, generator=generator)
+
+
+def reparameterize_with_kl(
+    mu: torch.Tensor, logvar: torch.Tensor, reduction: str = "mean", *, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample of N(mu, exp(logvar)) and its KL divergence from N(0, I), in one pass over mu and logvar, and one backward.
+
+    Equal to ``reparameterize(mu, logvar, generator=generator), gaussian_kl_loss(mu, logvar, reduction)``, with the same
+    noise for the same seed. Either may be left unused. On CUDA one kernel makes both, and one both gradients.
+
+    For who has a reconstruction loss of their own (perceptual, adversarial, another likelihood), or several layers of
+    latents, each with its divergence. Where the loss is that of `elbo_loss`, sample with `reparameterize`: `elbo_loss`
+    makes the divergence in the pass that reads the images, and its gradients with it.
+
+    Args:
+        mu, logvar: of any shape, both the same, in the same dtype. Under autocast they are taken in float32.
+        reduction: of the divergence: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size
+            of dimension 0.
+        generator: draws the seed of the noise; default torch's own of mu's device.
+
+    Returns:
+        (z, kl): z of mu's shape, dtype and memory format; kl a scalar, or for "none" a tensor like z.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+    """
+    return ops.reparameterize_with_kl(mu, logvar, reduction, generator=generator)
 
 
 def sync_batch_norm_act(

@@ -25,6 +25,7 @@ template double gaussian_kl<double>(const GaussianKlOperands<double>&);
 #else  // once per instruction set
 
 #include "common/gaussian_kl.h"
+#include "cpu/vec_gaussian_kl.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
@@ -33,11 +34,11 @@ double gaussian_kl_partial(const GaussianKlOperands<T>& operands, int64_t begin,
   const T grad_scale = T(operands.grad_scale);
   return sum_over<T>(begin, end, [&](int64_t i, auto count) {
     const Vec<T> mu = load(operands.mu + i, count), logvar = load(operands.logvar + i, count), variance = exp(logvar);
-    const Vec<T> loss = T(0.5) * (mu * mu + variance - T(1) - logvar);
+    const Vec<T> loss = gaussian_kl_term<T>(mu, logvar, variance);
     if (operands.loss) store(operands.loss + i, loss, count);
     if (operands.grad_mu) {
       store(operands.grad_mu + i, grad_scale * mu, count);
-      store(operands.grad_logvar + i, grad_scale * T(0.5) * (variance - T(1)), count);
+      store(operands.grad_logvar + i, grad_scale * gaussian_kl_grad_logvar<T>(variance), count);
     }
     return loss;
   });

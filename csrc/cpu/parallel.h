@@ -33,11 +33,20 @@ constexpr int64_t kChunk = 4096;
 constexpr int64_t kGrain = 8 * kChunk;
 inline int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
 
+// Calls body(begin, end) on disjoint ranges that cover [0, numel) and begin at a multiple of kChunk, for bodies of
+// which one chunk is worth a thread.
+template <typename Body>
+void parallel_for_chunks(int64_t numel, const Body& body) {
+  parallel_for(0, chunk_count(numel), 1, [&](int64_t first, int64_t last) {
+    body(first * kChunk, last * kChunk < numel ? last * kChunk : numel);
+  });
+}
+
 // The sum of partial(begin, end) over the chunks of [0, numel).
 template <typename Partial>
-double parallel_sum(int64_t numel, const Partial& partial) {
+double parallel_sum(int64_t numel, const Partial& partial, int64_t grain = kGrain) {
   std::vector<double> partials(chunk_count(numel));
-  parallel_for(0, chunk_count(numel), kGrain / kChunk, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunk_count(numel), grain / kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kChunk, last = first + kChunk < numel ? first + kChunk : numel;
       partials[chunk] = partial(first, last);

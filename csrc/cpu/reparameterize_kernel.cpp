@@ -5,8 +5,6 @@
 
 #include "cpu/reparameterize_kernel.h"
 
-#include <algorithm>
-
 #include "common/philox.h"
 
 #if defined(__x86_64__)
@@ -17,17 +15,6 @@
 #include "cpu/foreach_isa.h"
 
 namespace genimg_fast::cpu {
-namespace {
-
-// body(begin, end) over ranges that begin at a multiple of kChunk, so that no vector of Philox blocks is cut in two.
-template <typename Body>
-void parallel_for_chunks(int64_t numel, const Body& body) {
-  parallel_for(0, chunk_count(numel), 1,
-               [&](int64_t first, int64_t last) { body(first * kChunk, std::min(last * kChunk, numel)); });
-}
-
-}  // namespace
-
 template <typename T>
 void reparameterize(const T* mu, const T* logvar, uint64_t seed, T* z, int64_t numel) {
   parallel_for_chunks(numel, [&](int64_t begin, int64_t end) {
@@ -62,34 +49,14 @@ INSTANTIATE(double)
 
 #else  // once per instruction set
 
-#include "cpu/vec_philox.h"
+#include "cpu/vec_reparameterize.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
-
-GF_INLINE Vec<float> load_noise(const float* eps, float) { return load(eps); }
-GF_INLINE Vec<double> load_noise(const float* eps, double) {
-  Vec<double> v;
-  for (int k = 0; k < kLanes<double>; ++k) v[k] = eps[k];
-  return v;
-}
-
-// body(offset, count, eps) over [begin, end), begin a multiple of kChunk.
-template <typename T, typename Body>
-GF_INLINE void for_each_with_noise(uint64_t seed, int64_t begin, int64_t end, const Body& body) {
-  for (int64_t first = begin; first < end; first += 4 * kBlocks) {
-    Vec<float> z[4];
-    philox_normal(seed, static_cast<uint64_t>(first) / 4, z);
-    float eps[4 * kBlocks];
-    __builtin_memcpy(eps, z, sizeof eps);
-    const int64_t last = first + 4 * kBlocks < end ? first + 4 * kBlocks : end;
-    for_each_vector<T>(first, last, [&](int64_t i, auto count) { body(i, count, load_noise(eps + (i - first), T{})); });
-  }
-}
 
 template <typename T>
 void reparameterize_range(const T* mu, const T* logvar, uint64_t seed, T* z, int64_t begin, int64_t end) {
   for_each_with_noise<T>(seed, begin, end, [&](int64_t i, auto count, Vec<T> eps) {
-    store(z + i, load(mu + i, count) + exp(T(0.5) * load(logvar + i, count)) * eps, count);
+    store(z + i, reparameterized<T>(load(mu + i, count), load(logvar + i, count), eps), count);
   });
 }
 
@@ -97,7 +64,8 @@ template <typename T>
 void reparameterize_backward_range(const T* grad, const T* logvar, uint64_t seed, T* grad_logvar, int64_t begin,
                                    int64_t end) {
   for_each_with_noise<T>(seed, begin, end, [&](int64_t i, auto count, Vec<T> eps) {
-    store(grad_logvar + i, load(grad + i, count) * T(0.5) * exp(T(0.5) * load(logvar + i, count)) * eps, count);
+    const Vec<T> g = load(grad + i, count), v = load(logvar + i, count);
+    store(grad_logvar + i, reparameterized_grad_logvar<T>(g, v, eps), count);
   });
 }
 

@@ -158,19 +158,27 @@ GF_INLINE double sum(Vec<T> v) {
   return total;
 }
 
-// The sum of term(offset, count) over a range.  Lanes add up 32 terms in T, then fold into a double: the error stays
-// below one rounding of the result however long the range is.
-template <typename T, typename Term>
-GF_INLINE double sum_over(int64_t begin, int64_t end, const Term& term) {
+// The sum of the terms for which loop(first, last, add) calls add(term, count), over a range.  Lanes add up 32 terms in
+// T, then fold into a double: the error stays below one rounding of the result however long the range is.
+template <typename T, typename Loop>
+GF_INLINE double sum_over_loop(int64_t begin, int64_t end, const Loop& loop) {
   const int64_t block = 32 * kLanes<T>;
   double total = 0;
   for (int64_t first = begin; first < end; first += block) {
     Vec<T> lanes{};
-    for_each_vector<T>(first, first + block < end ? first + block : end,
-                       [&](int64_t i, auto count) { lanes += keep<T>(term(i, count), count); });
+    loop(first, first + block < end ? first + block : end,
+         [&](Vec<T> term, auto count) { lanes += keep<T>(term, count); });
     total += sum<T>(lanes);
   }
   return total;
+}
+
+// The sum of term(offset, count) over a range.
+template <typename T, typename Term>
+GF_INLINE double sum_over(int64_t begin, int64_t end, const Term& term) {
+  return sum_over_loop<T>(begin, end, [&](int64_t first, int64_t last, const auto& add) {
+    for_each_vector<T>(first, last, [&](int64_t i, auto count) { add(term(i, count), count); });
+  });
 }
 
 // NaN in the first operand travels: NaN compares false with everything.

@@ -39,6 +39,11 @@ inline int multiprocessor_count() {  // of the current GPU
   return count;
 }
 
+// Sets `bytes` bytes to 0 in the order of the stream; not a kernel.
+inline void set_zero(void* p, size_t bytes, Stream stream) {
+  check_cuda(cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream)));
+}
+
 // kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Deterministic sums: a fixed tree within a block, one partial a block, and a second kernel that adds the partials in
-// order.  No atomics.
+// Deterministic sums: a fixed tree within a block, one partial a block, and a second kernel, or the last block of the
+// first one, that adds the partials in order.  No atomics on what is summed.
 #pragma once
 #include "cuda/platform.cuh"
 
@@ -33,6 +33,20 @@ __device__ __forceinline__ double block_sum_partials(const float* partial, int c
     if (threadIdx.x < half) lane_sum[threadIdx.x] += lane_sum[threadIdx.x + half];
   }
   return threadIdx.x == 0 ? lane_sum[0] : 0.0;
+}
+
+// Leaves the block's sum, which thread 0 knows, as partial[blockIdx.x], and returns whether all other blocks have left
+// theirs: to the last block, whichever it is, all partials are visible.  ticket[0] was 0 when the kernel began;
+// `shared` is one int of shared memory.
+__device__ __forceinline__ bool is_last_to_leave(float sum, float* partial, int* ticket, int* shared) {
+  if (threadIdx.x == 0) {
+    partial[blockIdx.x] = sum;
+    __threadfence();  // whoever sees the ticket taken sees the partial
+    *shared = atomicAdd(ticket, 1);
+    __threadfence();  // and who took the last one, all partials
+  }
+  __syncthreads();
+  return *shared == static_cast<int>(gridDim.x) - 1;
 }
 
 // out[0] = scale * (partial[0] + ... + partial[count - 1]), one block.

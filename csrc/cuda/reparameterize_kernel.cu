@@ -6,25 +6,10 @@
 // memory, so that a replayed CUDA graph draws new noise.
 #include "cuda/reparameterize_kernel.h"
 
-#include "common/philox.h"
-#include "cuda/elementwise.cuh"
+#include "cuda/reparameterize.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
-
-// eps of N consecutive elements from `i` on; i is a multiple of N.
-template <int N>
-__device__ __forceinline__ void draw(uint64_t seed, int64_t i, float* eps) {
-  const uint64_t block = static_cast<uint64_t>(i) / 4;
-  if (N >= 4) {
-    for (int k = 0; k < N / 4; ++k) philox_normal4(seed, block + k, eps + 4 * k);
-    return;
-  }
-  float four[4];
-  philox_normal4(seed, block, four);
-  const int k = static_cast<int>(i % 4);
-  eps[0] = k == 0 ? four[0] : k == 1 ? four[1] : k == 2 ? four[2] : four[3];  // no indexing: `four` stays in registers
-}
 
 template <typename T, int N>
 __global__ void reparameterize_kernel(const T* mu, const T* logvar, const int64_t* seed, T* z, int64_t numel) {
@@ -35,7 +20,7 @@ __global__ void reparameterize_kernel(const T* mu, const T* logvar, const int64_
     float eps[pack.size];
     draw<pack.size>(key, i, eps);
     for (int k = 0; k < pack.size; ++k)
-      m.lane[k] = from_float<T>(to_float(m.lane[k]) + expf(0.5f * to_float(v.lane[k])) * eps[k]);
+      m.lane[k] = from_float<T>(reparameterized(to_float(m.lane[k]), to_float(v.lane[k]), eps[k]));
     pack.store(z + i, m);
   });
 }
@@ -50,7 +35,7 @@ __global__ void reparameterize_backward_kernel(const T* grad, const T* logvar, c
     float eps[pack.size];
     draw<pack.size>(key, i, eps);
     for (int k = 0; k < pack.size; ++k)
-      g.lane[k] = from_float<T>(to_float(g.lane[k]) * 0.5f * expf(0.5f * to_float(v.lane[k])) * eps[k]);
+      g.lane[k] = from_float<T>(reparameterized_grad_logvar(to_float(g.lane[k]), to_float(v.lane[k]), eps[k]));
     pack.store(grad_logvar + i, g);
   });
 }

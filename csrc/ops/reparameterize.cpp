@@ -7,8 +7,6 @@
 namespace genimg_fast {
 namespace {
 
-uint64_t seed_value(const Tensor& seed) { return static_cast<uint64_t>(*data<int64_t>(seed)); }
-
 Tensor forward(Tensor mu, Tensor logvar, Tensor seed) {
   const Tensor m = torch::stable::contiguous(mu), v = torch::stable::contiguous(logvar);
   check_noise_arguments(m, v, seed);

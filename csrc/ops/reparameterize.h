@@ -14,6 +14,9 @@ inline void check_noise_arguments(const Tensor& a, const Tensor& b, const Tensor
         "reparameterize: operands are on different devices");
 }
 
+// Of a seed on the CPU.
+inline uint64_t seed_value(const Tensor& seed) { return static_cast<uint64_t>(*data<int64_t>(seed)); }
+
 // `contiguous`, in the layout of `like`.
 inline Tensor laid_out_like(const Tensor& like, const Tensor& contiguous) {
   Tensor out = torch::stable::empty_like(like);

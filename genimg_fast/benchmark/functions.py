@@ -126,9 +126,18 @@ class BatchNormAct(Function):
 
 @dataclass(frozen=True)
 class Reparameterize(Function):
+    outputs: ClassVar[tuple[str, ...]] = ("z",)
+
     @property
     def bytes(self) -> int:
         return 4 * 6 * math.prod(self.shape)
+
+    def sampler(
+        self, runtime: Runtime, noise: torch.Tensor | None
+    ) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]:
+        """A function of mu and logvar."""
+        sample = sampler(runtime, noise)
+        return lambda mu, logvar: (sample(mu, logvar),)
 
     def prepare(
         self, runtime: Runtime, dtype: torch.dtype = torch.float32, noise: torch.Tensor | None = None
@@ -136,17 +145,31 @@ class Reparameterize(Function):
         draw = Inputs(runtime, dtype)
         mu, logvar, upstream = (draw.randn(*self.shape) for _ in range(3))
         leaves = mu.requires_grad_(), logvar.requires_grad_()
-        run = runtime.compile(sampler(runtime, noise))
+        upstreams = [upstream, *(upstream.new_ones(()) for _ in self.outputs[1:])]
+        run = runtime.compile(self.sampler(runtime, noise))
 
         def call() -> Sequence[Any]:
-            z = run(*leaves)
-            return (z, *torch.autograd.grad(z, leaves, upstream))
+            outputs = run(*leaves)
+            return (*outputs, *torch.autograd.grad(outputs, leaves, upstreams))
 
         return Prepared(
             call,
-            tolerances("z", "gradient of mu", "gradient of logvar"),
+            tolerances(*self.outputs, "gradient of mu", "gradient of logvar"),
             lambda t: noise_of(mu.detach().cpu().double(), logvar.detach().cpu().double(), t[0]),
         )
+
+
+@dataclass(frozen=True)
+class ReparameterizeWithKL(Reparameterize):
+    """What a VAE does between encoder and decoder: a sample of the posterior, and its KL divergence."""
+
+    outputs = ("z", "kl")
+
+    def sampler(self, runtime, noise):
+        if noise is None:
+            return lambda mu, logvar: runtime.functional.reparameterize_with_kl(mu, logvar, "batchmean")
+        sample = sampler(runtime, noise)
+        return lambda mu, logvar: (sample(mu, logvar), runtime.functional.gaussian_kl_loss(mu, logvar, "batchmean"))
 
 
 def sampler(runtime: Runtime, noise: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -18,6 +18,7 @@ from genimg_fast.benchmark.functions import (
     Function,
     GaussianKLLoss,
     Reparameterize,
+    ReparameterizeWithKL,
 )
 from genimg_fast.benchmark.runtimes import Runtime
 from genimg_fast.benchmark.worker import Worker
@@ -40,6 +41,7 @@ KERNELS: dict[str, Convolution | Function] = {
     "bce_loss 512x3x64x64": BCELoss((512, 3, 64, 64)),
     "gaussian_kl_loss 4096x128": GaussianKLLoss((4096, 128)),
     "reparameterize 4096x128": Reparameterize((4096, 128)),
+    "reparameterize_with_kl 4096x128": ReparameterizeWithKL((4096, 128)),
     "batch_norm_act 64x64x32x32": BatchNormAct((64, 64, 32, 32)),
 }
 

@@ -27,6 +27,12 @@ def reparameterize(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
 
 
+def reparameterize_with_kl(
+    mu: torch.Tensor, logvar: torch.Tensor, reduction: str = "mean"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return reparameterize(mu, logvar), gaussian_kl_loss(mu, logvar, reduction)
+
+
 def batch_norm_act(input, running_mean, running_var, weight, bias, *, training: bool, activation: str) -> torch.Tensor:
     assert activation == "relu"
     return F.relu(F.batch_norm(input, running_mean, running_var, weight, bias, training), inplace=True)

@@ -6,6 +6,7 @@ from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.fuse import FuseReport, fuse, unfuse
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss, ELBOLoss, GaussianKLLoss
 from genimg_fast.nn.reparameterize import Reparameterize
+from genimg_fast.nn.reparameterize_with_kl import ReparameterizeWithKL
 from genimg_fast.nn.sequential import FusedSequential
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FusedSequential",
     "GaussianKLLoss",
     "Reparameterize",
+    "ReparameterizeWithKL",
     "fuse",
     "unfuse",
 ]

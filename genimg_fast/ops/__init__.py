@@ -12,6 +12,7 @@ from genimg_fast.ops.gan_loss import gan_loss
 from genimg_fast.ops.gaussian_kl_loss import gaussian_kl_loss
 from genimg_fast.ops.gradient_penalty import gradient_penalty
 from genimg_fast.ops.reparameterize import reparameterize
+from genimg_fast.ops.reparameterize_with_kl import reparameterize_with_kl
 from genimg_fast.ops.sync_batch_norm_act import sync_batch_norm_act
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "gaussian_kl_loss",
     "gradient_penalty",
     "reparameterize",
+    "reparameterize_with_kl",
     "sync_batch_norm_act",
 ]

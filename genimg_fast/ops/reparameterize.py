@@ -15,10 +15,13 @@ from genimg_fast.reference import reparameterize as reference
 @float32_under_autocast
 def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
     _check_arguments(mu, logvar)
-    # A seed in device memory, drawn by torch's own generator: torch.manual_seed reproduces it, vmap's randomness setting
-    # applies to it, nothing waits for the device, and a replayed CUDA graph draws a new one.
-    seed = torch.randint(2**63 - 1, (), dtype=torch.int64, device=mu.device, generator=generator)
-    return reparameterize_with_seed(mu, logvar, seed)
+    return reparameterize_with_seed(mu, logvar, draw_seed(mu, generator))
+
+
+def draw_seed(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """A seed in device memory, drawn by torch's own generator: torch.manual_seed reproduces it, vmap's randomness setting
+    applies to it, nothing waits for the device, and a replayed CUDA graph draws a new one."""
+    return torch.randint(2**63 - 1, (), dtype=torch.int64, device=like.device, generator=generator)
 
 
 def reparameterize_with_seed(mu: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
@@ -49,10 +52,16 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    logvar, seed = ctx.saved_tensors
+    return *gradients_of_sample(grad, *ctx.saved_tensors), None
+
+
+def gradients_of_sample(
+    grad: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of mu and logvar, given that of z."""
     if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
-        return grad, reference.reparameterize_backward(grad, logvar, seed), None
-    return grad, torch.ops.genimg_fast.reparameterize_backward(grad, logvar, seed), None
+        return grad, reference.reparameterize_backward(grad, logvar, seed)
+    return grad, torch.ops.genimg_fast.reparameterize_backward(grad, logvar, seed)
 
 
 register("reparameterize", _fake, backward=_backward, setup_context=_setup_context)

@@ -16,6 +16,7 @@ from genimg_fast.benchmark.functions import (
     ELBOLoss,
     GaussianKLLoss,
     Reparameterize,
+    ReparameterizeWithKL,
 )
 from genimg_fast.benchmark.memory import SavedBytes
 from genimg_fast.benchmark.models import (
@@ -39,6 +40,7 @@ OTHERS = [
     ELBOLoss((2, 3, 4, 4), latent=5),
     GaussianKLLoss((4, 8)),
     Reparameterize((16, 16)),
+    ReparameterizeWithKL((16, 16)),
     BatchNormAct((4, 3, 5, 5)),
     *(Convolution(direction, transposed, 2, 6, 5, 4) for direction in DIRECTIONS for transposed in (True, False)),
 ]

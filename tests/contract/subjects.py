@@ -14,6 +14,7 @@ from torch import nn
 import genimg_fast
 from genimg_fast import functional
 from genimg_fast.ops.reparameterize import reparameterize_with_seed
+from genimg_fast.ops.reparameterize_with_kl import reparameterize_with_kl_and_seed
 from tests import _cases
 
 
@@ -114,8 +115,16 @@ def _elbo(reconstruction: str, reduction: str) -> Function:
     return function
 
 
-def _reparameterize(mu, logvar):
-    return reparameterize_with_seed(mu, logvar, torch.tensor(0x0123456789ABCDEF, device=mu.device))
+def _seed(like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(0x0123456789ABCDEF, device=like.device)
+
+
+def _reparameterize_with_kl(reduction: str) -> Function:
+    def function(mu, logvar):
+        z, kl = reparameterize_with_kl_and_seed(mu, logvar, _seed(mu), reduction)
+        return 0.5 * z + 0.7 * kl
+
+    return function
 
 
 def _gradient_penalty(real, weight):
@@ -207,7 +216,12 @@ SUBJECTS = [
     ),
     Subject(
         "reparameterize",
-        {"": _reparameterize},
+        {"": lambda mu, logvar: reparameterize_with_seed(mu, logvar, _seed(mu))},
+        _pair,
+    ),
+    Subject(
+        "reparameterize_with_kl",
+        {reduction: _reparameterize_with_kl(reduction) for reduction in ("batchmean", *REDUCTIONS)},
         _pair,
     ),
     Subject(

@@ -13,6 +13,7 @@
 #include <memory>
 #include <numeric>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/dtype.h"
 #include "fibers.h"
@@ -170,12 +171,17 @@ T __ldg(const T* p) {
   return *p;
 }
 
+// Blocks run one after the other and threads one at a time: nothing comes between, and all sees all.
+inline void __threadfence() {}
+inline int atomicAdd(int* p, int value) { return std::exchange(*p, *p + value); }
+
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 namespace genimg_fast::cuda {
 
 // As in cuda/platform.cuh.
 inline int multiprocessor_count() { return 132; }
+inline void set_zero(void* p, size_t bytes, Stream) { std::memset(p, 0, bytes); }
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream, Args... args) {
   cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); });

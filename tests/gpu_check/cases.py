@@ -12,6 +12,7 @@ import torch
 from genimg_fast import functional, use_backend
 from genimg_fast.ops._check import ACTIVATIONS, REDUCTIONS
 from genimg_fast.ops.reparameterize import reparameterize_with_seed
+from genimg_fast.ops.reparameterize_with_kl import reparameterize_with_kl_and_seed
 from tests import _cases
 from tests import test_random_configurations as convolutions
 from tests.test_random_configurations import Configuration
@@ -117,13 +118,21 @@ def _probabilities(x: torch.Tensor) -> torch.Tensor:
     return (3 * x).sigmoid().clamp(0.01, 0.99)
 
 
+def _latents(seed: int, shape: tuple[int, ...]) -> Tensors:
+    mu, logvar = _randn(seed, shape, shape)
+    return {"mu": mu, "logvar": logvar}
+
+
+def _latents_and_seed(seed: int, shape: tuple[int, ...]) -> Tensors:
+    return {**_latents(seed, shape), "seed": torch.tensor(seed * 2**40 + 12345)}
+
+
 def _gaussian_kl_loss() -> Iterator[Case]:
     for shape in SHAPES:
         for reduction in REDUCTIONS:
 
             def draw(seed: int, shape=shape) -> Tensors:
-                mu, logvar = _randn(seed, shape, shape)
-                return {"mu": mu, "logvar": logvar}
+                return _latents(seed, shape)
 
             def function(reduction=reduction, **tensors):
                 return functional.gaussian_kl_loss(**tensors, reduction=reduction)
@@ -169,10 +178,22 @@ def _reparameterize() -> Iterator[Case]:
     for shape in SHAPES:
 
         def draw(seed: int, shape=shape) -> Tensors:
-            mu, logvar = _randn(seed, shape, shape)
-            return {"mu": mu, "logvar": logvar, "seed": torch.tensor(seed * 2**40 + 12345)}
+            return _latents_and_seed(seed, shape)
 
         yield Case(f"{shape}", draw, reparameterize_with_seed, ("mu", "logvar"))
+
+
+def _reparameterize_with_kl() -> Iterator[Case]:
+    for shape in SHAPES:
+        for reduction in REDUCTIONS:
+
+            def draw(seed: int, shape=shape) -> Tensors:
+                return _latents_and_seed(seed, shape)
+
+            def function(reduction=reduction, **tensors):
+                return reparameterize_with_kl_and_seed(**tensors, reduction=reduction)
+
+            yield Case(f"{shape} {reduction}", draw, function, ("mu", "logvar"))
 
 
 def _batch_norm_act() -> Iterator[Case]:
@@ -201,6 +222,7 @@ def _batch_norm_act() -> Iterator[Case]:
 _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "batch_norm_act": _batch_norm_act,
     "reparameterize": _reparameterize,
+    "reparameterize_with_kl": _reparameterize_with_kl,
     "bce_loss": lambda: _bce("bce_loss"),
     "bce_with_logits_loss": lambda: _bce("bce_with_logits_loss"),
     "gaussian_kl_loss": _gaussian_kl_loss,

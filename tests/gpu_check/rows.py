@@ -11,13 +11,13 @@ import torch
 
 from genimg_fast.benchmark import suite
 from genimg_fast.benchmark.convolution import DIRECTIONS, Convolution
-from genimg_fast.benchmark.functions import BatchNormAct, ELBOLoss
+from genimg_fast.benchmark.functions import BatchNormAct, ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.memory import SavedBytes
 from genimg_fast.benchmark.models import GeneratorInference, GeneratorTraining
 from genimg_fast.benchmark.turns import prepare, take_turns
 from genimg_fast.benchmark.worker import RuntimeFailedError
 from tests.gpu_check.cases import LAYERS
-from tests.gpu_check.workloads import InDtype, KernelAlone, Launches, Limits, ReparameterizeKL
+from tests.gpu_check.workloads import InDtype, KernelAlone, Launches, Limits
 
 Say = Callable[[str], None]
 
@@ -51,7 +51,7 @@ def rows(sizes: Sizes) -> list[GPURow]:
     inference = [InDtype(GeneratorInference(n, *s.generator), bf16) for n in (s.large_batch, s.small_batch)]
     training = InDtype(GeneratorTraining(s.training_batch, *s.generator), bf16)
     elbo, norm = InDtype(ELBOLoss(s.elbo), f32), InDtype(BatchNormAct(s.batch_norm), bf16)
-    latents = InDtype(ReparameterizeKL(s.latents), f32)
+    latents = InDtype(ReparameterizeWithKL(s.latents), f32)
     function = ("eager", "torch_compile", "max_autotune")
     return [
         GPURow(

@@ -186,7 +186,11 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
         yield "reparameterize_backward", (randn(9, 33), randn(9, 33), seed)
     else:
         for code in (REDUCTIONS["none"], REDUCTIONS["mean"]):
-            if op == "gaussian_kl_loss":
+            if op == "reparameterize_with_kl":
+                yield op, (leaf(9, 33), leaf(9, 33), seed, code)
+                grad_kl = randn(9, 33) if code == REDUCTIONS["none"] else randn()
+                yield f"{op}_backward", (randn(9, 33), grad_kl, randn(9, 33), randn(9, 33), seed, code)
+            elif op == "gaussian_kl_loss":
                 yield op, (leaf(9, 33), leaf(9, 33), code, True)
             elif op == "bce_loss":
                 yield op, (randn(9, 33).sigmoid().requires_grad_(), randn(9, 33).sigmoid(), None, code, True)

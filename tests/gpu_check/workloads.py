@@ -13,10 +13,9 @@ import torch
 
 from genimg_fast import use_backend
 from genimg_fast.benchmark.convolution import Convolution
-from genimg_fast.benchmark.functions import Function, noise_of, sampler
 from genimg_fast.benchmark.runtimes import Ours, Runtime
 from genimg_fast.benchmark.worker import seconds_per_call
-from genimg_fast.benchmark.workloads import Inputs, Prepared, Workload, tolerances
+from genimg_fast.benchmark.workloads import Prepared, Workload
 
 TOLERANCES = {torch.float32: (1e-4, 0.05), torch.bfloat16: (0.03, 0.3)}
 """Of outputs and of gradients.  In bfloat16 a rounding that moves a value across a ReLU's corner changes gradients in steps: eager's own
@@ -92,33 +91,6 @@ class KernelAlone:
             return outputs
 
         return dataclasses.replace(prepared, call=replay)
-
-
-@dataclass(frozen=True)
-class ReparameterizeKL(Function):
-    """What a VAE does between encoder and decoder: a sample of the posterior, and its KL divergence."""
-
-    def prepare(
-        self, runtime: Runtime, dtype: torch.dtype = torch.float32, noise: torch.Tensor | None = None
-    ) -> Prepared:
-        draw = Inputs(runtime, dtype)
-        mu, logvar, upstream = (draw.randn(*self.shape) for _ in range(3))
-        leaves, sample = (mu.requires_grad_(), logvar.requires_grad_()), sampler(runtime, noise)
-
-        def forward(mu: torch.Tensor, logvar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return sample(mu, logvar), runtime.functional.gaussian_kl_loss(mu, logvar, "batchmean")
-
-        run = runtime.compile(forward)
-
-        def call() -> Sequence[Any]:
-            z, kl = run(*leaves)
-            return (z, kl, *torch.autograd.grad((z, kl), leaves, (upstream, torch.ones_like(kl))))
-
-        return Prepared(
-            call,
-            tolerances("z", "kl", "gradient of mu", "gradient of logvar"),
-            lambda t: noise_of(mu.detach().cpu().double(), logvar.detach().cpu().double(), t[0]),
-        )
 
 
 # --- measurements that take no turns ---------------------------------------------------------------------------------
