@@ -84,7 +84,7 @@ int kernel_size(const PhaseAxis* axis, int phases) {
 
 template <typename T>
 struct Epilogue {
-  ChannelAffine<float> affine;
+  ChannelAffine affine;
   Activation activation;
   float negative_slope;
   T* output;
@@ -96,7 +96,8 @@ template <typename T, typename Tile>
 struct EpilogueLayout {
   static constexpr int kPitch = Tile::kN + kChunk / static_cast<int>(sizeof(T));  // rows start in different banks
   static constexpr int kPixelsAt = Tile::kM * kPitch * static_cast<int>(sizeof(T));
-  static constexpr int kMomentsAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
+  static constexpr int kAffineAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
+  static constexpr int kMomentsAt = kAffineAt + 2 * Tile::kN * static_cast<int>(sizeof(float));
   static constexpr int kBytes = kMomentsAt + Tile::kWarpsM * Tile::kN * static_cast<int>(sizeof(Moments<float>));
   static constexpr int kSharedBytes = kBytes > Tile::kPipelineBytes ? kBytes : Tile::kPipelineBytes;
 };
@@ -172,13 +173,24 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   using Layout = EpilogueLayout<T, Tile>;
   T* staged = reinterpret_cast<T*>(shared);  // [kM][kPitch]
   int64_t* pixels = reinterpret_cast<int64_t*>(shared + Layout::kPixelsAt);
+  float* affine = reinterpret_cast<float*>(shared + Layout::kAffineAt);  // [kN][scale, shift]
+  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
+    const GatherRow p = position(r);
+    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
+                x_axis.first_output + p.x * x_axis.out_stride;
+  }
+  static_assert(Tile::kN <= Tile::kThreads);
+  if (threadIdx.x < channels)
+    epilogue.affine.at(first_channel + threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
+  __syncthreads();
+
 #pragma unroll
   for (int n = 0; n < Tile::kFragmentsN; ++n)
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int column = Tile::column(n, j);
-      float scale = 0, shift = 0;
-      if (column < channels) epilogue.affine.at(first_channel + column, &scale, &shift);
+      const bool real = column < channels;
+      const float scale = real ? affine[2 * column] : 0.0f, shift = real ? affine[2 * column + 1] : 0.0f;
 #pragma unroll
       for (int m = 0; m < Tile::kFragmentsM; ++m)
 #pragma unroll
@@ -189,11 +201,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
           acc[m][n][i] = to_float(value);  // as it will be read again
         }
     }
-  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
-    const GatherRow p = position(r);
-    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
-                x_axis.first_output + p.x * x_axis.out_stride;
-  }
   __syncthreads();
 
   constexpr int kWide = kPack<T>, kChunks = Tile::kN / kWide;
@@ -365,7 +372,7 @@ int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice choice) 
 }
 
 void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice choice, const void* input,
-                             const void* packed, const ChannelAffine<float>& affine, Activation activation,
+                             const void* packed, const ChannelAffine& affine, Activation activation,
                              float negative_slope, void* output, float* moments, Stream stream) {
   if (most_rows(conv) == 0 || conv.out_channels == 0) return;
   dispatch(dtype, [&](auto zero) {

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "common/convolution.h"
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace genimg_fast::cuda {
 
@@ -65,7 +65,7 @@ int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice tile);
 // `moments`, also the statistics of `output` before activation, for batch_norm_merge_statistics (activation must be
 // none).  The tile must be the chosen one, or any if in_channels is a multiple of 8.
 void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice tile, const void* input,
-                             const void* packed, const ChannelAffine<float>& affine, Activation activation,
+                             const void* packed, const ChannelAffine& affine, Activation activation,
                              float negative_slope, void* output, float* moments, Stream stream);
 
 }  // namespace genimg_fast::cuda

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.convolution import Sizes, convolve
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, channel_vectors, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -42,23 +44,21 @@ def tf32(values: np.ndarray) -> np.ndarray:
 class Case:
     """Operands of one convolution, and what it must give before normalisation, in float64."""
 
-    def __init__(self, memory, sizes: Sizes, dtype: str, seed: int = 0) -> None:
-        generator = np.random.default_rng(seed)
+    def __init__(self, memory, sizes: Sizes, dtype: str, channel_dtypes: Sequence[str] = ("float32",)) -> None:
+        generator = np.random.default_rng(0)
         self.sizes, self.dtype = sizes, dtype
         self.x = memory.input(generator.standard_normal((sizes.n, sizes.height, sizes.width, sizes.c_in)), dtype)
         weight = generator.standard_normal(sizes.weight_shape) / np.sqrt(sizes.c_in * sizes.kernel)
         self.w = memory.input(weight, dtype)
-        self.bias, self.mean, self.bn_weight, self.bn_bias = (
-            memory.input(generator.standard_normal(sizes.c_out), np.float32) for _ in range(4)
-        )
-        self.var = memory.input(generator.uniform(0.5, 2, sizes.c_out), np.float32)
-        self.norm = (self.mean, self.var, self.bn_weight, self.bn_bias)
+        values = [generator.standard_normal(sizes.c_out) for _ in range(4)]
+        values.insert(2, generator.uniform(0.5, 2, sizes.c_out))
+        (self.bias, *self.norm), (bias, *self.exact_norm) = channel_vectors(memory, values, channel_dtypes)
         seen = tf32 if dtype == "float32" else lambda values: decode(values, dtype)
-        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + self.bias
+        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + bias
 
     def exact_block(self, activation: int, slope: float) -> np.ndarray:
-        scale = self.bn_weight / np.sqrt(self.var.astype(np.float64) + 1e-5)
-        y = (self.exact - self.mean) * scale + self.bn_bias
+        mean, var, bn_weight, bn_bias = self.exact_norm
+        y = (self.exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
         return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
 
     def pack(self, kernels, memory) -> np.ndarray:
@@ -83,6 +83,13 @@ def test_matches_float64(kernels, memory, sizes, dtype):
     case = Case(memory, sizes, dtype)
     out = case.run(kernels, memory, "64x64", case.norm, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
+
+
+@pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
+def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
+    case = Case(memory, TRANSPOSED[0], "bfloat16", channel_dtypes)
+    out = case.run(kernels, memory, "64x64", case.norm, RELU)
+    assert_accurate(out, case.exact_block(RELU, 0.0), "bfloat16")
 
 
 @pytest.mark.parametrize("tile", TILES)
