@@ -46,7 +46,8 @@ struct WeightStrides {
 };
 
 // The weight as the kernels read it: packed[phase][out_channels][tap, channel], each phase's taps alone, the depth
-// filled with zeros to a whole number of steps; for float32 rounded to tf32.
+// filled with zeros to a whole number of steps, of each tap or with few channels of all together; for float32 rounded
+// to tf32.
 int64_t packed_weight_numel(DType dtype, const PhasedConvolution& conv);
 void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight, const WeightStrides& strides,
                  void* packed, Stream stream);

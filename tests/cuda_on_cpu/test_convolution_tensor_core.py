@@ -32,6 +32,18 @@ PLAIN = [
     Sizes(False, 2, 8, 8, 7, 6, 3, 1, 2, 0, 2),
     Sizes(False, 3, 32, 1, 4, 4, 4, 1, 0),  # a discriminator's last layer
     Sizes(False, 1, 64, 96, 3, 3, 1),
+    Sizes(False, 1, 18, 8, 5, 4, 3, 1, 1),  # copied 4 bytes at a time
+]
+FEW_CHANNELS = [  # around a step of 32 values (16 of float32), and of 128 rows
+    Sizes(False, 2, 3, 72, 18, 14, 4, 2, 1),  # a discriminator's first layer: 48 values
+    Sizes(False, 1, 1, 8, 6, 6, 3, 1, 1),  # 9
+    Sizes(False, 1, 2, 8, 6, 6, 4, 2, 1),  # 32
+    Sizes(False, 1, 3, 5, 9, 7, 5, 2, 2, 0, 2),  # 75, dilated
+    Sizes(False, 1, 11, 8, 5, 5, 3, 1, 1),  # 99: more steps than stages
+    Sizes(False, 1, 15, 8, 3, 3, 1),  # 15, of one tap
+    Sizes(True, 2, 3, 8, 5, 4, 4, 2, 1),  # 12 in each of four phases
+    Sizes(True, 1, 5, 8, 5, 5, 3, 2, 1, 1),  # 5, 10 and 20
+    Sizes(True, 2, 1, 40, 1, 1, 4, 1, 0),  # the data gradient of a discriminator's last layer
 ]
 
 
@@ -78,10 +90,11 @@ class Case:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN, ids=str)
+@pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN + FEW_CHANNELS, ids=str)
 def test_matches_float64(kernels, memory, sizes, dtype):
     case = Case(memory, sizes, dtype)
-    out = case.run(kernels, memory, "64x64", case.norm, LEAKY_RELU, 0.2)
+    tile = "64x64" if sizes.c_in % 8 == 0 or sizes.c_in > 15 else "128x64"
+    out = case.run(kernels, memory, tile, case.norm, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
 
 
@@ -106,6 +119,18 @@ def test_every_tile_with_statistics(kernels, memory, tile, dtype):
     mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
     kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     values = decode(out, dtype)  # the statistics are those of what was stored
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_with_few_channels(kernels, memory):
+    sizes = FEW_CHANNELS[0]
+    case = Case(memory, sizes, "bfloat16")
+    splits = kernels.statistics_splits(sizes.array(), TILES["128x64"])
+    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
+    values = decode(case.run(kernels, memory, "128x64", moments=scratch), "bfloat16")
+    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
+    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
 
@@ -164,8 +189,11 @@ def test_tile_follows_the_work(kernels):
     assert chosen(1, 512, 256, 4) == "64x64"  # too little work for large tiles
 
 
-def test_pixels_of_odd_size_have_one_tile(kernels, memory):
-    case = Case(memory, Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "float16")
-    assert kernels.choose_tile(case.sizes.array(), 132) == TILES["64x64"]
+@pytest.mark.parametrize(
+    ("sizes", "tile"), [(Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "64x64"), (FEW_CHANNELS[0], "128x64")], ids=str
+)
+def test_pixels_of_odd_size_have_one_tile(kernels, memory, sizes, tile):
+    case = Case(memory, sizes, "float16")
+    assert kernels.choose_tile(case.sizes.array(), 132) == TILES[tile]
     with pytest.raises(RuntimeError, match="this tile copies 16 bytes at a time"):
         case.run(kernels, memory, "128x128")
