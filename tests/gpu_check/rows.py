@@ -114,7 +114,7 @@ class Sizes:
     min_rounds: int = 5
 
 
-TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1, 5, 1)
+TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1, 6, 1)
 """For the CPU, whose kernels take no half types."""
 
 
