@@ -118,9 +118,9 @@ def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     """The first reason why no native kernel can take these tensors, or None if one can."""
     present = [t for t in tensors if t is not None]
     device_type = present[0].device.type
-    library = _extension.status(device_type)
-    if not library.loaded:
-        return library.detail
+    reason = _extension.why_not_on(present[0].device)
+    if reason:
+        return reason
     strided, dtypes = torch.strided, _NATIVE_DTYPES[device_type]
     for t in present:
         if t.layout != strided:

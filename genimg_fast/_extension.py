@@ -7,6 +7,7 @@ by a torch that was built with CUDA, since on another one its symbols do not res
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 
 _PACKAGE = Path(__file__).resolve().parent
 _OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries are built for
+_GPU_TYPES = ("cuda",)
+_OLDEST_GPU = (8, 0)  # the compute capability from which on there are cp.async and mma of bfloat16 and tf32
 _ISA_NAMES = ("portable", "avx2", "avx512")
 _WHY_NOT_BUILT = {
     "_cpu": "no C++ compiler at install time, or GENIMG_FAST_BUILD=0",
@@ -63,6 +66,28 @@ def status(device_type: str) -> LibraryStatus:
     if device_type == "cuda":
         return _CUDA
     return LibraryStatus(False, f"there are no kernels for device type '{device_type}' (only cpu and cuda)")
+
+
+@torch.compiler.assume_constant_result  # torch.compile asks once, while it traces
+def why_not_on(device: torch.device) -> str | None:
+    """Why there are no kernels for a device, or None: in one line."""
+    library = status(device.type)
+    if not library.loaded:
+        return library.detail
+    return _why_not_on_gpu(device.index) if device.type in _GPU_TYPES else None
+
+
+@functools.cache
+def _why_not_on_gpu(index: int) -> str | None:
+    if not torch.cuda.is_available():
+        return None  # a fake tensor's GPU: nothing is launched
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= _OLDEST_GPU:
+        return None
+    found, oldest = (".".join(map(str, version)) for version in (capability, _OLDEST_GPU))
+    return (
+        f"{torch.cuda.get_device_name(index)} has compute capability {found}; the CUDA kernels need {oldest} or newer"
+    )
 
 
 def reject_stale(operator: str) -> None:

@@ -56,11 +56,11 @@ struct Deconvolution {
 };
 
 // Bias and batch normalisation with fixed statistics, as a scale and a shift of each channel:
-// ((x + bias) - mean) / sqrt(var + eps) * bn_weight + bn_bias.  Every pointer may be null; without var there is only
+// ((x + bias) - mean) / sqrt(var + eps) * bn_weight + bn_bias.  Every vector may be null; without var there is only
 // bias.
-template <typename T>
+template <typename T, typename Vector = const T*>
 struct ChannelAffine {
-  const T *bias, *mean, *var, *bn_weight, *bn_bias;
+  Vector bias, mean, var, bn_weight, bn_bias;
   double eps;
 
   template <typename Compute>

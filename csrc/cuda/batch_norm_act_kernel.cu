@@ -195,31 +195,36 @@ __global__ void group_moments_kernel(const Moments<float>* partial, int64_t spli
                                          static_cast<float>(m.m2)};
 }
 
-__device__ __forceinline__ float inverse_std(const BatchNorm& norm, int64_t channel) {
-  return 1.0f / sqrtf(norm.var[channel] + norm.eps);
-}
-
 // The affine map of a channel before activation: (x - mean) * scale + bias.
 struct CenteredAffine {
-  float mean, scale, bias;
+  float mean, inverse_std, scale, bias;
 
-  __device__ __forceinline__ void load(const BatchNorm& norm, int64_t channel) {
-    mean = norm.mean[channel];
-    scale = inverse_std(norm, channel) * (norm.weight ? norm.weight[channel] : 1.0f);
-    bias = norm.bias ? norm.bias[channel] : 0.0f;
-  }
   // The gradient before activation, from the gradient after it.
   __device__ __forceinline__ float dy(const BatchNorm& norm, float grad, float x) const {
     return grad * activate_grad(norm.activation, norm.negative_slope, (x - mean) * scale + bias);
   }
 };
 
+// Those of channels first, first + 1, ...
+template <int N>
+__device__ __forceinline__ void load_affines(const BatchNorm& norm, int64_t first, CenteredAffine (&affine)[N]) {
+  float mean[N], var[N], weight[N], bias[N];
+  load_channels(norm.mean, first, mean);
+  load_channels(norm.var, first, var);
+  load_channels(norm.weight, first, weight, 1.0f);
+  load_channels(norm.bias, first, bias, 0.0f);
+  for (int k = 0; k < N; ++k) {
+    const float inverse_std = 1.0f / sqrtf(var[k] + norm.eps);
+    affine[k] = {mean[k], inverse_std, inverse_std * weight[k], bias[k]};
+  }
+}
+
 template <typename T, int N, bool Rows>
 __global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, BatchNorm norm, T* output) {
   const ChannelThread<N, Rows> thread(tiling);
   if (!thread.has_work()) return;
   CenteredAffine affine[Rows ? N : 1];
-  for (int k = 0; k < (Rows ? N : 1); ++k) affine[k].load(norm, thread.channel + k);
+  load_affines(norm, thread.channel, affine);
   thread.for_each_pack([&](int64_t i) {
     auto x = PackOf<N>{}.load(input + i);
     for (int k = 0; k < N; ++k) {
@@ -239,7 +244,7 @@ __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTilin
   GradientSums<float> sums[kLanes] = {};
   if (thread.has_work()) {
     CenteredAffine affine[kLanes];
-    for (int k = 0; k < kLanes; ++k) affine[k].load(norm, thread.channel + k);
+    load_affines(norm, thread.channel, affine);
     thread.for_each_pack([&](int64_t i) {
       const auto g = PackOf<N>{}.load(grad + i), x = PackOf<N>{}.load(input + i);
       for (int k = 0; k < N; ++k) {
@@ -260,7 +265,7 @@ __global__ void finish_gradients_kernel(const GradientSums<float>* partial, int6
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
   // 0 * NaN would make the gradient of an empty batch, whose variance is NaN, NaN.
   grad_weight[channel] =
-      sums.dy_centered == 0 ? 0.0f : static_cast<float>(sums.dy_centered * inverse_std(norm, channel));
+      sums.dy_centered == 0 ? 0.0f : static_cast<float>(sums.dy_centered / sqrtf(norm.var[channel] + norm.eps));
   grad_bias[channel] = static_cast<float>(sums.dy);
 }
 
@@ -272,12 +277,12 @@ __global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTili
   const ChannelThread<N, Rows> thread(tiling);
   if (!thread.has_work()) return;
   CenteredAffine affine[kLanes];
+  load_affines(norm, thread.channel, affine);
   float mean_dy[kLanes], slope[kLanes];  // what flows through the statistics: mean_dy + (x - mean) * slope
   for (int k = 0; k < kLanes; ++k) {
     const int64_t channel = thread.channel + k;
-    affine[k].load(norm, channel);
     mean_dy[k] = sum_dy ? sum_dy[channel] * reciprocal : 0.0f;
-    slope[k] = sum_dy ? sum_dy_normalized[channel] * inverse_std(norm, channel) * reciprocal : 0.0f;
+    slope[k] = sum_dy ? sum_dy_normalized[channel] * affine[k].inverse_std * reciprocal : 0.0f;
   }
   thread.for_each_pack([&](int64_t i) {
     auto g = PackOf<N>{}.load(grad + i);

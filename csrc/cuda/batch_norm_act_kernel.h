@@ -2,16 +2,16 @@
 #pragma once
 #include "common/activation.h"
 #include "common/channel_layout.h"
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace genimg_fast::cuda {
 
-// As the CPU's (cpu/batch_norm_act_kernel.h).  Per-channel values are float32 whatever the element type.
+// As the CPU's (cpu/batch_norm_act_kernel.h).
 struct BatchNorm {
-  const float* mean;    // [channels]
-  const float* var;     // [channels], biased
-  const float* weight;  // [channels] or null
-  const float* bias;    // [channels] or null
+  ChannelVector mean;
+  ChannelVector var;     // biased
+  ChannelVector weight;  // or null
+  ChannelVector bias;    // or null
   float eps;
   Activation activation;
   float negative_slope;

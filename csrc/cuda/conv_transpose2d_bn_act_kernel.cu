@@ -27,9 +27,8 @@ struct Position {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    conv_transpose2d_kernel(Deconvolution conv, const T* input, ImageStrides in, const T* weight,
-                            ChannelAffine<float> affine, Activation activation, float negative_slope, T* output,
-                            ImageStrides out) {
+    conv_transpose2d_kernel(Deconvolution conv, const T* input, ImageStrides in, const T* weight, ChannelAffine affine,
+                            Activation activation, float negative_slope, T* output, ImageStrides out) {
   GENIMG_FAST_SHARED(float, shared);
   float* a = shared;                   // [kStep][kPitch]: a[k][row]
   float* b = shared + kStep * kPitch;  // [kStep][kPitch]: b[k][column]
@@ -90,8 +89,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void conv_transpose2d(DType dtype, const Deconvolution& conv, const void* input, ImageStrides input_strides,
-                      const void* weight, const ChannelAffine<float>& affine, Activation activation,
-                      float negative_slope, void* output, ImageStrides output_strides, Stream stream) {
+                      const void* weight, const ChannelAffine& affine, Activation activation, float negative_slope,
+                      void* output, ImageStrides output_strides, Stream stream) {
   int64_t most_rows = 0;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) most_rows = std::max(most_rows, conv.rows(phase));
   if (most_rows == 0 || conv.out_channels == 0) return;

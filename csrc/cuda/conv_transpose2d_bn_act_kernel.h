@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 #include "common/deconvolution.h"
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace genimg_fast::cuda {
 
@@ -11,9 +11,9 @@ struct ImageStrides {
 };
 
 // Transposed convolution with the epilogue fused; the semantics of cpu/conv_transpose2d_bn_act_kernel.h without the
-// statistics.  weight is [Cin, Cout, kH, kW] of `dtype`; the channels' values are float, as are all sums.
+// statistics.  weight is [Cin, Cout, kH, kW] of `dtype`; all sums are float.
 void conv_transpose2d(DType dtype, const Deconvolution& conv, const void* input, ImageStrides input_strides,
-                      const void* weight, const ChannelAffine<float>& affine, Activation activation,
-                      float negative_slope, void* output, ImageStrides output_strides, Stream stream);
+                      const void* weight, const ChannelAffine& affine, Activation activation, float negative_slope,
+                      void* output, ImageStrides output_strides, Stream stream);
 
 }  // namespace genimg_fast::cuda

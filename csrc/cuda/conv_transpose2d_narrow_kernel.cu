@@ -56,7 +56,7 @@ struct NarrowOperands {
   int64_t in_channels, padded_channels;
   int out_channels;
   const T *input, *weight;
-  ChannelAffine<float> affine;
+  ChannelAffine affine;
   Activation activation;
   float negative_slope;
   T* output;
@@ -250,8 +250,8 @@ void narrow_pack_weight(DType dtype, const Deconvolution& conv, const void* weig
 }
 
 void conv_transpose2d_narrow(DType dtype, const Deconvolution& conv, const void* input, const void* packed,
-                             const ChannelAffine<float>& affine, Activation activation, float negative_slope,
-                             void* output, Stream stream) {
+                             const ChannelAffine& affine, Activation activation, float negative_slope, void* output,
+                             Stream stream) {
   PatchAxis y, x;
   if (!choose_patches(conv, &y, &x) || conv.batch == 0) return;
   dispatch(dtype, [&](auto zero) {

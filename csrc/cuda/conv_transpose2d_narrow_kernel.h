@@ -14,7 +14,7 @@ void narrow_pack_weight(DType dtype, const Deconvolution& conv, const void* weig
 
 // As convolution_tensor_core, for few output channels: those of all taps together are the columns of one product.
 void conv_transpose2d_narrow(DType dtype, const Deconvolution& conv, const void* input, const void* packed,
-                             const ChannelAffine<float>& affine, Activation activation, float negative_slope,
-                             void* output, Stream stream);
+                             const ChannelAffine& affine, Activation activation, float negative_slope, void* output,
+                             Stream stream);
 
 }  // namespace genimg_fast::cuda

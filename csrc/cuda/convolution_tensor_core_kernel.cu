@@ -17,6 +17,15 @@
 // read for 32 mma, 4 stages of 64 bytes of depth = 64 or 80 KB, two blocks a multiprocessor.  mma.sync reaches about 60
 // % of what wgmma would on sm_90; on sm_80 to sm_89 it is the whole rate.  So expected: 55 % of the limit on Hopper, 75
 // % on Ampere and Ada.  100-512 on 1 x 1 (1.6 MFLOP, 16 KB) is bound by its writes. Outcome: not yet measured.
+//
+// Few input channels (a discriminator's 3-64 from 64 x 64, and the data gradient of a generator's image layer): 6.3
+// MFLOP and 156 KB of image read and written, so bound by memory: 36 ns.  cuDNN's convolution and one pass of batch
+// normalisation and activation after it would move the output's 131 KB twice more, 97 ns, after a copy of the image
+// that fills its 3 channels up to 8.  The depth is dense (FewChannelsLoader): 48 values in two steps, where a step a
+// tap would be sixteen, 67 MFLOP.  A thread loads 64 single elements for them, all of a step under way at once. Counted
+// in the machine code, a warp takes about 2,500 instructions for its part of 16 KB of output, which is what a
+// multiprocessor issues in 2.5 times the time that they take in memory.  Expected: 40 % of the limit, 90 ns.  Outcome:
+// not yet measured.
 #include "cuda/convolution_tensor_core_kernel.h"
 
 #include <algorithm>
@@ -35,6 +44,16 @@ using Tile64x64 = GemmTile<64, 64, 2, 2>;
 
 // Pixels that are no multiple of 16 bytes are copied 4 bytes at a time, in this tile alone: such layers are small.
 constexpr GemmTileChoice kTileOfNarrowCopies = GemmTileChoice::m64n64;
+
+// Of few channels, and so few steps that two stages are enough.
+constexpr int64_t kFewChannels = 16;
+using TileOfFewChannels = GemmTile<128, 64, 2, 2, 2>;
+constexpr GemmTileChoice kTileOfFewChannels = GemmTileChoice::m128n64;
+
+template <typename T>
+bool has_few_channels(const PhasedConvolution& conv) {
+  return conv.in_channels < kFewChannels && conv.in_channels % kPack<T> != 0;
+}
 
 // Calls body(Tile{}).
 template <typename Body>
@@ -57,9 +76,10 @@ int64_t most_rows(const PhasedConvolution& conv) {  // the first phase of an axi
   return conv.batch * conv.y[0].gather.positions * conv.x[0].gather.positions;
 }
 
+// What a tap takes of a row of the packed weight.
 template <typename T>
-int64_t steps_per_tap(const PhasedConvolution& conv) {
-  return ceil_div(conv.in_channels, kStep<T>);
+int64_t tap_depth(const PhasedConvolution& conv) {
+  return has_few_channels<T>(conv) ? conv.in_channels : ceil_div(conv.in_channels, kStep<T>) * kStep<T>;
 }
 
 // Length of a row of the packed weight.
@@ -68,7 +88,7 @@ int64_t packed_depth(const PhasedConvolution& conv) {
   int64_t y_taps = 0, x_taps = 0;
   for (int p = 0; p < conv.y_phases; ++p) y_taps = std::max<int64_t>(y_taps, conv.y[p].gather.taps);
   for (int p = 0; p < conv.x_phases; ++p) x_taps = std::max<int64_t>(x_taps, conv.x[p].gather.taps);
-  return y_taps * x_taps * steps_per_tap<T>(conv) * kStep<T>;
+  return ceil_div(y_taps * x_taps * tap_depth<T>(conv), kStep<T>) * kStep<T>;
 }
 
 // Taps of the kernel along an axis, up to the last one that a phase uses.
@@ -84,7 +104,7 @@ int kernel_size(const PhaseAxis* axis, int phases) {
 
 template <typename T>
 struct Epilogue {
-  ChannelAffine<float> affine;
+  ChannelAffine affine;
   Activation activation;
   float negative_slope;
   T* output;
@@ -96,7 +116,8 @@ template <typename T, typename Tile>
 struct EpilogueLayout {
   static constexpr int kPitch = Tile::kN + kChunk / static_cast<int>(sizeof(T));  // rows start in different banks
   static constexpr int kPixelsAt = Tile::kM * kPitch * static_cast<int>(sizeof(T));
-  static constexpr int kMomentsAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
+  static constexpr int kAffineAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
+  static constexpr int kMomentsAt = kAffineAt + 2 * Tile::kN * static_cast<int>(sizeof(float));
   static constexpr int kBytes = kMomentsAt + Tile::kWarpsM * Tile::kN * static_cast<int>(sizeof(Moments<float>));
   static constexpr int kSharedBytes = kBytes > Tile::kPipelineBytes ? kBytes : Tile::kPipelineBytes;
 };
@@ -136,7 +157,7 @@ __device__ __forceinline__ void store_moments(const typename Tile::Accumulators&
   }
 }
 
-template <typename T, typename Tile, int kCopyBytes>
+template <typename T, typename Tile, typename Loader>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     convolution_kernel(PhasedConvolution conv, const T* input, const T* weight, int64_t depth, Epilogue<T> epilogue) {
   GENIMG_FAST_SHARED(unsigned char, shared);
@@ -163,22 +184,33 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 
   float acc[Tile::kFragmentsM][Tile::kFragmentsN][4] = {};
   if (rows > 0) {  // else this phase is a row of tiles shorter than the first
-    ImageLoader<T, Tile, kCopyBytes> image(input, conv.in_channels, y_axis.gather, x_axis.gather, position);
+    Loader image(input, conv.in_channels, y_axis.gather, x_axis.gather, position);
     WeightLoader<T, Tile> columns(weight + (phase * conv.out_channels + first_channel) * depth, depth, channels);
-    const int steps_per_tap = static_cast<int>((conv.in_channels + kStep<T> - 1) / kStep<T>);
-    implicit_gemm<T, Tile>(y_axis.gather.taps * x_axis.gather.taps * steps_per_tap, image, columns, shared, acc);
+    const int steps = Loader::steps(y_axis.gather.taps * x_axis.gather.taps, conv.in_channels);
+    implicit_gemm<T, Tile>(steps, image, columns, shared, acc);
   }
 
   using Layout = EpilogueLayout<T, Tile>;
   T* staged = reinterpret_cast<T*>(shared);  // [kM][kPitch]
   int64_t* pixels = reinterpret_cast<int64_t*>(shared + Layout::kPixelsAt);
+  float* affine = reinterpret_cast<float*>(shared + Layout::kAffineAt);  // [kN][scale, shift]
+  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
+    const GatherRow p = position(r);
+    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
+                x_axis.first_output + p.x * x_axis.out_stride;
+  }
+  static_assert(Tile::kN <= Tile::kThreads);
+  if (threadIdx.x < channels)
+    epilogue.affine.at(first_channel + threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
+  __syncthreads();
+
 #pragma unroll
   for (int n = 0; n < Tile::kFragmentsN; ++n)
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int column = Tile::column(n, j);
-      float scale = 0, shift = 0;
-      if (column < channels) epilogue.affine.at(first_channel + column, &scale, &shift);
+      const bool real = column < channels;
+      const float scale = real ? affine[2 * column] : 0.0f, shift = real ? affine[2 * column + 1] : 0.0f;
 #pragma unroll
       for (int m = 0; m < Tile::kFragmentsM; ++m)
 #pragma unroll
@@ -189,11 +221,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
           acc[m][n][i] = to_float(value);  // as it will be read again
         }
     }
-  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
-    const GatherRow p = position(r);
-    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
-                x_axis.first_output + p.x * x_axis.out_stride;
-  }
   __syncthreads();
 
   constexpr int kWide = kPack<T>, kChunks = Tile::kN / kWide;
@@ -222,7 +249,7 @@ constexpr int kMostTaps = 64, kMostTapsOfAxis = 16;
 // One tile of the weight goes through shared memory: both sides then move runs of 64 bytes and more.
 template <typename T>
 __global__ void pack_weight_kernel(PhasedConvolution conv, const T* weight, WeightStrides strides, int y_kernel,
-                                   int x_kernel, int64_t in_padded, int64_t depth, T* packed) {
+                                   int x_kernel, int64_t tap_depth, int64_t depth, T* packed) {
   GENIMG_FAST_SHARED(T, tile);  // [kPackOut][kernel][kPackPitch]
   const int kernel = y_kernel * x_kernel;
   const int64_t first_in = static_cast<int64_t>(blockIdx.x) * kPackIn,
@@ -245,11 +272,18 @@ __global__ void pack_weight_kernel(PhasedConvolution conv, const T* weight, Weig
     const int taps = y.gather.taps * x.gather.taps;
     for (int e = threadIdx.x; e < kPackOut * kPackIn * taps; e += kThreads) {
       const int i = e % kPackIn, tap = e / kPackIn % taps, o = e / kPackIn / taps;
-      if (first_in + i >= in_padded || first_out + o >= conv.out_channels) continue;
+      if (first_in + i >= tap_depth || first_out + o >= conv.out_channels) continue;
       const int ky = y.first_tap + tap / x.gather.taps * y.tap_stride;
       const int kx = x.first_tap + tap % x.gather.taps * x.tap_stride;
-      packed[(phase * conv.out_channels + first_out + o) * depth + tap * in_padded + first_in + i] =
+      packed[(phase * conv.out_channels + first_out + o) * depth + tap * tap_depth + first_in + i] =
           tile[(o * kernel + ky * x_kernel + kx) * kPackPitch + i];
+    }
+    if (blockIdx.x > 0) continue;
+    const int filled = static_cast<int>(taps * tap_depth % kStep<T>), missing = filled > 0 ? kStep<T> - filled : 0;
+    for (int e = threadIdx.x; e < kPackOut * missing; e += kThreads) {  // of the last step
+      const int64_t o = first_out + e / missing;
+      if (o < conv.out_channels)
+        packed[(phase * conv.out_channels + o) * depth + taps * tap_depth + e % missing] = from_float<T>(0.0f);
     }
   }
 }
@@ -306,7 +340,8 @@ std::optional<PhasedConvolution> phased(const Convolution& conv) {
 }
 
 const char* why_not_tensor_cores(DType dtype, const PhasedConvolution& conv) {
-  if (dtype != DType::float32 && conv.in_channels % 2 != 0) return "an odd number of input channels";
+  if (dtype != DType::float32 && conv.in_channels % 2 != 0 && conv.in_channels >= kFewChannels)
+    return "an odd number of input channels, and more than 15";
   if (conv.in_channels >= kMaxChannels || conv.out_channels >= kMaxChannels) return "more than 2^18 channels";
   if (!fits(static_cast<int64_t>(conv.y[0].gather.positions) * conv.x[0].gather.positions))
     return "an image of more than 2^30 pixels";
@@ -330,11 +365,10 @@ void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight,
   if (packed_weight_numel(dtype, conv) == 0) return;
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t in_padded = steps_per_tap<T>(conv) * kStep<T>;
-    const dim3 grid(static_cast<unsigned>(ceil_div(in_padded, kPackIn)),
+    const dim3 grid(static_cast<unsigned>(ceil_div(tap_depth<T>(conv), kPackIn)),
                     static_cast<unsigned>(ceil_div(conv.out_channels, kPackOut)));
     launch(pack_weight_kernel<T>, grid, dim3(kThreads), kPackOut * kPackPitch * y_kernel * x_kernel * sizeof(T), stream,
-           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, in_padded, packed_depth<T>(conv),
+           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, tap_depth<T>(conv), packed_depth<T>(conv),
            static_cast<T*>(packed));
   });
 }
@@ -343,7 +377,7 @@ GemmTileChoice choose_tile(const PhasedConvolution& conv, int multiprocessors) {
   // Multiply-adds of the busiest multiprocessor, by how well a tile of its shape feeds the tensor cores: a warp reads 4
   // KB of shared memory for 32 mma in the first two, 3 KB for 16 in the third and 2 KB for 8 in the last.
   constexpr double kCostOfShape[] = {1.0, 1.0, 1.15, 1.5};
-  if (conv.in_channels % 8 != 0) return kTileOfNarrowCopies;
+  if (conv.in_channels % 8 != 0) return conv.in_channels < kFewChannels ? kTileOfFewChannels : kTileOfNarrowCopies;
   GemmTileChoice best = GemmTileChoice::m64n64;
   double least = 0;
   for (int64_t i = 0; i < 4; ++i) {
@@ -365,7 +399,7 @@ int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice choice) 
 }
 
 void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice choice, const void* input,
-                             const void* packed, const ChannelAffine<float>& affine, Activation activation,
+                             const void* packed, const ChannelAffine& affine, Activation activation,
                              float negative_slope, void* output, float* moments, Stream stream) {
   if (most_rows(conv) == 0 || conv.out_channels == 0) return;
   dispatch(dtype, [&](auto zero) {
@@ -379,9 +413,16 @@ void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTil
                          reinterpret_cast<Moments<float>*>(moments)});
     };
     if (conv.in_channels % kPack<T> == 0)
-      return with_tile(choice, [&](auto tile) { run(tile, convolution_kernel<T, decltype(tile), 16>); });
-    if (choice != kTileOfNarrowCopies) throw std::logic_error("genimg_fast: this tile copies 16 bytes at a time");
-    run(Tile64x64{}, convolution_kernel<T, Tile64x64, 4>);
+      return with_tile(choice, [&](auto tile) {
+        using Tile = decltype(tile);
+        run(tile, convolution_kernel<T, Tile, ImageLoader<T, Tile, 16>>);
+      });
+    if (choice != (has_few_channels<T>(conv) ? kTileOfFewChannels : kTileOfNarrowCopies))
+      throw std::logic_error("genimg_fast: this tile copies 16 bytes at a time");
+    if (has_few_channels<T>(conv))
+      run(TileOfFewChannels{}, convolution_kernel<T, TileOfFewChannels, FewChannelsLoader<T, TileOfFewChannels>>);
+    else
+      run(Tile64x64{}, convolution_kernel<T, Tile64x64, ImageLoader<T, Tile64x64, 4>>);
   });
 }
 

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "common/convolution.h"
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace genimg_fast::cuda {
 
@@ -46,7 +46,8 @@ struct WeightStrides {
 };
 
 // The weight as the kernels read it: packed[phase][out_channels][tap, channel], each phase's taps alone, the depth
-// filled with zeros to a whole number of steps; for float32 rounded to tf32.
+// filled with zeros to a whole number of steps, of each tap or with few channels of all together; for float32 rounded
+// to tf32.
 int64_t packed_weight_numel(DType dtype, const PhasedConvolution& conv);
 void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight, const WeightStrides& strides,
                  void* packed, Stream stream);
@@ -65,7 +66,7 @@ int64_t statistics_splits(const PhasedConvolution& conv, GemmTileChoice tile);
 // `moments`, also the statistics of `output` before activation, for batch_norm_merge_statistics (activation must be
 // none).  The tile must be the chosen one, or any if in_channels is a multiple of 8.
 void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTileChoice tile, const void* input,
-                             const void* packed, const ChannelAffine<float>& affine, Activation activation,
+                             const void* packed, const ChannelAffine& affine, Activation activation,
                              float negative_slope, void* output, float* moments, Stream stream);
 
 }  // namespace genimg_fast::cuda

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The loop of every elementwise kernel: N elements a thread at a time in a grid-stride loop, then the rest one by one.
 #pragma once
-#include "cuda/platform.cuh"
+#include "cuda/ptx.cuh"
 
 namespace genimg_fast::cuda {
 
@@ -21,7 +21,10 @@ struct PackOf {
   }
   template <typename T>
   __device__ __forceinline__ void store(T* p, const Pack<T, N>& pack) const {
-    *reinterpret_cast<Pack<T, N>*>(p) = pack;
+    if constexpr (sizeof(pack) == 16)
+      store_16_bytes(p, &pack);
+    else
+      *reinterpret_cast<Pack<T, N>*>(p) = pack;
   }
 };
 

@@ -67,11 +67,26 @@ struct GatherRow {
   int y, x;       // its position (GatherAxis)
 };
 
+// Bit t: tap t of a row that begins at pixel `first` sees a pixel of the image.
+__device__ __forceinline__ unsigned taps_inside(const GatherAxis& axis, int first) {
+  unsigned bits = 0;
+  for (int t = 0; t < axis.taps; ++t) {
+    const int pixel = first + t * axis.tap_step;
+    if (pixel >= 0 && pixel < axis.size) bits |= 1u << t;
+  }
+  return bits;
+}
+
 // Rows of the left operand.  kCopyBytes: 16 where the bytes of a pixel are a multiple of that, else 4.  At most 16 taps
 // along an axis.
 template <typename T, typename Tile, int kCopyBytes>
 class ImageLoader {
  public:
+  // Each tap begins a step.
+  __device__ __forceinline__ static int steps(int taps, int64_t channels) {
+    return taps * static_cast<int>((channels + kStep<T> - 1) / kStep<T>);
+  }
+
   // row_at(r): the GatherRow of the tile's row r
   template <typename RowAt>
   __device__ __forceinline__ ImageLoader(const T* image, int64_t channels, const GatherAxis& y_axis,
@@ -116,22 +131,79 @@ class ImageLoader {
   static_assert(kRowsApart % 8 == 0);
   static constexpr int kRows = Tile::kM / kRowsApart;
 
-  // Bit t: tap t of a row that begins at `first` sees a pixel of the image.
-  __device__ __forceinline__ static unsigned taps_inside(const GatherAxis& axis, int first) {
-    unsigned bits = 0;
-    for (int t = 0; t < axis.taps; ++t) {
-      const int pixel = first + t * axis.tap_step;
-      if (pixel >= 0 && pixel < axis.size) bits |= 1u << t;
-    }
-    return bits;
-  }
-
   int pixel_bytes_;
   int64_t row_bytes_;  // of the image
   const GatherAxis &y_axis_, &x_axis_;
   const char* first_[kRows];              // this thread's chunk of the pixel of tap 0
   unsigned inside_[kRows];                // the taps that see a pixel: along y, and 16 bits higher along x
   int tap_y_ = 0, tap_x_ = 0, byte_ = 0;  // of the next step
+};
+
+// The same for pixels of few channels: the depth is dense, channel after channel and tap after tap, where a step a tap
+// would multiply by zeros for the most part (3 channels would fill 3 of 32 values).  A chunk then spans taps and begins
+// anywhere, so that its elements are loaded one by one and stored together.
+template <typename T, typename Tile>
+class FewChannelsLoader {
+ public:
+  __device__ __forceinline__ static int steps(int taps, int64_t channels) {
+    return (taps * static_cast<int>(channels) + kStep<T> - 1) / kStep<T>;
+  }
+
+  template <typename RowAt>
+  __device__ __forceinline__ FewChannelsLoader(const T* image, int64_t channels, const GatherAxis& y_axis,
+                                               const GatherAxis& x_axis, const RowAt& row_at)
+      : channels_(static_cast<int>(channels)),
+        y_axis_(y_axis),
+        x_axis_(x_axis),
+        element_(threadIdx.x % kStepChunks * kElements) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const GatherRow row = row_at(static_cast<int>(threadIdx.x) / kStepChunks + i * kRowsApart);
+      const int y = row.y * y_axis.step + y_axis.origin, x = row.x * x_axis.step + x_axis.origin;
+      first_[i] = image + ((row.image * y_axis.size + y) * x_axis.size + x) * channels_;
+      inside_[i] = row.image < 0 ? 0 : taps_inside(y_axis, y) | taps_inside(x_axis, x) << 16;
+    }
+  }
+
+  __device__ __forceinline__ void copy_step(unsigned char* stage) {
+    const int tap = element_ / channels_, x_taps = x_axis_.taps;
+    int channel = element_ % channels_, tap_y = tap / x_taps, tap_x = tap % x_taps;
+    const int64_t row_step = static_cast<int64_t>(y_axis_.tap_step) * x_axis_.size * channels_;
+    const int tap_step = x_axis_.tap_step * channels_;
+    int64_t shift = tap_y * row_step + tap_x * tap_step + channel;
+    Pack<T, kElements> chunks[kRows];
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) {
+      // Beyond the last tap every bit is asked for, and there are zeros: no kernel has so many taps.
+      const unsigned asked = tap_y < y_axis_.taps ? 1u << tap_y | 0x10000u << tap_x : ~0u;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i)
+        chunks[i].lane[e] = (asked & ~inside_[i]) == 0 ? first_[i][shift] : from_float<T>(0.0f);
+      // Without branches: the chunks of a warp move on to another tap at different elements.
+      const bool next_tap = ++channel == channels_, next_row = next_tap && tap_x + 1 == x_taps;
+      shift += 1 + (next_tap ? tap_step - channels_ : 0) + (next_row ? row_step - x_taps * tap_step : 0);
+      channel = next_tap ? 0 : channel;
+      tap_x = next_row ? 0 : tap_x + next_tap;
+      tap_y += next_row;
+    }
+    unsigned char* own_chunks = stage + swizzled(threadIdx.x / kStepChunks, threadIdx.x % kStepChunks);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      *reinterpret_cast<Pack<T, kElements>*>(own_chunks + i * kRowsApart * kStepBytes) = chunks[i];
+    element_ += kStep<T>;
+  }
+
+ private:
+  static constexpr int kElements = kChunk / static_cast<int>(sizeof(T));
+  static constexpr int kRowsApart = Tile::kThreads / kStepChunks;
+  static_assert(kRowsApart % 8 == 0);
+  static constexpr int kRows = Tile::kM / kRowsApart;
+
+  int channels_;
+  const GatherAxis &y_axis_, &x_axis_;
+  int element_;             // of the depth: the first one of this thread's chunk in the next step
+  const T* first_[kRows];   // the pixel of tap 0
+  unsigned inside_[kRows];  // as in ImageLoader
 };
 
 // Rows of the right operand: weight[columns][depth], depth a whole number of steps, 16-byte aligned.  Rows of the tile

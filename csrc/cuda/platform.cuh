@@ -8,7 +8,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 #ifdef GENIMG_FAST_CUDA_ON_CPU
 #include "cuda_on_cpu.h"
@@ -80,6 +80,29 @@ __device__ __forceinline__ __half from_float<__half>(float v) {
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
+}
+
+GENIMG_FAST_HOST_DEVICE float ChannelVector::operator[](int64_t channel) const {
+  if (dtype == DType::float16) return __half2float(static_cast<const __half*>(values)[channel]);
+  if (dtype == DType::bfloat16) return __bfloat162float(static_cast<const __nv_bfloat16*>(values)[channel]);
+  return static_cast<const float*>(values)[channel];
+}
+
+// The values of channels first, first + 1, ...: all loads are under way before the first is waited for.
+template <int N>
+__device__ __forceinline__ void load_channels(const ChannelVector& vector, int64_t first, float (&values)[N],
+                                              float value_if_null = 0.0f) {
+  auto load = [&](const auto* from) {
+    for (int k = 0; k < N; ++k) values[k] = to_float(from[first + k]);
+  };
+  if (!vector)
+    for (float& value : values) value = value_if_null;
+  else if (vector.dtype == DType::float16)
+    load(static_cast<const __half*>(vector.values));
+  else if (vector.dtype == DType::bfloat16)
+    load(static_cast<const __nv_bfloat16*>(vector.values));
+  else
+    load(static_cast<const float*>(vector.values));
 }
 
 // Consecutive elements, moved 16 bytes by an instruction.

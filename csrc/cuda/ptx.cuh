@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Every PTX instruction that the kernels use, each behind one function: asynchronous copies to shared memory, and the
-// warp-wide loads and multiplications of the tensor cores.  Under GENIMG_FAST_CUDA_ON_CPU the same functions come from
-// tests/cuda_on_cpu/ptx_on_cpu.h.
+// Every PTX instruction that the kernels use, each behind one function: wide stores, asynchronous copies to shared
+// memory, and the warp-wide loads and multiplications of the tensor cores.  Under GENIMG_FAST_CUDA_ON_CPU the same
+// functions come from tests/cuda_on_cpu/ptx_on_cpu.h.
 //
 // Fragments are those of the PTX ISA ("Matrix Fragments for mma.m16n8k16" and "... m16n8k8").  With g = lane / 4 and
 // t = lane % 4, a lane holds, as (row, column):
@@ -21,6 +21,15 @@
 #else
 
 namespace genimg_fast::cuda {
+
+// One store of 16 bytes, aligned to that.  What the compiler makes of an assignment is at times four of 4, and each of
+// them then touches every sector that the warp writes.
+__device__ __forceinline__ void store_16_bytes(void* global, const void* value) {
+  const uint4 v = *static_cast<const uint4*>(value);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
 
 // Begins to copy kBytes (16 or 4) from global to shared memory, both aligned to that, past the registers.  With
 // valid == false it writes zeros and does not read `global`, which may then lead anywhere, but aligned.

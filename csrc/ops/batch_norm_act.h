@@ -29,23 +29,23 @@ inline void make_like(Tensor& grad, const Tensor& input) {
   grad = torch::stable::copy_(copy, grad);
 }
 
-// The per-channel tensors as the kernels read them: contiguous, of `dtype`, on input's device.
+// The per-channel tensors as the kernels read them: contiguous, on input's device, and of `dtype` if that is given.
 struct ChannelTensors {
   Tensor mean, var;
   OptionalTensor weight, bias;
 
-  ChannelTensors(const Tensor& input, ScalarType dtype, const Tensor& mean_, const Tensor& var_,
+  ChannelTensors(const Tensor& input, std::optional<ScalarType> dtype, const Tensor& mean_, const Tensor& var_,
                  const OptionalTensor& weight_, const OptionalTensor& bias_)
       : mean(prepare(mean_, input, dtype)), var(prepare(var_, input, dtype)) {
     if (weight_) weight = prepare(*weight_, input, dtype);
     if (bias_) bias = prepare(*bias_, input, dtype);
   }
 
-  static Tensor prepare(const Tensor& t, const Tensor& input, ScalarType dtype) {
+  static Tensor prepare(const Tensor& t, const Tensor& input, std::optional<ScalarType> dtype) {
     check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
           input.size(1), ",)");
     check(t.is_cuda() == input.is_cuda(), "batch_norm_act: a per-channel tensor and input are on different devices");
-    return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+    return torch::stable::contiguous(!dtype || t.scalar_type() == *dtype ? t : torch::stable::to(t, *dtype));
   }
 };
 

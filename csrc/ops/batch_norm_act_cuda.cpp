@@ -8,8 +8,8 @@ namespace genimg_fast {
 namespace {
 
 cuda::BatchNorm batch_norm(const ChannelTensors& channels, double eps, int64_t activation, double negative_slope) {
-  return {data<float>(channels.mean),        data<float>(channels.var), data<float>(channels.weight),
-          data<float>(channels.bias),        static_cast<float>(eps),   activation_of(activation),
+  return {channel_vector(channels.mean),     channel_vector(channels.var), channel_vector(channels.weight),
+          channel_vector(channels.bias),     static_cast<float>(eps),      activation_of(activation),
           static_cast<float>(negative_slope)};
 }
 
@@ -17,7 +17,7 @@ Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, O
                  int64_t activation, double negative_slope) {
   const CudaScope scope(input);
   const ChannelLayout layout = make_channel_layout(input);
-  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor output = torch::stable::empty_like(input);
   cuda::batch_norm_act(cuda_dtype(input), input.const_data_ptr(), layout,
                        batch_norm(channels, eps, activation, negative_slope), output.mutable_data_ptr(), scope.stream);
@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight,
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
                               mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
-  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor output = torch::stable::empty_like(input);
   cuda::batch_norm_act(dtype, input.const_data_ptr(), layout, batch_norm(channels, eps, activation, negative_slope),
                        output.mutable_data_ptr(), scope.stream);
@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
   const ChannelLayout layout = make_channel_layout(input);
   make_like(grad, input);
   const cuda::DType dtype = cuda_dtype(input);
-  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor grad_input = torch::stable::empty_like(input);
   Tensor grad_weight = float_scratch(input, layout.channels), grad_bias = float_scratch(input, layout.channels);
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> gradient_sums(Tensor grad, Tensor input, Tensor mean,
   const ChannelLayout layout = make_channel_layout(input);
   make_like(grad, input);
   const cuda::DType dtype = cuda_dtype(input);
-  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor grad_weight = float_scratch(input, layout.channels), grad_bias = float_scratch(input, layout.channels);
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_gradient_sums(dtype, grad.const_data_ptr(), input.const_data_ptr(), layout,
@@ -90,7 +90,7 @@ Tensor gradient_input(Tensor grad, Tensor input, Tensor mean, Tensor var, Option
   const CudaScope scope(input);
   const ChannelLayout layout = make_channel_layout(input);
   make_like(grad, input);
-  const ChannelTensors channels(input, ScalarType::Float, mean, var, weight, bias);
+  const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   const Tensor dy_normalized = ChannelTensors::prepare(mean_grad_weight, input, ScalarType::Float);
   const Tensor dy = ChannelTensors::prepare(mean_grad_bias, input, ScalarType::Float);
   Tensor grad_input = torch::stable::empty_like(input);

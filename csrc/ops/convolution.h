@@ -11,13 +11,14 @@ using Pair = std::vector<int64_t>;
 
 inline std::vector<int64_t> sizes_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
+// dtype: that of all of them, unless each may have its own.
 template <typename... Optionals>
-void check_channels(int64_t channels, ScalarType dtype, const Optionals&... tensors) {
+void check_channels(int64_t channels, std::optional<ScalarType> dtype, const Optionals&... tensors) {
   auto fits = [&](const OptionalTensor& t) {
-    return !t || (t->numel() == channels && t->is_contiguous() && t->scalar_type() == dtype);
+    return !t || (t->numel() == channels && t->is_contiguous() && (!dtype || t->scalar_type() == *dtype));
   };
   check((fits(tensors) && ...), "genimg_fast: a convolution's per-channel tensor must be contiguous, hold Cout values ",
-        "and be of input's dtype (of float32 on CUDA)");
+        "and, on the CPU, be of input's dtype");
 }
 
 // Memory order N, H, W, C by its strides, which tell even where sizes of 1 leave both orders possible (as for torch).

@@ -71,7 +71,7 @@ bool wants_channels_last(const Tensor& input, const Tensor& weight) {
 }
 
 // The plain kernel, in any memory order.
-void run_plain(const Call& call, const Tensor& input, const Tensor& weight, const ChannelAffine<float>& affine,
+void run_plain(const Call& call, const Tensor& input, const Tensor& weight, const cuda::ChannelAffine& affine,
                Activation activation, float negative_slope, Tensor& output, cuda::Stream stream) {
   check(call.transposed.has_value(),
         "convolution_block: only the tensor-core kernels serve a convolution, and not this");
@@ -85,10 +85,9 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                  std::vector<int64_t> geometry, int64_t activation_code, double slope, bool tensor_cores) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
-  for (OptionalTensor* t : {&bias, &running_mean, &running_var, &bn_weight, &bn_bias}) *t = as_float(*t);
-  check_channels(call.output[1], ScalarType::Float, bias, running_mean, running_var, bn_weight, bn_bias);
-  const ChannelAffine<float> affine{data<float>(bias),      data<float>(running_mean), data<float>(running_var),
-                                    data<float>(bn_weight), data<float>(bn_bias),      eps};
+  check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
+  const cuda::ChannelAffine affine{channel_vector(bias),      channel_vector(running_mean), channel_vector(running_var),
+                                   channel_vector(bn_weight), channel_vector(bn_bias),      eps};
   const auto activation = static_cast<Activation>(activation_code);
   const auto negative_slope = static_cast<float>(slope);
   const bool channels_last = wants_channels_last(input, weight);
@@ -120,10 +119,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
   Call call(input, weight, geometry);
   call.narrow = false;
   const CudaScope scope(input);
-  for (OptionalTensor* t : {&bias, &bn_weight, &bn_bias}) *t = as_float(*t);
   const int64_t channels = call.output[1];
-  check_channels(channels, ScalarType::Float, bias, bn_weight, bn_bias);
-  const ChannelAffine<float> affine{data<float>(bias), nullptr, nullptr, nullptr, nullptr, eps};
+  check_channels(channels, std::nullopt, bias, bn_weight, bn_bias);
+  const cuda::ChannelAffine affine{channel_vector(bias), {}, {}, {}, {}, eps};
   Tensor raw = new_channels_last(input, call.output), out = new_channels_last(input, call.output);
   Tensor mean = float_scratch(input, channels), var = float_scratch(input, channels);
   const ChannelLayout layout{call.output[0] * call.output[2] * call.output[3], channels, 1};
@@ -146,8 +144,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
   }
   cuda::batch_norm_act(
       call.dtype, raw.const_data_ptr(), layout,
-      {data<float>(mean), data<float>(var), data<float>(bn_weight), data<float>(bn_bias), static_cast<float>(eps),
-       static_cast<Activation>(activation), static_cast<float>(negative_slope)},
+      {channel_vector(mean), channel_vector(var), channel_vector(bn_weight), channel_vector(bn_bias),
+       static_cast<float>(eps), static_cast<Activation>(activation), static_cast<float>(negative_slope)},
       out.mutable_data_ptr(), scope.stream);
   return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
 }

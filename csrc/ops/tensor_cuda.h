@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What the CUDA registration files add to ops/tensor.h.
 #pragma once
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 #include "ops/tensor.h"
 
 namespace genimg_fast {
@@ -34,9 +34,9 @@ inline Tensor float_scratch(const Tensor& like, int64_t numel) {
   return torch::stable::new_empty(like, {numel}, ScalarType::Float);
 }
 
-// Per-channel parameters of a half-precision model: the kernels read float32.
-inline OptionalTensor as_float(const OptionalTensor& t) {
-  return t && t->scalar_type() != ScalarType::Float ? torch::stable::to(*t, ScalarType::Float) : t;
+// Contiguous, of any dtype that the kernels take.  The tensor must outlive the launch.
+inline cuda::ChannelVector channel_vector(const OptionalTensor& t) {
+  return t ? cuda::ChannelVector{t->const_data_ptr(), cuda_dtype(*t)} : cuda::ChannelVector{};
 }
 
 }  // namespace genimg_fast

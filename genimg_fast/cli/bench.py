@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     device = _common.choose_device("cpu" if args.suite == "cpu" and args.device == "auto" else args.device)
     if args.suite == "cpu" and device.type != "cpu":
         raise _common.CommandError(f"--suite cpu measures the CPU, not {device}")
-    library = _extension.status(device.type)
-    if not library.loaded:
-        raise _common.CommandError(f"nothing to compare: no {device.type} kernels ({library.detail})")
+    reason = _extension.why_not_on(device)
+    if reason:
+        raise _common.CommandError(f"nothing to compare: no {device.type} kernels ({reason})")
     if args.isa and args.isa not in _extension.available_cpu_isas():
         raise _common.CommandError(f"--isa {args.isa}: this CPU lacks it")
     rows = suite.CPU_ROWS if args.suite == "cpu" else suite.QUICK_ROWS

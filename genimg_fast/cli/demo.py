@@ -178,9 +178,9 @@ def _draw_losses(histories: dict[str, list[dict]], path: Path) -> None:
 def _parity_line(device: torch.device) -> tuple[bool, str]:
     from genimg_fast import _extension, _parity
 
-    library = _extension.status(device.type)
-    if not library.loaded:
-        return True, f"not checked, no kernels: {library.detail}"
+    reason = _extension.why_not_on(device)
+    if reason:
+        return True, f"not checked, no kernels: {reason}"
     checks = {op: _parity.check(op, device) for op in _parity.CASES}
     failed = [op for op, parity in checks.items() if not parity.ok]
     largest = max(parity.difference for parity in checks.values())

@@ -66,12 +66,18 @@ def _installed() -> list[str]:
         "threads": str(torch.get_num_threads()),
         "CUDA kernels": _extension.status("cuda").detail,
         "CUDA built for": _cuda_architectures(),
-        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        or "none that torch can use",
+        "GPUs": ", ".join(map(_gpu, range(torch.cuda.device_count()))) or "none that torch can use",
         "backend": _backend.current_backend(),
     }
     width = max(map(len, facts))
     return [f"{name.ljust(width)}  {value}" for name, value in facts.items()]
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    capability = ".".join(map(str, torch.cuda.get_device_capability(index)))
+    return f"{torch.cuda.get_device_name(index)} (compute capability {capability})"
 
 
 def _cuda_architectures() -> str:
@@ -100,7 +106,7 @@ def _examine(op: str, device: torch.device) -> tuple[str, str, str, str, str]:
     native = [d for d in decisions if d.native]
     reasons = "; ".join(dict.fromkeys(d.reason for d in decisions if not d.native))
     runs_on = "reference" if not native else "native" if len(native) == len(decisions) else "both"
-    if not _extension.status(device.type).loaded:
+    if _extension.why_not_on(device):
         return op, runs_on, "-", "-", reasons
     kernels = _extension.cpu_isa() if device.type == "cpu" else "CUDA"
     try:

@@ -73,8 +73,15 @@ def update_running_statistics(
             "give none (track_running_stats=False)"
         )
     with torch.no_grad():
-        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+        _move_towards(running_mean, mean, momentum, 1.0)
+        _move_towards(running_var, var, momentum, count / (count - 1))
+
+
+def _move_towards(running: torch.Tensor, batch: torch.Tensor, momentum: float, scale: float) -> None:
+    if running.dtype == batch.dtype:
+        running.mul_(1 - momentum).add_(batch, alpha=momentum * scale)
+    else:  # buffers of a half type: computed in float32 and rounded once, as F.batch_norm does
+        running.copy_(torch.add(batch * (momentum * scale), running, alpha=1 - momentum))
 
 
 _is_batched = torch._C._functorch.is_batchedtensor

@@ -59,8 +59,8 @@ def why_not_tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: 
     if input.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
         return "float32 with TF32 not allowed (torch.backends.cudnn.conv.fp32_precision)"
     channels, kernel = weight.shape[0 if transposed else 1], weight.shape[2:]
-    if input.dtype != torch.float32 and channels % 2 != 0:
-        return f"{channels} input channels; the tensor-core kernels take an even number"
+    if input.dtype != torch.float32 and channels % 2 != 0 and channels > 15:
+        return f"{channels} input channels; the tensor-core kernels take an even number, or up to 15"
     if max(kernel) > 16 or kernel.numel() > 64:
         return f"kernel {tuple(kernel)}; the tensor-core kernels take up to 64 taps, 16 in a row"
     return None

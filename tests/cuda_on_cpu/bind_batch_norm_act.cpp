@@ -17,36 +17,38 @@ CUDA_ON_CPU_BINDINGS {
                     [](float* scratch, int64_t splits, int64_t channels, float* mean, float* var) {
                       cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, nullptr);
                     });
-  cuda_on_cpu::bind("batch_norm_act", [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
-                                         const float* mean, const float* var, const float* weight, const float* bias,
-                                         float eps, Activation activation, float slope, void* output) {
-    cuda::batch_norm_act(dtype, input, {outer, channels, inner}, {mean, var, weight, bias, eps, activation, slope},
-                         output, nullptr);
-  });
-  cuda_on_cpu::bind(
-      "batch_norm_act_backward",
-      [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
-         const float* mean, const float* var, const float* weight, const float* bias, float eps, Activation activation,
-         float slope, bool training, float* scratch, void* grad_input, float* grad_weight, float* grad_bias) {
-        cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
-                                      {mean, var, weight, bias, eps, activation, slope}, training, scratch, grad_input,
-                                      grad_weight, grad_bias, nullptr);
-      });
-  cuda_on_cpu::bind("batch_norm_gradient_sums",
+  cuda_on_cpu::bind("batch_norm_act",
+                    [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
+                       cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,
+                       cuda::ChannelVector bias, float eps, Activation activation, float slope, void* output) {
+                      cuda::batch_norm_act(dtype, input, {outer, channels, inner},
+                                           {mean, var, weight, bias, eps, activation, slope}, output, nullptr);
+                    });
+  cuda_on_cpu::bind("batch_norm_act_backward",
                     [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
-                       const float* mean, const float* var, const float* weight, const float* bias, float eps,
-                       Activation activation, float slope, float* scratch, float* grad_weight, float* grad_bias) {
-                      cuda::batch_norm_gradient_sums(dtype, grad, input, {outer, channels, inner},
-                                                     {mean, var, weight, bias, eps, activation, slope}, scratch,
-                                                     grad_weight, grad_bias, nullptr);
+                       cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,
+                       cuda::ChannelVector bias, float eps, Activation activation, float slope, bool training,
+                       float* scratch, void* grad_input, float* grad_weight, float* grad_bias) {
+                      cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
+                                                    {mean, var, weight, bias, eps, activation, slope}, training,
+                                                    scratch, grad_input, grad_weight, grad_bias, nullptr);
                     });
   cuda_on_cpu::bind(
-      "batch_norm_gradient_input",
+      "batch_norm_gradient_sums",
       [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
-         const float* mean, const float* var, const float* weight, const float* bias, float eps, Activation activation,
-         float slope, const float* sum_dy_normalized, const float* sum_dy, int64_t count, void* grad_input) {
-        cuda::batch_norm_gradient_input(dtype, grad, input, {outer, channels, inner},
-                                        {mean, var, weight, bias, eps, activation, slope}, sum_dy_normalized, sum_dy,
-                                        count, grad_input, nullptr);
+         cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight, cuda::ChannelVector bias,
+         float eps, Activation activation, float slope, float* scratch, float* grad_weight, float* grad_bias) {
+        cuda::batch_norm_gradient_sums(dtype, grad, input, {outer, channels, inner},
+                                       {mean, var, weight, bias, eps, activation, slope}, scratch, grad_weight,
+                                       grad_bias, nullptr);
       });
+  cuda_on_cpu::bind("batch_norm_gradient_input",
+                    [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
+                       cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,
+                       cuda::ChannelVector bias, float eps, Activation activation, float slope,
+                       const float* sum_dy_normalized, const float* sum_dy, int64_t count, void* grad_input) {
+                      cuda::batch_norm_gradient_input(dtype, grad, input, {outer, channels, inner},
+                                                      {mean, var, weight, bias, eps, activation, slope},
+                                                      sum_dy_normalized, sum_dy, count, grad_input, nullptr);
+                    });
 }

@@ -13,9 +13,9 @@ cuda::ImageStrides strides(bool channels_last, int64_t c, int64_t y, int64_t x) 
 
 void conv_transpose2d(cuda::DType dtype, int64_t n, int64_t in_channels, int64_t out_channels, int64_t height,
                       int64_t width, int64_t kernel, int64_t stride, int64_t padding, int64_t output_padding,
-                      bool channels_last, const void* input, const void* weight, const float* bias, const float* mean,
-                      const float* var, const float* bn_weight, const float* bn_bias, double eps, int64_t activation,
-                      float negative_slope, void* output) {
+                      bool channels_last, const void* input, const void* weight, cuda::ChannelVector bias,
+                      cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector bn_weight,
+                      cuda::ChannelVector bn_bias, double eps, int64_t activation, float negative_slope, void* output) {
   const Deconvolution conv{n, in_channels, out_channels,
                            DeconvolutionAxis::make(height, kernel, stride, padding, output_padding),
                            DeconvolutionAxis::make(width, kernel, stride, padding, output_padding)};

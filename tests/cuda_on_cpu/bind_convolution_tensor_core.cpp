@@ -42,8 +42,9 @@ CUDA_ON_CPU_BINDINGS {
        [](const int64_t* sizes, cuda::GemmTileChoice tile) { return cuda::statistics_splits(geometry(sizes), tile); });
   bind("convolution_tensor_core",
        [](cuda::DType dtype, const int64_t* sizes, cuda::GemmTileChoice tile, const void* input, const void* packed,
-          const float* bias, const float* mean, const float* var, const float* bn_weight, const float* bn_bias,
-          double eps, Activation activation, float negative_slope, void* output, float* moments) {
+          cuda::ChannelVector bias, cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector bn_weight,
+          cuda::ChannelVector bn_bias, double eps, Activation activation, float negative_slope, void* output,
+          float* moments) {
          cuda::convolution_tensor_core(dtype, geometry(sizes), tile, input, packed,
                                        {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
                                        moments, nullptr);
@@ -58,9 +59,9 @@ CUDA_ON_CPU_BINDINGS {
     cuda::narrow_pack_weight(dtype, deconvolution(sizes), weight, weight_strides(sizes), packed, nullptr);
   });
   bind("conv_transpose2d_narrow",
-       [](cuda::DType dtype, const int64_t* sizes, const void* input, const void* packed, const float* bias,
-          const float* mean, const float* var, const float* bn_weight, const float* bn_bias, double eps,
-          Activation activation, float negative_slope, void* output) {
+       [](cuda::DType dtype, const int64_t* sizes, const void* input, const void* packed, cuda::ChannelVector bias,
+          cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector bn_weight, cuda::ChannelVector bn_bias,
+          double eps, Activation activation, float negative_slope, void* output) {
          cuda::conv_transpose2d_narrow(dtype, deconvolution(sizes), input, packed,
                                        {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
                                        nullptr);

@@ -4,7 +4,8 @@
 //     CUDA_ON_CPU_BINDINGS { bind("scale", &cuda::scale); }
 //
 // and Python then calls kernels.scale("float16", x, out, x.size, None): a NumPy array passes its address, None a null
-// pointer, a string a DType.  pybind11 is in module.cpp alone, since it takes long to compile.
+// pointer, a string a DType; as a ChannelVector an array passes its dtype too, uint16 being bfloat16.  pybind11 is in
+// module.cpp alone, since it takes long to compile.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -15,7 +16,7 @@
 #include <variant>
 #include <vector>
 
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace cuda_on_cpu {
 
@@ -54,6 +55,15 @@ T convert(const Argument& argument) {
       if (array.kind != kind || array.item_bytes != sizeof(Element)) reject("an array of the pointer's element type");
     }
     return static_cast<T>(array.data);
+  } else if constexpr (std::is_same_v<T, genimg_fast::cuda::ChannelVector>) {
+    using genimg_fast::cuda::DType;
+    if (std::holds_alternative<None>(argument)) return {};
+    if (!std::holds_alternative<Array>(argument)) reject("an array or None");
+    const Array& array = std::get<Array>(argument);
+    if (array.kind == 'f' && array.item_bytes == 4) return {array.data, DType::float32};
+    if (array.kind == 'f' && array.item_bytes == 2) return {array.data, DType::float16};
+    if (array.kind == 'u' && array.item_bytes == 2) return {array.data, DType::bfloat16};
+    reject("an array of float32, float16 or bfloat16");
   } else if constexpr (std::is_same_v<T, genimg_fast::cuda::DType>) {
     if (!std::holds_alternative<std::string>(argument)) reject("the name of a dtype");
     const std::string& name = std::get<std::string>(argument);

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
 DTYPES = ("float32", "float16", "bfloat16")
+CHANNEL_DTYPES = [("float32",), ("float16",), ("bfloat16",), ("float16", "bfloat16", "float32")]
+"""For `channel_vectors`: in the last, vectors that stand side by side differ."""
 STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}  # NumPy has no bfloat16
 EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 ROUNDINGS = {"float32": 4, "float16": 2, "bfloat16": 2}  # ULPS of tests/_cases.py, which needs torch
@@ -30,6 +33,13 @@ def decode(array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
+
+
+def channel_vectors(memory: Memory, values: Sequence[np.ndarray], dtypes: Sequence[str]) -> tuple[list, list]:
+    """Per-channel vectors as a kernel takes them, each in its own of `dtypes`, in turn; and what it reads, in float64."""
+    kinds = [dtypes[i % len(dtypes)] for i in range(len(values))]
+    arrays = [memory.input(value, dtype) for value, dtype in zip(values, kinds, strict=True)]
+    return arrays, [decode(array, dtype) for array, dtype in zip(arrays, kinds, strict=True)]
 
 
 def assert_accurate(actual: np.ndarray, exact: np.ndarray, dtype: str, what: str = "") -> None:

@@ -15,6 +15,11 @@ inline void require_aligned(const char* what, const void* p, int bytes) {
     throw std::runtime_error(std::string(what) + " is not " + std::to_string(bytes) + "-byte aligned");
 }
 
+inline void store_16_bytes(void* global, const void* value) {
+  require_aligned("store_16_bytes: global address", global, 16);
+  std::memcpy(global, value, 16);
+}
+
 template <int kBytes>
 void cp_async(void* shared, const void* global, bool valid = true) {
   require_aligned("cp_async: shared address", shared, kBytes);

@@ -4,7 +4,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.memory import DTYPES, EPSILON, ROUNDINGS, assert_accurate, decode
+from tests.cuda_on_cpu.memory import (
+    CHANNEL_DTYPES,
+    DTYPES,
+    EPSILON,
+    ROUNDINGS,
+    assert_accurate,
+    channel_vectors,
+    decode,
+)
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -40,10 +48,12 @@ def scratch(kernels, memory, dtype, layout):
     return memory.output(kernels.batch_norm_scratch(dtype, *layout), np.float32)
 
 
-def parameters(memory, channels):
-    values = random((4, channels), 2).astype(np.float32)
+def parameters(memory, channels, dtypes=("float32",)):
+    """mean, var, weight and bias as the kernels take them, and what they read."""
+    values = random((4, channels), 2)
     values[1] = values[1] ** 2 + 0.5
-    return [memory.input(v, np.float32) for v in values]
+    arrays, exact = channel_vectors(memory, values, dtypes)
+    return arrays, [value[:, None] for value in exact]
 
 
 @pytest.mark.parametrize("misaligned", [0, 1])
@@ -71,8 +81,8 @@ def test_variance_survives_a_mean_far_larger_than_the_deviation(kernels, memory,
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)
 def test_forward(kernels, memory, layout, dtype, misaligned):
-    x, params = memory.input(random(layout, 1), dtype, misaligned), parameters(memory, layout[1])
-    mean, var, weight, bias = map(channel, params)
+    x, (params, exact) = memory.input(random(layout, 1), dtype, misaligned), parameters(memory, layout[1])
+    mean, var, weight, bias = exact
     normalized = (decode(x, dtype) - mean) / np.sqrt(var + EPS)
     for code, activation in enumerate(ACTIVATIONS):
         out = memory.output(layout, dtype, misaligned)
@@ -83,14 +93,23 @@ def test_forward(kernels, memory, layout, dtype, misaligned):
     assert_accurate(out, normalized, dtype)
 
 
+@pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [PLANES[1], ROWS[1]], ids=str)
+def test_parameters_of_any_dtype(kernels, memory, layout, channel_dtypes):
+    x = memory.input(random(layout, 1), "float32")
+    params, (mean, var, weight, bias) = parameters(memory, layout[1], channel_dtypes)
+    out = memory.output(layout, "float32")
+    kernels.batch_norm_act("float32", x, *layout, *params, EPS, 0, SLOPE, out)
+    assert_accurate(out, (decode(x, "float32") - mean) / np.sqrt(var + EPS) * weight + bias, "float32")
+
+
 @pytest.mark.parametrize("misaligned", [0, 1])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)
 def test_backward(kernels, memory, layout, dtype, misaligned):
     training = dtype != "float16"
     x, grad = memory.input(random(layout, 1), dtype, misaligned), memory.input(2 + random(layout, 3), dtype, misaligned)
-    params = parameters(memory, layout[1])
-    mean, var, weight, bias = map(channel, params)
+    params, (mean, var, weight, bias) = parameters(memory, layout[1], CHANNEL_DTYPES[layout[0] % 4])
     code = layout[0] % len(ACTIVATIONS)
     grad_input = memory.output(layout, dtype, misaligned)
     grad_weight, grad_bias = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
@@ -124,7 +143,7 @@ def test_stages_of_backward_with_sums_over_more_values_than_these(kernels, memor
     x, grad, params = (
         memory.input(random(whole, 1), dtype),
         memory.input(2 + random(whole, 3), dtype),
-        parameters(memory, channels),
+        parameters(memory, channels, CHANNEL_DTYPES[-1])[0],
     )
     halves = [
         (memory.input(decode(x, dtype)[h], dtype), memory.input(decode(grad, dtype)[h], dtype))
@@ -154,7 +173,7 @@ def test_stages_of_backward_with_sums_over_more_values_than_these(kernels, memor
 
 @pytest.mark.parametrize("layout", [(0, 3, 1), (4, 0, 1)], ids=str)
 def test_empty(kernels, memory, layout):
-    x, params = memory.input(np.zeros(layout), "float32"), parameters(memory, layout[1])
+    x, (params, _) = memory.input(np.zeros(layout), "float32"), parameters(memory, layout[1])
     out, grad_weight, grad_bias = (memory.output(s, np.float32) for s in (layout, layout[1], layout[1]))
     buffer = scratch(kernels, memory, "float32", layout)
     kernels.batch_norm_statistics("float32", x, *layout, buffer, grad_weight, grad_bias)

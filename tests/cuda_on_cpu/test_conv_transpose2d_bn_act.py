@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.convolution import conv_transpose
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, channel_vectors, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -21,29 +21,29 @@ GEOMETRIES = [
 RELU, TANH = 1, 3  # csrc/common/activation.h
 
 
-def run(kernels, memory, geometry, dtype, channels_last, norm, activation):
+def run(kernels, memory, geometry, dtype, channels_last, norm, activation, channel_dtypes=("float32",)):
     n, c_in, c_out, height, width, k, stride, padding, output_padding = geometry
     generator = np.random.default_rng(0)
     x = memory.input(generator.standard_normal((n, c_in, height, width)), dtype)
     if channels_last:
         x = memory.input(np.ascontiguousarray(decode(x, dtype).transpose(0, 2, 3, 1)), dtype)
     w = memory.input(generator.standard_normal((c_in, c_out, k, k)) / np.sqrt(c_in * k), dtype)
-    bias, mean, bn_weight, bn_bias = (memory.input(generator.standard_normal(c_out), np.float32) for _ in range(4))
-    var = memory.input(generator.uniform(0.5, 2, c_out), np.float32)
-    statistics = (mean, var, bn_weight, bn_bias) if norm else (None,) * 4
+    values = [generator.standard_normal(c_out) for _ in range(4)]
+    values.insert(2, generator.uniform(0.5, 2, c_out))
+    channels, exact_channels = channel_vectors(memory, values, channel_dtypes)
+    bias, mean, var, bn_weight, bn_bias = (values[:, None, None] for values in exact_channels)
 
     image = decode(x, dtype).transpose(0, 3, 1, 2) if channels_last else decode(x, dtype)
     exact = conv_transpose(image, decode(w, dtype), stride, padding, output_padding)
-    exact += bias[:, None, None]
+    exact += bias
     if norm:
-        scale = bn_weight / np.sqrt(var.astype(np.float64) + 1e-5)
-        exact = (exact - mean[:, None, None]) * scale[:, None, None] + bn_bias[:, None, None]
+        exact = (exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
     exact = np.maximum(exact, 0) if activation == RELU else np.tanh(exact)
 
     shape = exact.transpose(0, 2, 3, 1).shape if channels_last else exact.shape
     out = memory.output(shape, dtype)
     kernels.conv_transpose2d(
-        dtype, *geometry, channels_last, x, w, bias, *statistics, 1e-5, activation, 0.2, out
+        dtype, *geometry, channels_last, x, w, *(channels if norm else [channels[0], None, None, None, None]), 1e-5, activation, 0.2, out
     )  # fmt: skip
     return out.transpose(0, 3, 1, 2) if channels_last else out, exact
 
@@ -54,6 +54,12 @@ def test_matches_float64(kernels, memory, dtype, channels_last):
     for geometry in GEOMETRIES:
         out, exact = run(kernels, memory, geometry, dtype, channels_last, norm=True, activation=RELU)
         assert_accurate(out, exact, dtype, f"{geometry}")
+
+
+@pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
+def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
+    out, exact = run(kernels, memory, GEOMETRIES[0], "float32", False, True, RELU, channel_dtypes)
+    assert_accurate(out, exact, "float32")
 
 
 def test_without_normalisation(kernels, memory):

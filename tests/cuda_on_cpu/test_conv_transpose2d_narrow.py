@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.convolution import Sizes
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate
+from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate
 from tests.cuda_on_cpu.test_convolution_tensor_core import LEAKY_RELU, TANH, Case
 
 pytestmark = pytest.mark.usefixtures("schedule")
@@ -43,8 +43,9 @@ def test_matches_float64(kernels, memory, sizes, dtype):
     assert_accurate(out, np.tanh(case.exact), dtype)
 
 
-def test_with_normalisation(kernels, memory):
-    case = Case(memory, SIZES[0], "float16")
+@pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
+def test_with_normalisation(kernels, memory, channel_dtypes):
+    case = Case(memory, SIZES[0], "float16", channel_dtypes)
     out = run(kernels, memory, case, *case.norm, 1e-5, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), "float16")
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.convolution import Sizes, convolve
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, channel_vectors, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -30,6 +32,18 @@ PLAIN = [
     Sizes(False, 2, 8, 8, 7, 6, 3, 1, 2, 0, 2),
     Sizes(False, 3, 32, 1, 4, 4, 4, 1, 0),  # a discriminator's last layer
     Sizes(False, 1, 64, 96, 3, 3, 1),
+    Sizes(False, 1, 18, 8, 5, 4, 3, 1, 1),  # copied 4 bytes at a time
+]
+FEW_CHANNELS = [  # around a step of 32 values (16 of float32), and of 128 rows
+    Sizes(False, 2, 3, 72, 18, 14, 4, 2, 1),  # a discriminator's first layer: 48 values
+    Sizes(False, 1, 1, 8, 6, 6, 3, 1, 1),  # 9
+    Sizes(False, 1, 2, 8, 6, 6, 4, 2, 1),  # 32
+    Sizes(False, 1, 3, 5, 9, 7, 5, 2, 2, 0, 2),  # 75, dilated
+    Sizes(False, 1, 11, 8, 5, 5, 3, 1, 1),  # 99: more steps than stages
+    Sizes(False, 1, 15, 8, 3, 3, 1),  # 15, of one tap
+    Sizes(True, 2, 3, 8, 5, 4, 4, 2, 1),  # 12 in each of four phases
+    Sizes(True, 1, 5, 8, 5, 5, 3, 2, 1, 1),  # 5, 10 and 20
+    Sizes(True, 2, 1, 40, 1, 1, 4, 1, 0),  # the data gradient of a discriminator's last layer
 ]
 
 
@@ -42,23 +56,21 @@ def tf32(values: np.ndarray) -> np.ndarray:
 class Case:
     """Operands of one convolution, and what it must give before normalisation, in float64."""
 
-    def __init__(self, memory, sizes: Sizes, dtype: str, seed: int = 0) -> None:
-        generator = np.random.default_rng(seed)
+    def __init__(self, memory, sizes: Sizes, dtype: str, channel_dtypes: Sequence[str] = ("float32",)) -> None:
+        generator = np.random.default_rng(0)
         self.sizes, self.dtype = sizes, dtype
         self.x = memory.input(generator.standard_normal((sizes.n, sizes.height, sizes.width, sizes.c_in)), dtype)
         weight = generator.standard_normal(sizes.weight_shape) / np.sqrt(sizes.c_in * sizes.kernel)
         self.w = memory.input(weight, dtype)
-        self.bias, self.mean, self.bn_weight, self.bn_bias = (
-            memory.input(generator.standard_normal(sizes.c_out), np.float32) for _ in range(4)
-        )
-        self.var = memory.input(generator.uniform(0.5, 2, sizes.c_out), np.float32)
-        self.norm = (self.mean, self.var, self.bn_weight, self.bn_bias)
+        values = [generator.standard_normal(sizes.c_out) for _ in range(4)]
+        values.insert(2, generator.uniform(0.5, 2, sizes.c_out))
+        (self.bias, *self.norm), (bias, *self.exact_norm) = channel_vectors(memory, values, channel_dtypes)
         seen = tf32 if dtype == "float32" else lambda values: decode(values, dtype)
-        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + self.bias
+        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + bias
 
     def exact_block(self, activation: int, slope: float) -> np.ndarray:
-        scale = self.bn_weight / np.sqrt(self.var.astype(np.float64) + 1e-5)
-        y = (self.exact - self.mean) * scale + self.bn_bias
+        mean, var, bn_weight, bn_bias = self.exact_norm
+        y = (self.exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
         return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
 
     def pack(self, kernels, memory) -> np.ndarray:
@@ -78,11 +90,19 @@ class Case:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN, ids=str)
+@pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN + FEW_CHANNELS, ids=str)
 def test_matches_float64(kernels, memory, sizes, dtype):
     case = Case(memory, sizes, dtype)
-    out = case.run(kernels, memory, "64x64", case.norm, LEAKY_RELU, 0.2)
+    tile = "64x64" if sizes.c_in % 8 == 0 or sizes.c_in > 15 else "128x64"
+    out = case.run(kernels, memory, tile, case.norm, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
+
+
+@pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
+def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
+    case = Case(memory, TRANSPOSED[0], "bfloat16", channel_dtypes)
+    out = case.run(kernels, memory, "64x64", case.norm, RELU)
+    assert_accurate(out, case.exact_block(RELU, 0.0), "bfloat16")
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -99,6 +119,18 @@ def test_every_tile_with_statistics(kernels, memory, tile, dtype):
     mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
     kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     values = decode(out, dtype)  # the statistics are those of what was stored
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_with_few_channels(kernels, memory):
+    sizes = FEW_CHANNELS[0]
+    case = Case(memory, sizes, "bfloat16")
+    splits = kernels.statistics_splits(sizes.array(), TILES["128x64"])
+    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
+    values = decode(case.run(kernels, memory, "128x64", moments=scratch), "bfloat16")
+    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
+    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
 
@@ -157,8 +189,11 @@ def test_tile_follows_the_work(kernels):
     assert chosen(1, 512, 256, 4) == "64x64"  # too little work for large tiles
 
 
-def test_pixels_of_odd_size_have_one_tile(kernels, memory):
-    case = Case(memory, Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "float16")
-    assert kernels.choose_tile(case.sizes.array(), 132) == TILES["64x64"]
+@pytest.mark.parametrize(
+    ("sizes", "tile"), [(Sizes(True, 2, 100, 24, 1, 1, 4, 1, 0), "64x64"), (FEW_CHANNELS[0], "128x64")], ids=str
+)
+def test_pixels_of_odd_size_have_one_tile(kernels, memory, sizes, tile):
+    case = Case(memory, sizes, "float16")
+    assert kernels.choose_tile(case.sizes.array(), 132) == TILES[tile]
     with pytest.raises(RuntimeError, match="this tile copies 16 bytes at a time"):
         case.run(kernels, memory, "128x128")

@@ -114,7 +114,7 @@ class Sizes:
     min_rounds: int = 5
 
 
-TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1, 5, 1)
+TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.float32, 1, 6, 1)
 """For the CPU, whose kernels take no half types."""
 
 
@@ -125,7 +125,7 @@ def without_compiling(row: GPURow) -> GPURow:
 
 
 def measure(row: GPURow, workers: suite.Workers, limits: Limits, seconds: float, min_rounds: int) -> dict[str, Any]:
-    """The row of the report: times of all runtimes, and each goal's figure."""
+    """The row of the report: times of all runtimes, each goal's figure, and what is launched where that is counted."""
     measured = suite.measure_row(row.row, workers, seconds, min_rounds)
     for name in measured["failed"]:
         workers.end(name)
@@ -162,7 +162,8 @@ def _figure(what: str, workload: Any, measured: dict[str, Any], workers: suite.W
         question = SavedBytes(workload.workload, workload.dtype)
         ours, eager = (workers.get(name, None).ask("call", question) for name in ("ours", "eager"))
         return ours / eager
-    ours = len(workers.get("ours", None).ask("call", Launches(workload)))
+    measured["launched"] = workers.get("ours", None).ask("call", Launches(workload))
+    ours = len(measured["launched"])
     if what == "launches":
         return ours
     return len(workers.get("torch_compile", None).ask("call", Launches(workload))) - ours
@@ -214,6 +215,7 @@ def in_words(measured: dict[str, Any]) -> str:
     if "gate" in measured:
         lines.append(f"  gate {measured['gate']:g}: {'met' if measured['gate_met'] else 'NOT met'}")
     lines += [f"  {goal_in_words(goal)}" for goal in measured["goals"]]
+    lines += [f"    launched: {name}" for name in measured.get("launched", [])]
     if "share_of_roofline" in measured:
         lines.append(f"  {measured['share_of_roofline']:.0%} of the roofline")
     return "\n".join(lines)

@@ -32,6 +32,9 @@ def test_dry_run(tmp_path):
     assert all(check["ok"] and check["cases"] > 0 for check in found)
     assert [row["name"] for row in report["rows"]] == [row.row.name for row in rows.rows(rows.TINY)]
     assert all(row["failed"] == {} and row["best"] is not None for row in report["rows"])
+    counted = [row for row in report["rows"] if any(goal["what"] == "launches" for goal in row["goals"])]
+    assert len(counted) == 2
+    assert all(len(row["launched"]) == g["value"] for row in counted for g in row["goals"] if g["what"] == "launches")
     assert len(report["kernels"]) == 6
     assert all(kernel["milliseconds"].keys() == {"ours", "channels_last"} for kernel in report["kernels"])
     assert "prebuilt" in report["libraries"]["_cpu"]

@@ -193,6 +193,22 @@ def test_running_statistics_follow_torch_and_raise_their_version():
         torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_running_statistics_of_half_types_are_rounded_once(dtype, momentum):
+    mean, var = (_cases.randn((1000,), torch.float32, seed).abs() for seed in (1, 2))
+    running = [_cases.randn((1000,), dtype, seed).abs() for seed in (3, 4)]
+    exact = [
+        momentum * batch.double() * scale + (1 - momentum) * value.double()
+        for batch, value, scale in zip((mean, var), running, (1, 8 / 7), strict=True)
+    ]
+    MODULE.update_running_statistics(*running, mean, var, 8, momentum)
+    for value, expected in zip(running, exact, strict=True):
+        assert value.dtype == dtype
+        half_a_step = torch.finfo(dtype).eps / 2 * 1.001  # float32's own roundings
+        assert ((value.double() - expected).abs() <= half_a_step * expected.abs() + 1e-7).all()
+
+
 def test_running_statistics_update_under_compile():
     torch._dynamo.reset()
     x, (running_mean, running_var, *_) = _cases.randn((4, 3, 5, 5)), parameters(3, torch.float32)

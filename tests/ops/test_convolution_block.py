@@ -209,8 +209,10 @@ def test_reasons():
     assert convolution_block.slower(input, block.weight, block) is None
     assert "groups=2" in convolution_block.unsupported(input, block.weight, block._replace(groups=2))
     assert "stride (3, 3)" in convolution_block.slower(input, block.weight, block._replace(stride=(3, 3)))
-    odd = torch.zeros(3, 6, 4, 4, dtype=torch.float16)
-    assert "3 input channels" in convolution_block.slower(input.half(), odd, block)
+    for channels, reason in ((3, None), (15, None), (17, "17 input channels")):  # of float16
+        odd = torch.zeros(channels, 6, 4, 4, dtype=torch.float16)
+        found = convolution_block.slower(input.half(), odd, block)
+        assert found is None if reason is None else reason in found
 
 
 def test_reasons_where_tf32_is_not_allowed(no_tf32):
