@@ -87,7 +87,7 @@ def _draw_row(axes: Any, row: dict[str, Any]) -> None:
             if target in row:  # where ours must end
                 best = row["runtimes"][row["best"]]["milliseconds"]["median"]
                 axes.axvline(best / row[target], color="black", linestyle=style, linewidth=1)
-    axes.set_title(title, fontsize=8, loc="left", fontweight="bold")
+    axes.set_title(title, fontsize=8, loc="left", x=-0.2, fontweight="bold")
 
 
 # --- roofline --------------------------------------------------------------------------------------------------------
