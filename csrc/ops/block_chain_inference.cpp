@@ -129,17 +129,29 @@ Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tenso
   return Chain(input, parameters, fixed, packed, codes, numbers).run(input);
 }
 
+// What a tensor is, in contiguous memory.
+struct Memory {
+  const void* address;
+  ScalarType dtype;
+  std::vector<int64_t> sizes;
+
+  bool is_that_of(const Tensor& t) const {
+    return t.const_data_ptr() == address && t.scalar_type() == dtype && t.is_contiguous() &&
+           std::equal(t.sizes().begin(), t.sizes().end(), sizes.begin(), sizes.end());
+  }
+};
+
 // A chain kept between calls: to hand over its thirty tensors each time takes as long as a small layer.
 struct KeptChain {
   Chain chain;
   ScalarType dtype;
   std::vector<Tensor> given;
-  std::vector<const void*> addresses;  // of what was given, which `x.data = y` changes
+  std::vector<Memory> memory;  // of what was given, which `x.data = y` changes
 
   bool serves(const Tensor& input) const {
     if (!input.is_cpu() || input.scalar_type() != dtype) return false;
     for (size_t i = 0; i < given.size(); ++i)
-      if (given[i].const_data_ptr() != addresses[i] || !given[i].is_contiguous()) return false;
+      if (!memory[i].is_that_of(given[i])) return false;
     return true;
   }
 };
@@ -153,7 +165,7 @@ int64_t keep(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> f
   auto kept = std::make_shared<KeptChain>(
       KeptChain{Chain(input, parameters, fixed, packed, codes, numbers), input.scalar_type(), parameters, {}});
   kept->given.insert(kept->given.end(), fixed.begin(), fixed.end());
-  for (const Tensor& t : kept->given) kept->addresses.push_back(t.const_data_ptr());
+  for (const Tensor& t : kept->given) kept->memory.push_back({t.const_data_ptr(), t.scalar_type(), sizes_of(t)});
   const std::lock_guard lock(chains_mutex);
   chains[next_chain] = std::move(kept);
   return next_chain++;

@@ -5,11 +5,14 @@
 
 namespace genimg_fast {
 
-// As torch.empty_like(t, dtype=dtype) of a dense tensor, in the memory of the last such tensor freed.
+// As torch.empty_like(t, dtype=dtype) of a dense tensor, in the memory of the last such tensor freed; but its storage
+// cannot be resized.
 inline Tensor empty_like_in_kept_block(const Tensor& t, ScalarType dtype, int64_t bytes) {
-  cpu::KeptBlock* block = cpu::KeptBlock::take(bytes).release();
-  const auto keep = [block](void*) { cpu::KeptBlock::keep(std::unique_ptr<cpu::KeptBlock>(block)); };
-  return torch::stable::from_blob(block->memory.get(), t.sizes(), t.strides(), t.device(), dtype, keep);
+  std::unique_ptr<cpu::KeptBlock> block = cpu::KeptBlock::take(bytes);
+  const auto keep = [p = block.get()](void*) { cpu::KeptBlock::keep(std::unique_ptr<cpu::KeptBlock>(p)); };
+  Tensor out = torch::stable::from_blob(block->memory.get(), t.sizes(), t.strides(), t.device(), dtype, keep);
+  block.release();  // it is the tensor's now
+  return out;
 }
 
 // Where a loss writes the gradient that it makes in its forward pass: in the layout of `input`, which is dense, in

@@ -148,14 +148,16 @@ class _Fuser:
             if type(module) is nn.SyncBatchNorm and not must_be_called(module):
                 # the class that `plan` knows; undone below where nothing fused it
                 module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
-        for name, module in modules:
-            self.rows[module] = self.fuse_module(name, module)
-        for name, module in modules:
-            if module not in self.left_to_callers:
-                self.rows[module] += self.fuse_layer(name, module)
-        for _, module in modules:
-            if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
-                module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
+        try:
+            for name, module in modules:
+                self.rows[module] = self.fuse_module(name, module)
+            for name, module in modules:
+                if module not in self.left_to_callers:
+                    self.rows[module] += self.fuse_layer(name, module)
+        finally:  # also where filter_fn raises
+            for _, module in modules:
+                if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
+                    module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
         return FuseReport(self.model, tuple(row for rows in self.rows.values() for row in rows))
 
     def fuse_module(self, name: str, module: nn.Module) -> list[FuseRow]:

@@ -32,8 +32,8 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     output = None
     if known.others == modules[1:] and known.holds(modules[0], input):
         output = torch.ops.genimg_fast.block_chain_repeat.default(input, known.chain)
-    if output is None:
-        del _known[modules[0]]  # with its packed weights
+    if output is None and _known.get(modules[0]) is known:  # and no other thread was here before
+        _known.pop(modules[0], None)  # with its packed weights
     return output
 
 
@@ -41,7 +41,7 @@ def remember(modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block
     """`blocks` are all that a pass of the modules on `input` runs."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or any(block.training for block in blocks):
         return
-    if not serves_all(input, blocks):
+    if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not serves_all(input, blocks):
         return
     description = describe(blocks)
     if all(t.is_contiguous() for t in (*description.parameters, *description.fixed)) and (
@@ -61,18 +61,25 @@ class _Replay:
         self.shape, self.dtype = input.shape, input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
-        all_modules = [m for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+        all_modules = _all_modules(modules)
         self.first_type = type(modules[0])
         self.inner = all_modules[1:]
         self.inner_types = list(map(type, self.inner))
-        # attributes, and what lies in those that are dictionaries: parameters, buffers, children, hooks
+        self.hooks = _hooks(all_modules)
+        # attributes, and what lies in those that are dictionaries: parameters, buffers, children
         self.dicts = [
-            d for m in all_modules for d in (m.__dict__, *(v for v in m.__dict__.values() if type(v) is dict))
+            d
+            for m in all_modules
+            for d in (
+                m.__dict__,
+                *(v for k, v in m.__dict__.items() if isinstance(v, dict) and not k.endswith("_hooks")),
+            )
         ]
-        self.held = list(map(dict.copy, self.dicts))
-        self.hooks = [v for m in all_modules for name, v in m.__dict__.items() if name.endswith("_hooks")]
+        self.held = list(map(dict, self.dicts))
+        self.children = [m._modules for m in all_modules if len(m._modules) > 1]
+        self.orders = list(map(list, self.children))
         self.weights = [block.weight for block in blocks]
-        self.versions = [w._version for w in self.weights]  # a packed weight's; its address is compared by the kernels
+        self.versions = [w._version for w in self.weights]  # a packed weight's; the kernels look at the memory itself
         self.settings = torch.ops.genimg_fast.cpu_settings()
 
     def holds(self, first: nn.Module, input: torch.Tensor) -> bool:
@@ -90,16 +97,25 @@ class _Replay:
             and type(first) is self.first_type
             and list(map(type, self.inner)) == self.inner_types
             and _equal(self.dicts, self.held)
+            and list(map(list, self.children)) == self.orders  # which the line above does not see
             and [w._version for w in self.weights] == self.versions
             and torch.ops.genimg_fast.cpu_settings() == self.settings
         )
+
+
+def _all_modules(modules: Sequence[Any]) -> list[nn.Module]:
+    return [m for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+
+
+def _hooks(modules: list[nn.Module]) -> list[dict]:
+    return [v for m in modules for name, v in m.__dict__.items() if name.endswith("_hooks")]
 
 
 def _equal(some: list[dict], others: list[dict]) -> bool:
     # Identity is looked at first: what is compared by value is an attribute or a tensor that was replaced.
     try:
         return some == others
-    except (RuntimeError, ValueError):  # as of tensors: the truth of several values
+    except Exception:  # whatever the values' own comparison raises, as a tensor's of several values does
         return False
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -16,6 +18,12 @@ from genimg_fast.nn import FusedSequential, replay
 from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
+
+def move_normalization_to_the_end(model):
+    norm = model._modules.pop("1")
+    model._modules["1"] = norm
+
+
 CHANGES = {
     "an attribute": lambda m: setattr(m[1], "eps", 0.5),
     "a hook": lambda m: m[0].register_forward_hook(lambda module, args, output: 2 * output),
@@ -24,6 +32,7 @@ CHANGES = {
     "a buffer": lambda m: setattr(m[1], "running_mean", torch.ones(5)),
     "a buffer's values": lambda m: m[1].running_mean.add_(1),
     "a parameter": lambda m: setattr(m[1], "bias", nn.Parameter(torch.ones(5))),
+    "the order": move_normalization_to_the_end,
     "a parameter's memory": lambda m: setattr(m[1].bias, "data", torch.ones(5)),
     "a buffer's memory": lambda m: setattr(m[1].running_mean, "data", torch.ones(5)),
     "a weight's values, unnoticed": lambda m: m[0].weight.data.add_(1),
@@ -36,6 +45,7 @@ CHANGES = {
 def test_a_change_is_seen(change):
     torch.manual_seed(0)
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU()).eval()
+    model[1].running_mean.fill_(0.3)
     input = _cases.randn((2, 3, 4, 4))
     before = model(input)
     assert replay.replay([model], input) is not None
@@ -54,6 +64,83 @@ def test_a_parameter_of_one_value_that_was_replaced():
     torch.testing.assert_close(model(input), before)
     model[1].bias += 1
     torch.testing.assert_close(model(input), before + 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["a parameter", "a buffer", "a child"])
+def test_a_change_is_seen_in_a_model_that_keeps_its_parts_in_ordered_dicts(change):
+    """As one that an older PyTorch pickled."""
+    torch.manual_seed(0)
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU()).eval()
+    for module in model.modules():
+        for name in ("_parameters", "_buffers", "_modules"):
+            module.__dict__[name] = OrderedDict(module.__dict__[name])
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    assert replay.replay([model], input) is not None
+    CHANGES[change](model)
+    torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_parameter_cut_in_place_is_an_error_as_without_repetition():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5)).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    model[1].bias.data = model[1].bias.data[:2]
+    with pytest.raises((RuntimeError, ValueError), match="Cout values"):
+        model(input)
+
+
+class Incomparable:
+    def __eq__(self, other):
+        raise TypeError("not to be compared")
+
+    __hash__ = None
+
+
+@torch.no_grad()
+def test_attributes_that_cannot_be_compared_do_not_reach_the_user():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    for _ in range(3):
+        model[0].note = Incomparable()
+        expected = model(input)
+    assert torch.equal(replay.replay([model], input), expected)
+
+
+@torch.no_grad()
+def test_two_threads_that_find_the_same_pass_outdated(monkeypatch):
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    expected = model(input)
+    both, results = threading.Barrier(2), []
+
+    def outdated(*_):
+        both.wait(10)
+        return False
+
+    monkeypatch.setattr(replay._known[model], "holds", outdated)
+
+    def infer():
+        with torch.no_grad():
+            results.append(model(input))
+
+    threads = [threading.Thread(target=infer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert all(torch.equal(result, expected) for result in results)
+
+
+@torch.no_grad()
+def test_a_pass_that_would_not_be_repeated_is_not_kept():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    model.register_forward_hook(lambda module, args, output: None)
+    model(_cases.randn((2, 3, 4, 4)))
+    assert model not in replay._known
 
 
 @torch.no_grad()
