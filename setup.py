@@ -135,11 +135,13 @@ def native_extensions() -> tuple[list, dict]:
         check_cuda_version(cuda_home)
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
         cpp_extension.CUDA_HOME = str(cuda_home)  # which a CPU-only torch leaves unset
+        # The kernels for Hopper's own instructions are empty for any other architecture, sm_90 without the "a" included.
+        wgmma = ["-DGENIMG_FAST_HAS_SM90A"] * ("9.0a" in os.environ["TORCH_CUDA_ARCH_LIST"])
         extensions.append(
             library(
                 "_cuda",
                 [*cuda_registration, *csrc.glob("cuda/*.cu")],
-                {"cxx": cxx_flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden"]},
+                {"cxx": cxx_flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *wgmma]},
                 # torch's CUDA symbols are resolved at load time, by the torch that loads the library: so this builds
                 # against a CPU-only torch too.
                 libraries=["cudart_static", "rt", "dl", "pthread"],

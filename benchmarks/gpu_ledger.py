@@ -66,7 +66,9 @@ def table(report: dict[str, Any]) -> str:
     limits = report["limits"]
     lines = [
         f"{report['device']}: copies {limits['bytes_per_second'] / 1e12:.2f} TB/s, multiplies bf16 matrices at "
-        f"{limits['flops_per_second'] / 1e12:.0f} TFLOP/s.",
+        f"{limits['flops_per_second'] / 1e12:.0f} TFLOP/s."
+        + " Convolutions by wgmma (`GENIMG_FAST_WGMMA=1`)."
+        * report.get("wgmma", False),
         "",
         "| | eager | the best alternative | genimg_fast | times as fast as the best (quartiles) | gate | goals |",
         "|---|---|---|---|---|---|---|",

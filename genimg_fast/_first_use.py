@@ -12,25 +12,27 @@ import warnings
 
 import torch
 
+from genimg_fast.backends import cuda
+
 _CHECKED_DEVICE_TYPES = ("cuda",)
 
 # Ops without kernels of their own.
 _KERNELS_OF = {"sync_batch_norm_act": "batch_norm_act"}
 
-# What was found against (op, device, dtype); None: nothing.
-_findings: dict[tuple[str, torch.device, torch.dtype], str | None] = {}
+# What was found against (op, device, dtype, allow_wgmma); None: nothing.
+_findings: dict[tuple[str, torch.device, torch.dtype, bool], str | None] = {}
 
 
 def why_distrusted(op: str, like: torch.Tensor) -> str | None:
     """Why the kernels of `op` must not serve the device and dtype of `like`, or None."""
     if torch.compiler.is_compiling() or like.device.type not in _CHECKED_DEVICE_TYPES:
         return None
-    key = (_KERNELS_OF.get(op, op), like.device, like.dtype)
+    key = (_KERNELS_OF.get(op, op), like.device, like.dtype, cuda.allow_wgmma)
     if key not in _findings:
         if not _may_check():
             return None
         _findings[key] = None  # while it is checked
-        _findings[key] = _check(*key)
+        _findings[key] = _check(*key[:3])
     return _findings[key]
 
 

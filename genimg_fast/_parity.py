@@ -64,8 +64,8 @@ def _batch_norm(t: Inputs, channels: int) -> dict[str, torch.Tensor]:
 def _convolution(
     function: Callable[..., torch.Tensor], t: Inputs, weight_shape: tuple[int, ...]
 ) -> tuple[torch.Tensor, ...]:
-    """Normalised by running statistics, by batch statistics, and not at all."""
-    x, weight, evaluated, trained = t.randn(4, 6, 9, 9), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
+    """Normalised by running statistics, by batch statistics, and not at all.  Pixels of 16 bytes have kernels of their own."""
+    x, weight, evaluated, trained = t.randn(4, 8, 9, 9), t.randn(*weight_shape), _batch_norm(t, 16), _batch_norm(t, 16)
     geometry = {"stride": 2, "padding": 1}
     return (
         function(x, weight, **evaluated, **geometry, activation="relu"),
@@ -78,13 +78,13 @@ def _convolution(
 
 def _conv_transpose2d_bn_act(t: Inputs) -> Outputs:
     """And the layer that makes an image, which has kernels of its own."""
-    blocks = _convolution(functional.conv_transpose2d_bn_act, t, (6, 16, 4, 4))
-    x, weight = t.randn(4, 6, 9, 9), t.randn(6, 3, 4, 4)
+    blocks = _convolution(functional.conv_transpose2d_bn_act, t, (8, 16, 4, 4))
+    x, weight = t.randn(4, 8, 9, 9), t.randn(8, 3, 4, 4)
     return *blocks, functional.conv_transpose2d_bn_act(x, weight, stride=2, padding=1, activation="tanh")
 
 
 def _conv2d_bn_act(t: Inputs) -> Outputs:
-    return _convolution(functional.conv2d_bn_act, t, (16, 6, 4, 4))
+    return _convolution(functional.conv2d_bn_act, t, (16, 8, 4, 4))
 
 
 def _batch_norm_act(t: Inputs) -> Outputs:

@@ -23,12 +23,30 @@ __global__ void __launch_bounds__(1024) crowded(float* p, int n) {
 """
 
 
+HASTY_KERNEL = """
+#include "cuda/ptx_sm90.cuh"
+namespace genimg_fast::cuda {
+__global__ void hasty(bool waits, float* out) {
+  float acc[1][8][4] = {};
+  const uint32_t fragment[4] = {};
+  wgmma_fence();
+  wgmma<__half>(acc[0], fragment, 0);
+  wgmma_commit();
+  if (waits) wgmma_wait_all(acc);
+  for (int i = 0; i < 32; ++i) out[threadIdx.x * 32 + i] = acc[0][i / 4][i % 4];
+  if (!waits) wgmma_wait_all(acc);
+}
+}
+"""
+
+
 @needs_nvcc
 def test_every_kernel_compiles_for_sm_90a_without_spills(capsys):
     assert cuda_compile.main(["--arch", "90a"]) == 0, capsys.readouterr().err
     table = capsys.readouterr().out
     assert "kl_kernel<__nv_bfloat16, 8>" in table
     assert "mma_kernel<__half>" in table
+    assert "convolution_wgmma_kernel<__half, WgmmaTile<128, 128> >" in table
 
 
 @needs_nvcc
@@ -37,9 +55,10 @@ def test_every_kernel_compiles_for_sm_90a_without_spills(capsys):
     [
         (SPILLING_KERNEL, "spilling: crowded (sm_90a)"),
         ("__global__ void k() { not_there(); }", '"not_there" is undefined'),
+        (HASTY_KERNEL, "wgmma one after the other, for sm_90a: non wgmma instructions"),
     ],
 )
-def test_a_spill_or_an_error_fails(tmp_path, capsys, source, message):
+def test_a_spill_a_stall_or_an_error_fails(tmp_path, capsys, source, message):
     file = tmp_path / "control.cu"
     file.write_text(source)
     assert cuda_compile.main(["--arch", "90a", str(file)]) == 1

@@ -121,4 +121,4 @@ def test_it_changes_nothing_else(op):
         assert _first_use.why_distrusted(op, torch.ones((), device="cpu")) is None
         assert torch.equal(torch.get_rng_state(), before)
     assert current_backend() == "auto"
-    assert _first_use._findings == {(op, torch.device("cpu"), torch.float32): None}
+    assert _first_use._findings == {(op, torch.device("cpu"), torch.float32, False): None}

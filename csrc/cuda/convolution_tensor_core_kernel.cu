@@ -31,8 +31,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cuda/convolution_epilogue.cuh"
 #include "cuda/implicit_gemm.cuh"
-#include "cuda/moments.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
@@ -82,13 +82,13 @@ int64_t tap_depth(const PhasedConvolution& conv) {
   return has_few_channels<T>(conv) ? conv.in_channels : ceil_div(conv.in_channels, kStep<T>) * kStep<T>;
 }
 
-// Length of a row of the packed weight.
 template <typename T>
-int64_t packed_depth(const PhasedConvolution& conv) {
+PackedWeightShape packed_shape(const PhasedConvolution& conv) {
   int64_t y_taps = 0, x_taps = 0;
   for (int p = 0; p < conv.y_phases; ++p) y_taps = std::max<int64_t>(y_taps, conv.y[p].gather.taps);
   for (int p = 0; p < conv.x_phases; ++p) x_taps = std::max<int64_t>(x_taps, conv.x[p].gather.taps);
-  return ceil_div(y_taps * x_taps * tap_depth<T>(conv), kStep<T>) * kStep<T>;
+  const int64_t taps = y_taps * x_taps;
+  return {taps, tap_depth<T>(conv), ceil_div(taps * tap_depth<T>(conv), kStep<T>) * kStep<T>};
 }
 
 // Taps of the kernel along an axis, up to the last one that a phase uses.
@@ -101,61 +101,6 @@ int kernel_size(const PhaseAxis* axis, int phases) {
 }
 
 // ---- The kernel.
-
-template <typename T>
-struct Epilogue {
-  ChannelAffine affine;
-  Activation activation;
-  float negative_slope;
-  T* output;
-  Moments<float>* moments;  // [row tiles * phases][out_channels] or null
-};
-
-// How a block's shared memory is used again when the product is done.
-template <typename T, typename Tile>
-struct EpilogueLayout {
-  static constexpr int kPitch = Tile::kN + kChunk / static_cast<int>(sizeof(T));  // rows start in different banks
-  static constexpr int kPixelsAt = Tile::kM * kPitch * static_cast<int>(sizeof(T));
-  static constexpr int kAffineAt = kPixelsAt + Tile::kM * static_cast<int>(sizeof(int64_t));
-  static constexpr int kMomentsAt = kAffineAt + 2 * Tile::kN * static_cast<int>(sizeof(float));
-  static constexpr int kBytes = kMomentsAt + Tile::kWarpsM * Tile::kN * static_cast<int>(sizeof(Moments<float>));
-  static constexpr int kSharedBytes = kBytes > Tile::kPipelineBytes ? kBytes : Tile::kPipelineBytes;
-};
-
-// Statistics of the tile's columns over its first `rows` rows.  warp_moments: [kWarpsM][kN]; moments: [columns]
-template <typename Tile>
-__device__ __forceinline__ void store_moments(const typename Tile::Accumulators& values, int rows,
-                                              Moments<float>* warp_moments, Moments<float>* moments, int columns) {
-  const int warp_m = threadIdx.x / 32 / Tile::kWarpsN;
-  const int rows_left = rows - warp_m * Tile::kWarpM;
-  const int count = rows_left < 0 ? 0 : rows_left > Tile::kWarpM ? Tile::kWarpM : rows_left;
-#pragma unroll
-  for (int n = 0; n < Tile::kFragmentsN; ++n)
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      // Over this thread's rows, then over the eight lanes that hold the same column, in a fixed tree.
-      auto sum_over_rows = [&](const auto& term) {
-        float sum = 0;
-#pragma unroll
-        for (int m = 0; m < Tile::kFragmentsM; ++m)
-#pragma unroll
-          for (int i = j; i < 4; i += 2)
-            if (Tile::row(m, i) < rows) sum += term(values[m][n][i]);
-        for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-        return sum;
-      };
-      const float mean = count > 0 ? sum_over_rows([](float v) { return v; }) / count : 0.0f;
-      const float m2 = sum_over_rows([&](float v) { return (v - mean) * (v - mean); });
-      if (threadIdx.x % 32 < 4)
-        warp_moments[warp_m * Tile::kN + Tile::column(n, j)] = {static_cast<float>(count), mean, m2};
-    }
-  __syncthreads();
-  for (int c = threadIdx.x; c < Tile::kN && c < columns; c += Tile::kThreads) {
-    Moments<float> total = warp_moments[c];
-    for (int w = 1; w < Tile::kWarpsM; ++w) total.merge(warp_moments[w * Tile::kN + c]);
-    moments[c] = total;
-  }
-}
 
 template <typename T, typename Tile, typename Loader>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
@@ -190,54 +135,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     implicit_gemm<T, Tile>(steps, image, columns, shared, acc);
   }
 
-  using Layout = EpilogueLayout<T, Tile>;
-  T* staged = reinterpret_cast<T*>(shared);  // [kM][kPitch]
-  int64_t* pixels = reinterpret_cast<int64_t*>(shared + Layout::kPixelsAt);
-  float* affine = reinterpret_cast<float*>(shared + Layout::kAffineAt);  // [kN][scale, shift]
-  for (int r = threadIdx.x; r < rows; r += Tile::kThreads) {
+  auto pixel = [&](int r) -> int64_t {
+    if (r >= rows) return -1;
     const GatherRow p = position(r);
-    pixels[r] = (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
-                x_axis.first_output + p.x * x_axis.out_stride;
-  }
-  static_assert(Tile::kN <= Tile::kThreads);
-  if (threadIdx.x < channels)
-    epilogue.affine.at(first_channel + threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
-  __syncthreads();
-
-#pragma unroll
-  for (int n = 0; n < Tile::kFragmentsN; ++n)
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int column = Tile::column(n, j);
-      const bool real = column < channels;
-      const float scale = real ? affine[2 * column] : 0.0f, shift = real ? affine[2 * column + 1] : 0.0f;
-#pragma unroll
-      for (int m = 0; m < Tile::kFragmentsM; ++m)
-#pragma unroll
-        for (int i = j; i < 4; i += 2) {
-          const T value =
-              from_float<T>(activate(epilogue.activation, epilogue.negative_slope, acc[m][n][i] * scale + shift));
-          staged[Tile::row(m, i) * Layout::kPitch + column] = value;
-          acc[m][n][i] = to_float(value);  // as it will be read again
-        }
-    }
-  __syncthreads();
-
-  constexpr int kWide = kPack<T>, kChunks = Tile::kN / kWide;
-  const bool wide = conv.out_channels % kWide == 0;  // then every pixel begins at a multiple of 16 bytes
-  for (int e = threadIdx.x; e < rows * kChunks; e += Tile::kThreads) {
-    const int r = e / kChunks, c = e % kChunks * kWide;
-    if (c >= channels) continue;
-    const T* from = staged + r * Layout::kPitch + c;
-    T* to = epilogue.output + pixels[r] * conv.out_channels + first_channel + c;
-    if (wide)
-      *reinterpret_cast<Pack<T, kWide>*>(to) = *reinterpret_cast<const Pack<T, kWide>*>(from);
-    else
-      for (int k = 0; k < kWide && c + k < channels; ++k) to[k] = from[k];
-  }
-  if (epilogue.moments)
-    store_moments<Tile>(acc, rows, reinterpret_cast<Moments<float>*>(shared + Layout::kMomentsAt),
-                        epilogue.moments + row_block * conv.out_channels + first_channel, channels);
+    return (p.image * conv.y_output + y_axis.first_output + p.y * y_axis.out_stride) * conv.x_output +
+           x_axis.first_output + p.x * x_axis.out_stride;
+  };
+  store_tile<T, Tile>(acc, epilogue, shared, conv.out_channels, first_channel, channels, row_block, pixel);
 }
 
 // ---- Packing.
@@ -351,12 +255,14 @@ const char* why_not_tensor_cores(DType dtype, const PhasedConvolution& conv) {
   return nullptr;
 }
 
+PackedWeightShape packed_weight_shape(DType dtype, const PhasedConvolution& conv) {
+  PackedWeightShape shape{};
+  dispatch(dtype, [&](auto zero) { shape = packed_shape<decltype(zero)>(conv); });
+  return shape;
+}
+
 int64_t packed_weight_numel(DType dtype, const PhasedConvolution& conv) {
-  int64_t numel = 0;
-  dispatch(dtype, [&](auto zero) {
-    numel = conv.y_phases * conv.x_phases * conv.out_channels * packed_depth<decltype(zero)>(conv);
-  });
-  return numel;
+  return conv.y_phases * conv.x_phases * conv.out_channels * packed_weight_shape(dtype, conv).depth;
 }
 
 void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight, const WeightStrides& strides,
@@ -368,8 +274,8 @@ void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight,
     const dim3 grid(static_cast<unsigned>(ceil_div(tap_depth<T>(conv), kPackIn)),
                     static_cast<unsigned>(ceil_div(conv.out_channels, kPackOut)));
     launch(pack_weight_kernel<T>, grid, dim3(kThreads), kPackOut * kPackPitch * y_kernel * x_kernel * sizeof(T), stream,
-           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, tap_depth<T>(conv), packed_depth<T>(conv),
-           static_cast<T*>(packed));
+           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, tap_depth<T>(conv),
+           packed_shape<T>(conv).depth, static_cast<T*>(packed));
   });
 }
 
@@ -407,8 +313,9 @@ void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTil
     auto run = [&](auto tile, auto kernel) {
       using Tile = decltype(tile);
       const int64_t blocks = statistics_splits(conv, choice) * ceil_div(conv.out_channels, Tile::kN);
-      launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), EpilogueLayout<T, Tile>::kSharedBytes,
-             stream, conv, static_cast<const T*>(input), static_cast<const T*>(packed), packed_depth<T>(conv),
+      constexpr int kSharedBytes = std::max(EpilogueLayout<T, Tile>::kBytes, Tile::kPipelineBytes);
+      launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), kSharedBytes, stream, conv,
+             static_cast<const T*>(input), static_cast<const T*>(packed), packed_shape<T>(conv).depth,
              Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),
                          reinterpret_cast<Moments<float>*>(moments)});
     };

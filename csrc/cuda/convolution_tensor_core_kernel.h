@@ -48,6 +48,12 @@ struct WeightStrides {
 // The weight as the kernels read it: packed[phase][out_channels][tap, channel], each phase's taps alone, the depth
 // filled with zeros to a whole number of steps, of each tap or with few channels of all together; for float32 rounded
 // to tf32.
+struct PackedWeightShape {
+  int64_t taps;       // of the phase that has most
+  int64_t tap_depth;  // elements from a tap to the next
+  int64_t depth;      // of a row: from an output channel to the next
+};
+PackedWeightShape packed_weight_shape(DType dtype, const PhasedConvolution& conv);
 int64_t packed_weight_numel(DType dtype, const PhasedConvolution& conv);
 void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight, const WeightStrides& strides,
                  void* packed, Stream stream);

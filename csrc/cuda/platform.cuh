@@ -21,6 +21,9 @@
 #include <stdexcept>
 #include <string>
 
+// Of a kernel parameter that threads refer to where it is: none makes a copy.
+#define GENIMG_FAST_GRID_CONSTANT __grid_constant__
+
 // Declares `T* name`, the block's dynamic shared memory.
 #define GENIMG_FAST_SHARED(T, name)                             \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
@@ -32,12 +35,14 @@ inline void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("genimg_fast: CUDA: ") + cudaGetErrorString(error));
 }
 
-inline int multiprocessor_count() {  // of the current GPU
-  int device = 0, count = 0;
+inline int device_attribute(cudaDeviceAttr attribute) {  // of the current GPU
+  int device = 0, value = 0;
   check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
 }
+inline int multiprocessor_count() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline int compute_capability_major() { return device_attribute(cudaDevAttrComputeCapabilityMajor); }
 
 // Sets `bytes` bytes to 0 in the order of the stream; not a kernel.
 inline void set_zero(void* p, size_t bytes, Stream stream) {

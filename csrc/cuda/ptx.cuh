@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Every PTX instruction that the kernels use, each behind one function: wide stores, asynchronous copies to shared
-// memory, and the warp-wide loads and multiplications of the tensor cores.  Under GENIMG_FAST_CUDA_ON_CPU the same
-// functions come from tests/cuda_on_cpu/ptx_on_cpu.h.
+// Every PTX instruction that the kernels use, but those of sm_90a (ptx_sm90.cuh), each behind one function: wide
+// stores, asynchronous copies to shared memory, and the warp-wide loads and multiplications of the tensor cores.  Under
+// GENIMG_FAST_CUDA_ON_CPU the same functions come from tests/cuda_on_cpu/ptx_on_cpu.h.
 //
 // Fragments are those of the PTX ISA ("Matrix Fragments for mma.m16n8k16" and "... m16n8k8").  With g = lane / 4 and
 // t = lane % 4, a lane holds, as (row, column):

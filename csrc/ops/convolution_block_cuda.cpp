@@ -5,6 +5,7 @@
 #include "cuda/conv_transpose2d_bn_act_kernel.h"
 #include "cuda/conv_transpose2d_narrow_kernel.h"
 #include "cuda/convolution_tensor_core_kernel.h"
+#include "cuda/convolution_wgmma_kernel.h"
 #include "ops/conv2d_bn_act.h"
 #include "ops/conv_transpose2d_bn_act.h"
 #include "ops/tensor_cuda.h"
@@ -70,6 +71,40 @@ bool wants_channels_last(const Tensor& input, const Tensor& weight) {
   return is_channels_last(input) || is_channels_last(weight);
 }
 
+// The tensor-core kernel that serves a call, and its tile.
+class TensorCores {
+ public:
+  TensorCores(const Call& call, int64_t tensor_cores)
+      : dtype_(call.dtype),
+        conv_(*call.phased),
+        wgmma_(tensor_cores == 2 && cuda::wgmma_is_available() && !cuda::why_not_wgmma(call.dtype, *call.phased)),
+        tile_(wgmma_ ? static_cast<int64_t>(cuda::choose_wgmma_tile(conv_))
+                     : static_cast<int64_t>(cuda::choose_tile(conv_))) {}
+
+  int64_t statistics_splits() const {
+    return wgmma_ ? cuda::wgmma_statistics_splits(conv_, static_cast<cuda::WgmmaTileChoice>(tile_))
+                  : cuda::statistics_splits(conv_, static_cast<cuda::GemmTileChoice>(tile_));
+  }
+
+  void run(const Tensor& image, const Tensor& packed, const cuda::ChannelAffine& affine, Activation activation,
+           float negative_slope, Tensor& output, float* moments, cuda::Stream stream) const {
+    const void *from = image.const_data_ptr(), *weight = packed.const_data_ptr();
+    void* to = output.mutable_data_ptr();
+    if (wgmma_)
+      cuda::convolution_wgmma(dtype_, conv_, static_cast<cuda::WgmmaTileChoice>(tile_), from, weight, affine,
+                              activation, negative_slope, to, moments, stream);
+    else
+      cuda::convolution_tensor_core(dtype_, conv_, static_cast<cuda::GemmTileChoice>(tile_), from, weight, affine,
+                                    activation, negative_slope, to, moments, stream);
+  }
+
+ private:
+  cuda::DType dtype_;
+  const cuda::PhasedConvolution& conv_;
+  bool wgmma_;
+  int64_t tile_;  // of that kernel's own choices
+};
+
 // The plain kernel, in any memory order.
 void run_plain(const Call& call, const Tensor& input, const Tensor& weight, const cuda::ChannelAffine& affine,
                Activation activation, float negative_slope, Tensor& output, cuda::Stream stream) {
@@ -82,7 +117,7 @@ void run_plain(const Call& call, const Tensor& input, const Tensor& weight, cons
 
 Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
-                 std::vector<int64_t> geometry, int64_t activation_code, double slope, bool tensor_cores) {
+                 std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
@@ -104,9 +139,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
     cuda::conv_transpose2d_narrow(call.dtype, *call.transposed, image.const_data_ptr(), w.const_data_ptr(), affine,
                                   activation, negative_slope, out.mutable_data_ptr(), scope.stream);
   else
-    cuda::convolution_tensor_core(call.dtype, *call.phased, cuda::choose_tile(*call.phased), image.const_data_ptr(),
-                                  w.const_data_ptr(), affine, activation, negative_slope, out.mutable_data_ptr(),
-                                  nullptr, scope.stream);
+    TensorCores(call, tensor_cores).run(image, w, affine, activation, negative_slope, out, nullptr, scope.stream);
   return channels_last ? out : torch::stable::contiguous(out);
 }
 
@@ -115,7 +148,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
 std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
                                                     OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
                                                     std::vector<int64_t> geometry, int64_t activation,
-                                                    double negative_slope, bool tensor_cores) {
+                                                    double negative_slope, int64_t tensor_cores) {
   Call call(input, weight, geometry);
   call.narrow = false;
   const CudaScope scope(input);
@@ -128,12 +161,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
 
   if (tensor_cores && call.phased) {
     const Tensor image = for_tensor_cores(input), packed = call.pack(weight, scope.stream);
-    const cuda::GemmTileChoice tile = cuda::choose_tile(*call.phased);
-    const int64_t splits = cuda::statistics_splits(*call.phased, tile);
+    const TensorCores kernel(call, tensor_cores);
+    const int64_t splits = kernel.statistics_splits();
     Tensor scratch = float_scratch(input, cuda::batch_norm_merge_scratch(splits, channels));
-    cuda::convolution_tensor_core(call.dtype, *call.phased, tile, image.const_data_ptr(), packed.const_data_ptr(),
-                                  affine, Activation::none, 0.0f, raw.mutable_data_ptr(), mutable_data<float>(scratch),
-                                  scope.stream);
+    kernel.run(image, packed, affine, Activation::none, 0.0f, raw, mutable_data<float>(scratch), scope.stream);
     cuda::batch_norm_merge_statistics(mutable_data<float>(scratch), splits, channels, mutable_data<float>(mean),
                                       mutable_data<float>(var), scope.stream);
   } else {

@@ -16,6 +16,7 @@ from torch import nn
 
 import genimg_fast
 from genimg_fast import _extension, functional
+from genimg_fast.backends import cuda
 from genimg_fast.benchmark import plain
 from genimg_fast.sampler import CapturedGraph
 
@@ -90,6 +91,14 @@ class Ours(Runtime):
             return graph.replay()
 
         return replay
+
+
+class OursWithoutWgmma(Ours):
+    label = "genimg_fast, mma.sync"
+
+    def __init__(self, device: str = "cpu", threads: int = 1, isa: str | None = None) -> None:
+        super().__init__(device, threads, isa)
+        cuda.allow_wgmma = False
 
 
 class ChannelsLast(Runtime):
@@ -195,6 +204,7 @@ class OpenVINO(Runtime):
 
 RUNTIMES: dict[str, type[Runtime]] = {
     "ours": Ours,
+    "ours_without_wgmma": OursWithoutWgmma,
     "eager": Runtime,
     "channels_last": ChannelsLast,
     "folded_channels_last": FoldedChannelsLast,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
 from genimg_fast.ops._registration import register
@@ -66,6 +67,13 @@ def why_not_tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: 
     return None
 
 
+def tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> int:
+    """Which of them may serve, as csrc/ops/convolution_block.cpp takes it."""
+    if why_not_tensor_cores(input, weight, transposed):
+        return 0
+    return 2 if cuda.allow_wgmma else 1
+
+
 def unsupported(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
     """Why the CUDA kernels cannot serve a block, or None."""
     if block.groups != 1:
@@ -107,8 +115,8 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
     geometry = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
     weight, bias, codes = block.weight, block.bias, geometry.codes()
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    tensor_cores = why_not_tensor_cores(input, weight, block.transposed) is None
-    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, tensor_cores)
+    allowed = tensor_cores(input, weight, block.transposed)
+    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, allowed)
     if block.training:
         output, _, mean, var = torch.ops.genimg_fast.convolution_block_training(
             input, weight, bias, block.bn_weight, block.bn_bias, block.eps, codes, *epilogue
@@ -121,11 +129,11 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
         _packed.forget([block])  # what changes with every step is not worth its memory
         if block.running_mean is None:
             return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue)
-        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, tensor_cores)
+        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, allowed)
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
         )
-    packed = _packed_weight(input, weight, codes) if tensor_cores and _packed.keeps_on_cuda() else None
+    packed = _packed_weight(input, weight, codes) if allowed and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
     return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue)
@@ -184,8 +192,9 @@ def _convolution_backward(
     wanted = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_bias]
     grad_input = None
     if wanted[0] and not torch.is_grad_enabled() and ctx.tensor_cores and _has_adjoint(grad, weight, geometry):
+        adjoint = _adjoint(geometry, input, weight).codes()
         grad_input = _inference(
-            grad, weight, None, None, (None,) * 4, 0.0, _adjoint(geometry, input, weight).codes(), 0, 0.0, True
+            grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores=ctx.tensor_cores
         )
         wanted[0] = False
     if any(wanted):

@@ -2,6 +2,7 @@
 #include "binding.h"
 #include "cuda/conv_transpose2d_narrow_kernel.h"
 #include "cuda/convolution_tensor_core_kernel.h"
+#include "cuda/convolution_wgmma_kernel.h"
 
 namespace {
 
@@ -49,6 +50,22 @@ CUDA_ON_CPU_BINDINGS {
                                        {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
                                        moments, nullptr);
        });
+
+  bind("why_not_wgmma",
+       [](cuda::DType dtype, const int64_t* sizes) { return cuda::why_not_wgmma(dtype, geometry(sizes)) != nullptr; });
+  bind("choose_wgmma_tile", [](const int64_t* sizes, int multiprocessors) {
+    return cuda::choose_wgmma_tile(geometry(sizes), multiprocessors);
+  });
+  bind("wgmma_statistics_splits", [](const int64_t* sizes, cuda::WgmmaTileChoice tile) {
+    return cuda::wgmma_statistics_splits(geometry(sizes), tile);
+  });
+  bind("convolution_wgmma", [](cuda::DType dtype, const int64_t* sizes, cuda::WgmmaTileChoice tile, const void* input,
+                               const void* packed, cuda::ChannelVector bias, cuda::ChannelVector mean,
+                               cuda::ChannelVector var, cuda::ChannelVector bn_weight, cuda::ChannelVector bn_bias,
+                               double eps, Activation activation, float negative_slope, void* output, float* moments) {
+    cuda::convolution_wgmma(dtype, geometry(sizes), tile, input, packed, {bias, mean, var, bn_weight, bn_bias, eps},
+                            activation, negative_slope, output, moments, nullptr);
+  });
 
   bind("why_not_narrow", [](cuda::DType dtype, const int64_t* sizes) {
     return cuda::why_not_narrow(dtype, deconvolution(sizes)) != nullptr;

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Convolutions in float64 by their definitions, for the tests of the kernels."""
+"""Convolutions in float64 by their definitions, and the operands of one, for the tests of the kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from tests.cuda_on_cpu.memory import channel_vectors, decode
+
+NONE, RELU, LEAKY_RELU, TANH = 0, 1, 2, 3  # csrc/common/activation.h
 
 
 class Sizes(NamedTuple):
@@ -66,3 +71,48 @@ def convolve(sizes: Sizes, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     else:
         out = conv(x, w, sizes.stride, sizes.padding, sizes.dilation)
     return out.transpose(0, 2, 3, 1)
+
+
+def tf32(values: np.ndarray) -> np.ndarray:
+    """Rounded to ten bits of mantissa, ties away from zero."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
+class Case:
+    """Operands of one convolution, and what it must give before normalisation, in float64."""
+
+    def __init__(self, memory, sizes: Sizes, dtype: str, channel_dtypes: Sequence[str] = ("float32",)) -> None:
+        generator = np.random.default_rng(0)
+        self.sizes, self.dtype = sizes, dtype
+        self.x = memory.input(generator.standard_normal((sizes.n, sizes.height, sizes.width, sizes.c_in)), dtype)
+        weight = generator.standard_normal(sizes.weight_shape) / np.sqrt(sizes.c_in * sizes.kernel)
+        self.w = memory.input(weight, dtype)
+        values = [generator.standard_normal(sizes.c_out) for _ in range(4)]
+        values.insert(2, generator.uniform(0.5, 2, sizes.c_out))
+        (self.bias, *self.norm), (bias, *self.exact_norm) = channel_vectors(memory, values, channel_dtypes)
+        seen = tf32 if dtype == "float32" else lambda values: decode(values, dtype)
+        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + bias
+
+    def exact_block(self, activation: int, slope: float) -> np.ndarray:
+        mean, var, bn_weight, bn_bias = self.exact_norm
+        y = (self.exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
+        return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
+
+    def pack(self, kernels, memory) -> np.ndarray:
+        sizes = self.sizes.array()
+        packed = memory.output(kernels.packed_weight_numel(self.dtype, sizes), self.dtype)
+        kernels.pack_weight(self.dtype, sizes, self.w, packed)
+        assert not np.isnan(decode(packed, self.dtype)).all()
+        return packed
+
+    def run(
+        self, kernels, memory, tile: int, norm=(None,) * 4, activation=NONE, slope=0.0, moments=None,
+        kernel="convolution_tensor_core",
+    ) -> np.ndarray:  # fmt: skip
+        out = memory.output(self.exact.shape, self.dtype)
+        getattr(kernels, kernel)(
+            self.dtype, self.sizes.array(), tile, self.x, self.pack(kernels, memory), self.bias, *norm, 1e-5,
+            activation, slope, out, moments,
+        )  # fmt: skip
+        return out

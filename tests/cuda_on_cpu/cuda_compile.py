@@ -3,7 +3,7 @@
 
     python -m tests.cuda_on_cpu.cuda_compile [--arch 90a] [FILE.cu ...]
 
-Exits with 1 if a file does not compile or a kernel spills registers to memory.
+Exits with 1 if a file does not compile, a kernel spills registers to memory, or its wgmma wait for each other.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Kernel(NamedTuple):
 
 
 def sources() -> list[Path]:
-    """The library's kernels, and the ones that exercise csrc/cuda/ptx.cuh."""
-    return [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "tests" / "cuda_on_cpu" / "ptx_controls.cu"]
+    """The library's kernels, and the ones that exercise csrc/cuda/ptx.cuh and ptx_sm90.cuh."""
+    controls = (ROOT / "tests" / "cuda_on_cpu").glob("ptx*_controls.cu")
+    return [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), *sorted(controls)]
 
 
 def architectures() -> list[str]:
@@ -60,6 +61,10 @@ def compile_file(source: Path, architecture: str) -> list[Kernel]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{source} does not compile for sm_{architecture}:\n{done.stdout}{done.stderr}")
+    if serialized := re.search(
+        r"wgmma\.mma_async instructions are serialized due to (.*) in the function", done.stderr
+    ):
+        raise RuntimeError(f"{source}: wgmma one after the other, for sm_{architecture}: {serialized[1]}")
     return parse(done.stdout + done.stderr)
 
 

@@ -24,6 +24,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define GENIMG_FAST_GRID_CONSTANT
 // No __shared__: kernels use dynamic shared memory only (see cuda/platform.cuh).
 #define GENIMG_FAST_SHARED(T, name) T* name = reinterpret_cast<T*>(::cuda_on_cpu::shared_memory)
 
@@ -175,6 +176,7 @@ T __ldg(const T* p) {
 inline void __threadfence() {}
 inline int atomicAdd(int* p, int value) { return std::exchange(*p, *p + value); }
 
+inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 namespace genimg_fast::cuda {

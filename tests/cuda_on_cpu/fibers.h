@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -46,6 +47,8 @@ inline Schedule schedule = Schedule::forward;
 inline std::mt19937 schedule_random;
 
 constexpr int kWarp = 32;
+constexpr int kWarpgroup = 128;
+constexpr size_t kIdlePolls = 64;  // a thread: so many that under the random schedule none is left out
 constexpr size_t kStackBytes = 64 * 1024;
 constexpr size_t kPage = 64 * 1024;  // no less than any machine's page
 
@@ -68,7 +71,7 @@ struct AsyncCopy {
 };
 
 struct Fiber {
-  enum class State { ready, at_block_barrier, at_warp_operation, returned };
+  enum class State { ready, at_block_barrier, at_warp_operation, at_warpgroup_operation, polling, returned };
 
   int thread;
   State state = State::ready;
@@ -91,6 +94,9 @@ struct Fiber {
 class Block;
 inline Block* running_block = nullptr;
 
+// What a block leaves behind in other headers of the shim: called when its last thread has returned; may throw.
+inline std::function<void()> at_end_of_block;
+
 // The threads of one block, from their start to their return.
 class Block {
  public:
@@ -99,6 +105,7 @@ class Block {
     std::iota(all_.begin(), all_.end(), 0);
     for (int i : all_) fibers_[i].thread = i;
     make_ready(all_);
+    at_end_of_block = nullptr;  // of a block that threw
   }
 
   void run() {
@@ -108,10 +115,12 @@ class Block {
       if (schedule == Schedule::random) std::swap(ready_[schedule_random() % ready_.size()], ready_.back());
       current_ = &fibers_[ready_.back()];
       ready_.pop_back();
+      current_->state = Fiber::State::ready;
       resume();
       if (error_) std::rethrow_exception(error_);
       returned += current_->state == Fiber::State::returned;
     }
+    if (at_end_of_block) std::exchange(at_end_of_block, nullptr)();
   }
 
   Fiber& current() { return *current_; }
@@ -128,6 +137,44 @@ class Block {
     }
     suspend();
   }
+
+  // The four warps of this thread's warpgroup meet here.  The last thread to arrive calls combine(fibers),
+  // [kWarpgroup].
+  template <typename Combine>
+  void warpgroup_operation(const char* operation, const void* operand, std::source_location site,
+                           const Combine& combine) {
+    wait_at(Fiber::State::at_warpgroup_operation, operation, site);
+    current_->operand = operand;
+    const int first = current_->thread / kWarpgroup * kWarpgroup;
+    if (first + kWarpgroup > static_cast<int>(fibers_.size()))
+      throw std::runtime_error(std::string(operation) + " needs a warpgroup of 128 threads");
+    bool complete = true;
+    for (int i = 0; complete && i < kWarpgroup; ++i) {
+      const Fiber& f = fibers_[first + i];
+      complete = f.state == Fiber::State::at_warpgroup_operation && std::strcmp(f.operation, operation) == 0 &&
+                 f.site.line() == site.line();
+    }
+    if (complete) {
+      combine(&fibers_[first]);
+      make_ready(std::vector<int>(all_.begin() + first, all_.begin() + first + kWarpgroup));
+    }
+    suspend();
+  }
+
+  // Waits until over(), which other threads make true: they run first.
+  template <typename Over>
+  void poll(const char* operation, std::source_location site, const Over& over) {
+    for (; !over(); suspend()) {
+      wait_at(Fiber::State::polling, operation, site);
+      ready_.insert(ready_.begin(), current_->thread);
+      auto is_polling = [&](int t) { return fibers_[t].state == Fiber::State::polling; };
+      if (++idle_polls_ > kIdlePolls * fibers_.size() && std::all_of(ready_.begin(), ready_.end(), is_polling))
+        throw std::runtime_error("the block cannot go on: " + describe_waiting());
+    }
+    progress();
+  }
+  // What a polling thread waits for may have happened.
+  void progress() { idle_polls_ = 0; }
 
   // The lanes of `mask` meet here.  The last to arrive calls combine(lanes), which reads the lanes' operands and writes
   // their results; lanes[i] is nullptr for a lane that does not take part.
@@ -170,6 +217,7 @@ class Block {
 
   // `ready_` is a stack: what is pushed last runs first.
   void make_ready(const std::vector<int>& threads) {
+    progress();
     for (int t : threads) fibers_[t].state = Fiber::State::ready;
     if (schedule == Schedule::reverse)
       ready_.insert(ready_.end(), threads.begin(), threads.end());
@@ -265,6 +313,7 @@ class Block {
   std::vector<int> all_;
   std::vector<int> ready_;
   size_t at_block_barrier_ = 0;
+  size_t idle_polls_ = 0;  // one after the other, since something last happened
   Fiber* current_ = nullptr;
   std::exception_ptr error_;
 

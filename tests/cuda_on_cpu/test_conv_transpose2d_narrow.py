@@ -4,9 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.convolution import Sizes
+from tests.cuda_on_cpu.convolution import LEAKY_RELU, TANH, Case, Sizes
 from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate
-from tests.cuda_on_cpu.test_convolution_tensor_core import LEAKY_RELU, TANH, Case
 
 pytestmark = pytest.mark.usefixtures("schedule")
 

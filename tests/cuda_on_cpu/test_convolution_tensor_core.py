@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.convolution import Sizes, convolve
-from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, channel_vectors, decode
+from tests.cuda_on_cpu.convolution import LEAKY_RELU, RELU, Case, Sizes
+from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
 TILES = {"128x128": 0, "256x64": 1, "128x64": 2, "64x64": 3}  # GemmTileChoice
-NONE, RELU, LEAKY_RELU, TANH = 0, 1, 2, 3  # csrc/common/activation.h
 
 # Around a tile of 64 rows by 64 columns, a step of 32 channels (16 of float32) and a copy of 8 of them.
 TRANSPOSED = [
@@ -47,61 +44,19 @@ FEW_CHANNELS = [  # around a step of 32 values (16 of float32), and of 128 rows
 ]
 
 
-def tf32(values: np.ndarray) -> np.ndarray:
-    """Rounded to ten bits of mantissa, ties away from zero."""
-    bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + 0x1000) & 0xFFFFE000).view(np.float32)
-
-
-class Case:
-    """Operands of one convolution, and what it must give before normalisation, in float64."""
-
-    def __init__(self, memory, sizes: Sizes, dtype: str, channel_dtypes: Sequence[str] = ("float32",)) -> None:
-        generator = np.random.default_rng(0)
-        self.sizes, self.dtype = sizes, dtype
-        self.x = memory.input(generator.standard_normal((sizes.n, sizes.height, sizes.width, sizes.c_in)), dtype)
-        weight = generator.standard_normal(sizes.weight_shape) / np.sqrt(sizes.c_in * sizes.kernel)
-        self.w = memory.input(weight, dtype)
-        values = [generator.standard_normal(sizes.c_out) for _ in range(4)]
-        values.insert(2, generator.uniform(0.5, 2, sizes.c_out))
-        (self.bias, *self.norm), (bias, *self.exact_norm) = channel_vectors(memory, values, channel_dtypes)
-        seen = tf32 if dtype == "float32" else lambda values: decode(values, dtype)
-        self.exact = convolve(sizes, seen(self.x), seen(self.w)) + bias
-
-    def exact_block(self, activation: int, slope: float) -> np.ndarray:
-        mean, var, bn_weight, bn_bias = self.exact_norm
-        y = (self.exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
-        return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
-
-    def pack(self, kernels, memory) -> np.ndarray:
-        sizes = self.sizes.array()
-        packed = memory.output(kernels.packed_weight_numel(self.dtype, sizes), self.dtype)
-        kernels.pack_weight(self.dtype, sizes, self.w, packed)
-        assert not np.isnan(decode(packed, self.dtype)).all()
-        return packed
-
-    def run(self, kernels, memory, tile, norm=(None,) * 4, activation=NONE, slope=0.0, moments=None) -> np.ndarray:
-        out = memory.output(self.exact.shape, self.dtype)
-        kernels.convolution_tensor_core(
-            self.dtype, self.sizes.array(), TILES[tile], self.x, self.pack(kernels, memory), self.bias, *norm, 1e-5,
-            activation, slope, out, moments,
-        )  # fmt: skip
-        return out
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", TRANSPOSED + PLAIN + FEW_CHANNELS, ids=str)
 def test_matches_float64(kernels, memory, sizes, dtype):
     case = Case(memory, sizes, dtype)
     tile = "64x64" if sizes.c_in % 8 == 0 or sizes.c_in > 15 else "128x64"
-    out = case.run(kernels, memory, tile, case.norm, LEAKY_RELU, 0.2)
+    out = case.run(kernels, memory, TILES[tile], case.norm, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
 
 
 @pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
 def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
     case = Case(memory, TRANSPOSED[0], "bfloat16", channel_dtypes)
-    out = case.run(kernels, memory, "64x64", case.norm, RELU)
+    out = case.run(kernels, memory, TILES["64x64"], case.norm, RELU)
     assert_accurate(out, case.exact_block(RELU, 0.0), "bfloat16")
 
 
@@ -113,7 +68,7 @@ def test_every_tile_with_statistics(kernels, memory, tile, dtype):
     case = Case(memory, sizes, dtype)
     splits = kernels.statistics_splits(sizes.array(), TILES[tile])
     scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    out = case.run(kernels, memory, tile, moments=scratch)
+    out = case.run(kernels, memory, TILES[tile], moments=scratch)
     assert_accurate(out, case.exact, dtype)
 
     mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
@@ -128,7 +83,7 @@ def test_statistics_with_few_channels(kernels, memory):
     case = Case(memory, sizes, "bfloat16")
     splits = kernels.statistics_splits(sizes.array(), TILES["128x64"])
     scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    values = decode(case.run(kernels, memory, "128x64", moments=scratch), "bfloat16")
+    values = decode(case.run(kernels, memory, TILES["128x64"], moments=scratch), "bfloat16")
     mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
     kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
@@ -141,7 +96,7 @@ def test_statistics_of_a_mean_far_beyond_the_deviations(kernels, memory):
     case.bias = memory.input(np.full(sizes.c_out, 3000.0), np.float32)
     splits = kernels.statistics_splits(sizes.array(), TILES["64x64"])
     scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    values = decode(case.run(kernels, memory, "64x64", moments=scratch), "float32")
+    values = decode(case.run(kernels, memory, TILES["64x64"], moments=scratch), "float32")
     mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
     kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)  # a float at 3000 is a step of 2e-4
@@ -167,7 +122,7 @@ def test_not_a_number_stays_where_it_belongs(kernels, memory):
     poisoned = decode(case.x, "float16")
     poisoned[0, 2, 3, 1] = np.nan
     case.x = memory.input(poisoned, "float16")
-    out = case.run(kernels, memory, "64x64")
+    out = case.run(kernels, memory, TILES["64x64"])
     expected = np.zeros((12, 12), bool)
     expected[2 * 2 - 1 : 2 * 2 + 3, 2 * 3 - 1 : 2 * 3 + 3] = True
     np.testing.assert_array_equal(np.isnan(decode(out, "float16"))[0].all(-1), expected)
@@ -176,7 +131,7 @@ def test_not_a_number_stays_where_it_belongs(kernels, memory):
 
 def test_an_empty_batch_starts_no_kernel(kernels, memory):
     case = Case(memory, Sizes(True, 0, 8, 8, 3, 3, 4, 2, 1), "float16")
-    assert case.run(kernels, memory, "64x64").size == 0
+    assert case.run(kernels, memory, TILES["64x64"]).size == 0
 
 
 def test_tile_follows_the_work(kernels):
@@ -196,4 +151,4 @@ def test_pixels_of_odd_size_have_one_tile(kernels, memory, sizes, tile):
     case = Case(memory, sizes, "float16")
     assert kernels.choose_tile(case.sizes.array(), 132) == TILES[tile]
     with pytest.raises(RuntimeError, match="this tile copies 16 bytes at a time"):
-        case.run(kernels, memory, "128x128")
+        case.run(kernels, memory, TILES["128x128"])

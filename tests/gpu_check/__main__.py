@@ -99,11 +99,16 @@ def run(report: Report, device: str, sections: Sequence[str]) -> None:
 
 
 def _checks(report: Report, device: str) -> None:
+    import torch
+
     from tests.gpu_check import cases
+    from tests.gpu_check.subject import BY_WGMMA
 
     subjects: list[tuple[str, ...]] = [(op,) for op in (*cases.OPS, "models")]
     if device == "cpu":  # one process: each takes seconds to start
-        subjects = [(*cases.OPS, "models")]
+        subjects = [(*cases.OPS, *BY_WGMMA, "models")]
+    elif torch.cuda.get_device_capability()[0] == 9:
+        subjects += [(subject,) for subject in BY_WGMMA]
     report.say(f"checks of {len(cases.OPS)} ops and the models, seed {report.content['seed']}")
     seconds = min(CHECK_SECONDS, report.seconds_left)
     with ThreadPoolExecutor(PROCESSES) as pool:
@@ -112,6 +117,8 @@ def _checks(report: Report, device: str) -> None:
             for subject, checks in job.result().items():
                 report.add("checks", {**report.content["checks"], subject: checks})
                 report.say(f"  {subject}: {_checks_in_words(checks)}")
+    by_wgmma = [c for subject in BY_WGMMA for c in report.content["checks"].get(subject, {}).values()]
+    report.add("wgmma", bool(by_wgmma) and all(check["ok"] for check in by_wgmma))
     factors = {
         mode: max(c["parity"]["error_over_that_of_pytorch"].get(mode, 0) for c in _convolution_checks(report))
         for c in _convolution_checks(report)
@@ -167,6 +174,9 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
     from tests.gpu_check import rows, workloads
 
     dry = device == "cpu"
+    # What is timed is what should be shipped: the kernels for Hopper's own instructions where they passed their checks.
+    wgmma = report.content.get("wgmma", False)
+    os.environ["GENIMG_FAST_WGMMA"] = str(int(wgmma))
     sizes = rows.TINY if dry else rows.Sizes()
     measure_limits = workloads.MeasureLimits(*(64, 1 << 16) if dry else ())
     with suite.Workers(_threads(device), device) as workers:
@@ -191,7 +201,8 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
         report.add("kernels", [])
         if "kernels" in sections:
             report.say("convolutions alone, ours and cuDNN's (share of their limit)")
-            for kernel in rows.kernels(workers, limits, sizes, print, lambda: report.seconds_left < LATE):
+            runtimes = ("ours", "channels_last", *["ours_without_wgmma"] * wgmma)
+            for kernel in rows.kernels(runtimes, workers, limits, sizes, print, lambda: report.seconds_left < LATE):
                 report.add("kernels", kernel)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,7 +176,12 @@ def _roofline_seconds(workload: InDtype, limits: Limits) -> float:
 
 
 def kernels(
-    workers: suite.Workers, limits: Limits, sizes: Sizes, say: Say, is_late: Callable[[], bool]
+    runtimes: Sequence[str],
+    workers: suite.Workers,
+    limits: Limits,
+    sizes: Sizes,
+    say: Say,
+    is_late: Callable[[], bool],
 ) -> Iterator[dict]:
     """Each convolution of DCGAN-64 in each direction, ours against cuDNN's, both alone and as graphs."""
     for direction in DIRECTIONS:
@@ -185,12 +190,12 @@ def kernels(
                 if is_late():
                     return
                 kernel = KernelAlone(convolution, sizes.half)
-                pair = {name: workers.get(name, None) for name in ("ours", "channels_last")}
-                checked, failed = prepare(pair, kernel)
+                taking_part = {name: workers.get(name, None) for name in runtimes}
+                checked, failed = prepare(taking_part, kernel)
                 for name in failed:
                     workers.end(name)
                 turns = take_turns(
-                    {n: pair[n] for n in checked}, seconds=0, block_seconds=0.02, min_rounds=sizes.min_rounds
+                    {n: taking_part[n] for n in checked}, seconds=0, block_seconds=0.02, min_rounds=sizes.min_rounds
                 )
                 milliseconds = {n: min(turns.seconds(n)) * 1e3 for n in turns.blocks}
                 floor = kernel.floor(limits) * 1e3

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Every op's kernels under NVIDIA's compute-sanitizer, and one wrong access that it must find.
 
-As a program, `python -m tests.gpu_check.sanitizer ops | control`, it is what runs under the sanitizer.
+As a program, `python -m tests.gpu_check.sanitizer ops | wgmma | control`, it is what runs under the sanitizer.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from genimg_fast.backends import cuda
 from tests.gpu_check import cases, subject
 
 _FOUND = 86  # the exit code that says that the sanitizer found something
-_RUNS = {"control": ("memcheck", "control"), "memcheck": ("memcheck", "ops"), "racecheck": ("racecheck", "ops")}
+_RUNS = {
+    "control": ("memcheck", "control"),
+    "memcheck": ("memcheck", "ops"),
+    "memcheck of wgmma": ("memcheck", "wgmma"),
+    "racecheck": ("racecheck", "ops"),
+}
 
 
 def check(seconds: float) -> dict[str, Any]:
@@ -69,15 +76,21 @@ def _run(tool: str, kind: str, what: str, seconds: float) -> tuple[int | None, s
     return done.returncode, done.stdout + done.stderr
 
 
-def ops(device: str = "cuda") -> None:
+def ops(device: str = "cuda", names: Sequence[str] = cases.OPS) -> None:
     """Forward and backward of a few cases of every op, in every dtype, each case once."""
-    for op in cases.OPS:
+    for op in names:
         for mode, case in subject.representatives(op, device, quick=True):
             with mode.in_force(), subject.use_backend("native"):
                 case.run(case.tensors(0, device, mode.dtype))
     if device == "cuda":
         torch.cuda.synchronize()
     print("ops ran")
+
+
+def wgmma() -> None:
+    """The convolutions once more, where the GPU has these instructions."""
+    cuda.allow_wgmma = True
+    ops(names=tuple(cases.LAYERS))
 
 
 def control() -> None:
@@ -89,4 +102,4 @@ def control() -> None:
 
 
 if __name__ == "__main__":
-    {"ops": ops, "control": control}[sys.argv[1]]()
+    {"ops": ops, "wgmma": wgmma, "control": control}[sys.argv[1]]()

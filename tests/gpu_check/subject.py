@@ -3,7 +3,7 @@
 
     python -m tests.gpu_check.subject gaussian_kl_loss --seed 1 --out runs/kl.json [--device cpu]
 
-Subjects are the ops of `cases` and "models".  The result is {subject: {check: {"ok", "cases", "failed": [...], ...}}}.
+Subjects are the ops of `cases`, the convolutions "... by wgmma", and "models".  The result is {subject: {check: {"ok", "cases", "failed": [...], ...}}}.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast import _extension, use_backend
+from genimg_fast.backends import cuda
 from genimg_fast.ops._check import ACTIVATIONS, RECONSTRUCTIONS, REDUCTIONS
 from genimg_fast.ops.convolution_block import Geometry
 from tests import _cases
@@ -27,6 +28,8 @@ from tests import test_random_configurations as convolutions
 from tests.gpu_check import cases, models
 from tests.gpu_check.cases import Case, ConvolutionCase, Tensors
 
+BY_WGMMA = {f"{op} by wgmma": op for op in cases.LAYERS}
+"""Processes of their own: a fault of these kernels may hang the one they run in."""
 RUNS = 20
 IMAGES = 8
 MOST_FAILURES = 10  # that are told
@@ -53,6 +56,8 @@ def modes(op: str, device: str) -> list[Mode]:
     if device == "cpu":
         return [Mode("float32", torch.float32)]
     half = [Mode("float16", torch.float16), Mode("bfloat16", torch.bfloat16)]
+    if cuda.allow_wgmma:  # which serve no other
+        return half
     return [Mode("float32", torch.float32), *[Mode("tf32", torch.float32, tf32=True)] * (op in cases.LAYERS), *half]
 
 
@@ -249,6 +254,8 @@ def _assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch
 def check(subject: str, device: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
     """All checks of a subject."""
     checks: dict[str, Callable[[], dict[str, Any]]]
+    cuda.allow_wgmma = subject in BY_WGMMA
+    subject = BY_WGMMA.get(subject, subject)
     if subject == "models":
         checks = {name: lambda f=f: models.run(f, device, Findings()) for name, f in models.CHECKS.items()}
     else:
@@ -263,7 +270,7 @@ def check(subject: str, device: str, seed: int, *, quick: bool = False) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("subjects", nargs="+", choices=(*cases.OPS, "models"))
+    parser.add_argument("subjects", nargs="+", choices=(*cases.OPS, *BY_WGMMA, "models"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -27,7 +27,7 @@ def test_dry_run(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "cpu-dry-run.json").read_text())
     assert report["complete"]
-    assert report["checks"].keys() == {*cases.OPS, "models"}
+    assert report["checks"].keys() == {*cases.OPS, *subject.BY_WGMMA, "models"}
     found = [check for checks in report["checks"].values() for check in checks.values()]
     assert all(check["ok"] and check["cases"] > 0 for check in found)
     assert [row["name"] for row in report["rows"]] == [row.row.name for row in rows.rows(rows.TINY)]
@@ -36,7 +36,9 @@ def test_dry_run(tmp_path):
     assert len(counted) == 2
     assert all(len(row["launched"]) == g["value"] for row in counted for g in row["goals"] if g["what"] == "launches")
     assert len(report["kernels"]) == 6
-    assert all(kernel["milliseconds"].keys() == {"ours", "channels_last"} for kernel in report["kernels"])
+    assert report["wgmma"]
+    timed = {"ours", "channels_last", "ours_without_wgmma"}
+    assert all(kernel["milliseconds"].keys() == timed for kernel in report["kernels"])
     assert "prebuilt" in report["libraries"]["_cpu"]
 
 
@@ -98,7 +100,7 @@ def test_a_subject_that_dies_has_failed():
     assert "no meta kernels: there are no kernels for device type 'meta'" in checks["process"]["failed"][0]
 
 
-CLEAN = {"control": (86, "Invalid __global__ read of size 16"), "memcheck": (0, "ops ran"), "racecheck": (0, "ops ran")}
+CLEAN = dict.fromkeys(sanitizer._RUNS, (0, "ops ran")) | {"control": (86, "Invalid __global__ read of size 16")}
 
 
 @pytest.mark.parametrize(

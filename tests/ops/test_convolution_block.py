@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genimg_fast import _extension
+from genimg_fast import _extension, backends
 from genimg_fast.ops import _packed, convolution_block
 from genimg_fast.ops.convolution_block import Geometry
 from genimg_fast.reference.activation import activate
@@ -193,6 +193,22 @@ def test_packed_weights_go_with_the_weight():
     del block
     gc.collect()
     assert len(_packed._kept) == before - 1
+
+
+def test_wgmma_is_used_where_it_is_allowed(monkeypatch):
+    asked_for = []
+
+    def kernel(*arguments):
+        asked_for.append(arguments[-1])
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.ops.genimg_fast, "convolution_block", kernel)
+    input, block = make("k4s2p1")
+    for allowed in (False, True):
+        monkeypatch.setattr(backends.cuda, "allow_wgmma", allowed)
+        with torch.no_grad():
+            convolution_block.convolution_block(input.half(), block._replace(weight=block.weight.half()))
+    assert asked_for == [1, 2]  # as csrc/ops/convolution_block.cpp numbers them
 
 
 @pytest.fixture
