@@ -279,6 +279,10 @@ void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight,
   });
 }
 
+bool takes_any_tile(DType dtype, const PhasedConvolution& conv) {
+  return conv.in_channels % (dtype == DType::float32 ? kPack<float> : kPack<__half>) == 0;
+}
+
 GemmTileChoice choose_tile(const PhasedConvolution& conv, int multiprocessors) {
   // Multiply-adds of the busiest multiprocessor, by how well a tile of its shape feeds the tensor cores: a warp reads 4
   // KB of shared memory for 32 mma in the first two, 3 KB for 16 in the third and 2 KB for 8 in the last.
@@ -286,7 +290,7 @@ GemmTileChoice choose_tile(const PhasedConvolution& conv, int multiprocessors) {
   if (conv.in_channels % 8 != 0) return conv.in_channels < kFewChannels ? kTileOfFewChannels : kTileOfNarrowCopies;
   GemmTileChoice best = GemmTileChoice::m64n64;
   double least = 0;
-  for (int64_t i = 0; i < 4; ++i) {
+  for (int64_t i = 0; i < kGemmTileChoices; ++i) {
     const auto choice = static_cast<GemmTileChoice>(i);
     with_tile(choice, [&](auto tile) {
       const int64_t tiles = statistics_splits(conv, choice) * ceil_div(conv.out_channels, tile.kN);
@@ -319,7 +323,7 @@ void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTil
              Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),
                          reinterpret_cast<Moments<float>*>(moments)});
     };
-    if (conv.in_channels % kPack<T> == 0)
+    if (takes_any_tile(dtype, conv))
       return with_tile(choice, [&](auto tile) {
         using Tile = decltype(tile);
         run(tile, convolution_kernel<T, Tile, ImageLoader<T, Tile, 16>>);

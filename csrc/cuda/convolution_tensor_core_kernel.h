@@ -59,6 +59,9 @@ void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight,
                  void* packed, Stream stream);
 
 enum class GemmTileChoice : int64_t { m128n128 = 0, m256n64 = 1, m128n64 = 2, m64n64 = 3 };
+constexpr int64_t kGemmTileChoices = 4;
+// Else choose_tile says which one there is.
+bool takes_any_tile(DType dtype, const PhasedConvolution& conv);
 
 // The tile with which the kernel is expected to take least time on a GPU of so many multiprocessors, or on the current
 // one.

@@ -466,7 +466,7 @@ WgmmaTileChoice choose_wgmma_tile(const PhasedConvolution& conv, int multiproces
   WgmmaTileChoice best = WgmmaTileChoice::m128n64;
   double least = 0;
   if (is_empty(conv)) return best;
-  for (int64_t i = 0; i < 3; ++i) {
+  for (int64_t i = 0; i < kWgmmaTileChoices; ++i) {
     const auto choice = static_cast<WgmmaTileChoice>(i);
     with_tile(choice, [&](auto tile) {
       const int64_t blocks = wgmma_statistics_splits(conv, choice) * ceil_div(conv.out_channels, tile.kN);

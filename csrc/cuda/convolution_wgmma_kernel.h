@@ -12,6 +12,7 @@ const char* why_not_wgmma(DType dtype, const PhasedConvolution& conv);
 bool wgmma_is_available();
 
 enum class WgmmaTileChoice : int64_t { m128n128 = 0, m256n64 = 1, m128n64 = 2 };
+constexpr int64_t kWgmmaTileChoices = 3;
 
 // As choose_tile.
 WgmmaTileChoice choose_wgmma_tile(const PhasedConvolution& conv, int multiprocessors);

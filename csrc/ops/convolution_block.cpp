@@ -5,17 +5,19 @@
 // geometry: transposed, then stride, padding, output_padding and dilation as pairs.  packed: what
 // convolution_block_pack made of this weight for this geometry and height and width of input, if that was kept.
 // tensor_cores: 0: the plain kernel, for transposed convolutions alone; 1: half types are multiplied on tensor cores,
-// and float32 as tf32; 2: half types by Hopper's own instructions, where GPU and shape allow.
+// and float32 as tf32; 2: half types by Hopper's own instructions, where GPU and shape allow.  tile: a GemmTileChoice,
+// or with Hopper's instructions a WgmmaTileChoice, if the shape leaves a choice; -1: what is expected to be fastest.
 #include "ops/tensor.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "convolution_block(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor? running_mean, Tensor? "
       "running_var, Tensor? bn_weight, Tensor? bn_bias, float eps, int[] geometry, int activation, float "
-      "negative_slope, int tensor_cores) -> Tensor");
+      "negative_slope, int tensor_cores, int tile) -> Tensor");
   library.def(
       "convolution_block_training(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, float "
-      "eps, int[] geometry, int activation, float negative_slope, int tensor_cores) -> (Tensor output, Tensor raw, "
+      "eps, int[] geometry, int activation, float negative_slope, int tensor_cores, int tile) -> (Tensor output, "
+      "Tensor raw, "
       "Tensor mean, Tensor var)");
   library.def("convolution_block_pack(Tensor input, Tensor weight, int[] geometry) -> Tensor");
 }

@@ -74,12 +74,15 @@ bool wants_channels_last(const Tensor& input, const Tensor& weight) {
 // The tensor-core kernel that serves a call, and its tile.
 class TensorCores {
  public:
-  TensorCores(const Call& call, int64_t tensor_cores)
+  TensorCores(const Call& call, int64_t tensor_cores, int64_t tile)
       : dtype_(call.dtype),
         conv_(*call.phased),
         wgmma_(tensor_cores == 2 && cuda::wgmma_is_available() && !cuda::why_not_wgmma(call.dtype, *call.phased)),
         tile_(wgmma_ ? static_cast<int64_t>(cuda::choose_wgmma_tile(conv_))
-                     : static_cast<int64_t>(cuda::choose_tile(conv_))) {}
+                     : static_cast<int64_t>(cuda::choose_tile(conv_))) {
+    const bool has_choice = wgmma_ || cuda::takes_any_tile(call.dtype, conv_);
+    if (has_choice && tile >= 0 && tile < (wgmma_ ? cuda::kWgmmaTileChoices : cuda::kGemmTileChoices)) tile_ = tile;
+  }
 
   int64_t statistics_splits() const {
     return wgmma_ ? cuda::wgmma_statistics_splits(conv_, static_cast<cuda::WgmmaTileChoice>(tile_))
@@ -117,7 +120,8 @@ void run_plain(const Call& call, const Tensor& input, const Tensor& weight, cons
 
 Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
-                 std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores) {
+                 std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores,
+                 int64_t tile) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
@@ -139,7 +143,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
     cuda::conv_transpose2d_narrow(call.dtype, *call.transposed, image.const_data_ptr(), w.const_data_ptr(), affine,
                                   activation, negative_slope, out.mutable_data_ptr(), scope.stream);
   else
-    TensorCores(call, tensor_cores).run(image, w, affine, activation, negative_slope, out, nullptr, scope.stream);
+    TensorCores(call, tensor_cores, tile).run(image, w, affine, activation, negative_slope, out, nullptr, scope.stream);
   return channels_last ? out : torch::stable::contiguous(out);
 }
 
@@ -148,7 +152,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
 std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
                                                     OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
                                                     std::vector<int64_t> geometry, int64_t activation,
-                                                    double negative_slope, int64_t tensor_cores) {
+                                                    double negative_slope, int64_t tensor_cores, int64_t tile) {
   Call call(input, weight, geometry);
   call.narrow = false;
   const CudaScope scope(input);
@@ -161,7 +165,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
 
   if (tensor_cores && call.phased) {
     const Tensor image = for_tensor_cores(input), packed = call.pack(weight, scope.stream);
-    const TensorCores kernel(call, tensor_cores);
+    const TensorCores kernel(call, tensor_cores, tile);
     const int64_t splits = kernel.statistics_splits();
     Tensor scratch = float_scratch(input, cuda::batch_norm_merge_scratch(splits, channels));
     kernel.run(image, packed, affine, Activation::none, 0.0f, raw, mutable_data<float>(scratch), scope.stream);

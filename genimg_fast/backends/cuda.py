@@ -10,5 +10,39 @@ environment variable GENIMG_FAST_WGMMA=1 sets the default.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# By whether they are of wgmma, the numbers of WgmmaTileChoice and GemmTileChoice in csrc/cuda.
+TILES = {
+    "mma_128x128": (False, 0),
+    "mma_256x64": (False, 1),
+    "mma_128x64": (False, 2),
+    "mma_64x64": (False, 3),
+    "wgmma_128x128": (True, 0),
+    "wgmma_256x64": (True, 1),
+    "wgmma_128x64": (True, 2),
+}
 
 allow_wgmma: bool = os.environ.get("GENIMG_FAST_WGMMA", "0") == "1"
+_tile = -1  # chosen for each convolution
+
+
+@contextmanager
+def force_tile(name: str) -> Iterator[None]:
+    """Computes convolutions on tensor cores by one kernel and tile, for tests and benchmarks.
+
+    A convolution that these cannot compute is computed as if nothing was forced.
+
+    Raises:
+        ValueError: if `name` is not one of `TILES`.
+    """
+    global allow_wgmma, _tile
+    if name not in TILES:
+        raise ValueError(f"tile is {name!r}; allowed are {', '.join(map(repr, TILES))}")
+    before = allow_wgmma, _tile
+    allow_wgmma, _tile = TILES[name]
+    try:
+        yield
+    finally:
+        allow_wgmma, _tile = before

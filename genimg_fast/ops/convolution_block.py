@@ -67,11 +67,11 @@ def why_not_tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: 
     return None
 
 
-def tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> int:
-    """Which of them may serve, as csrc/ops/convolution_block.cpp takes it."""
+def _tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> tuple[int, int]:
+    """Which of them may serve, and by which tile: tensor_cores and tile of csrc/ops/convolution_block.cpp."""
     if why_not_tensor_cores(input, weight, transposed):
-        return 0
-    return 2 if cuda.allow_wgmma else 1
+        return 0, -1
+    return 2 if cuda.allow_wgmma else 1, cuda._tile
 
 
 def unsupported(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
@@ -115,8 +115,8 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
     geometry = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
     weight, bias, codes = block.weight, block.bias, geometry.codes()
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    allowed = tensor_cores(input, weight, block.transposed)
-    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, allowed)
+    tensor_cores = _tensor_cores(input, weight, block.transposed)
+    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, *tensor_cores)
     if block.training:
         output, _, mean, var = torch.ops.genimg_fast.convolution_block_training(
             input, weight, bias, block.bn_weight, block.bn_bias, block.eps, codes, *epilogue
@@ -129,19 +129,19 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
         _packed.forget([block])  # what changes with every step is not worth its memory
         if block.running_mean is None:
             return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue)
-        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, allowed)
+        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *tensor_cores)
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
         )
-    packed = _packed_weight(input, weight, codes) if allowed and _packed.keeps_on_cuda() else None
+    packed = _packed_weight(input, weight, codes) if tensor_cores[0] and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
     return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue)
 
 
-def _inference(input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores) -> torch.Tensor:
+def _inference(input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores, tile) -> torch.Tensor:
     return torch.ops.genimg_fast.convolution_block(
-        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores
+        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores, tile
     )
 
 
@@ -193,9 +193,7 @@ def _convolution_backward(
     grad_input = None
     if wanted[0] and not torch.is_grad_enabled() and ctx.tensor_cores and _has_adjoint(grad, weight, geometry):
         adjoint = _adjoint(geometry, input, weight).codes()
-        grad_input = _inference(
-            grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores=ctx.tensor_cores
-        )
+        grad_input = _inference(grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, ctx.tensor_cores, ctx.tile)
         wanted[0] = False
     if any(wanted):
         made = torch.ops.aten.convolution_backward(
@@ -222,7 +220,7 @@ def _adjoint(geometry: Geometry, input: torch.Tensor, weight: torch.Tensor) -> G
 
 def _setup_context(ctx, inputs, output):
     (
-        input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores,
+        input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile,
     ) = inputs  # fmt: skip
     ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
     ctx.save_for_backward(input, weight, bias, output)
@@ -239,12 +237,12 @@ def _backward(ctx, grad):
     else:
         grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
     grad_input, grad_weight, grad_bias = _convolution_backward(ctx, grad, input, weight, bias)
-    return grad_input, grad_weight, None, grad_bias, *[None] * 9
+    return grad_input, grad_weight, None, grad_bias, *[None] * 10
 
 
 def _setup_context_training(ctx, inputs, output):
     (
-        input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.geometry, code, ctx.slope, ctx.tensor_cores,
+        input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile,
     ) = inputs  # fmt: skip
     _, raw, mean, var = output
     ctx.activation = _check.activation_name(code)
@@ -255,7 +253,7 @@ def _setup_context_training(ctx, inputs, output):
 
 def _backward_training(ctx, grad, *_):
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     input, weight, bias, bn_weight, bn_bias, raw, mean, var = ctx.saved_tensors
     ctx.needs_bias = ctx.needs_input_grad[2]
     if torch.is_grad_enabled():
@@ -269,7 +267,7 @@ def _backward_training(ctx, grad, *_):
         )
     grads = _convolution_backward(ctx, grad_raw, input, weight, bias)
     given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
-    return *grads, *given, *[None] * 5
+    return *grads, *given, *[None] * 6
 
 
 register("convolution_block", _fake, backward=_backward, setup_context=_setup_context)

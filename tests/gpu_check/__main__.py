@@ -26,7 +26,7 @@ from benchmarks import gpu_ledger
 from tests.gpu_check import libraries
 from tests.gpu_check.report import Report
 
-SECTIONS = ("checks", "sanitizer", "rows", "kernels")
+SECTIONS = ("checks", "sanitizer", "rows", "kernels", "tiles")
 SECONDS = 455
 CHECK_SECONDS, SANITIZER_SECONDS, ANSWER_SECONDS = 150, 90, 120
 LATE = 15  # seconds before the end nothing new is started
@@ -91,7 +91,7 @@ def run(report: Report, device: str, sections: Sequence[str]) -> None:
         _checks(report, device)
     if "sanitizer" in sections:
         _sanitizer(report, device)
-    if "rows" in sections or "kernels" in sections:
+    if {"rows", "kernels", "tiles"} & set(sections):
         _benchmarks(report, device, sections)
     report.add(
         "complete", set(sections) == set(SECTIONS) and "failed" not in report.content and report.seconds_left > 0
@@ -170,6 +170,7 @@ def _sanitizer(report: Report, device: str) -> None:
 
 
 def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
+    from genimg_fast.backends import cuda
     from genimg_fast.benchmark import suite, worker
     from tests.gpu_check import rows, workloads
 
@@ -204,6 +205,12 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
             runtimes = ("ours", "channels_last", *["ours_without_wgmma"] * wgmma)
             for kernel in rows.kernels(runtimes, workers, limits, sizes, print, lambda: report.seconds_left < LATE):
                 report.add("kernels", kernel)
+        report.add("tiles", [])
+        if "tiles" in sections:
+            report.say("convolutions alone, by each tile")
+            names = [name for name, (by_wgmma, _) in cuda.TILES.items() if wgmma or not by_wgmma]
+            for kernel in rows.tiles(names, workers, limits, sizes, print, lambda: report.seconds_left < LATE):
+                report.add("tiles", kernel)
 
 
 def conclude(report: Report) -> int:

@@ -204,6 +204,41 @@ def kernels(
                 yield {**measured, "failed": {**failed, **turns.failed}}
 
 
+def tiles(
+    names: Sequence[str],
+    workers: suite.Workers,
+    limits: Limits,
+    sizes: Sizes,
+    say: Say,
+    is_late: Callable[[], bool],
+) -> Iterator[dict]:
+    """Each layer that leaves a choice of tile, by each of them: what the costs in `choose_tile` should say."""
+    for op in LAYERS:
+        for convolution in [c for c in _convolutions("forward", op, sizes.kernel_batch) if c.cin % 8 == 0][
+            :: sizes.every_kernel
+        ]:
+            kernel = KernelAlone(convolution, sizes.half)
+            measured: dict[str, Any] = {
+                "name": str(convolution),
+                "floor_milliseconds": kernel.floor(limits) * 1e3,
+                "milliseconds": {},
+                "failed": {},
+            }
+            for name in names:
+                if is_late():
+                    return
+                worker = workers.get("ours", None)
+                try:
+                    worker.ask("prepare", replace(kernel, tile=name))
+                    seconds = min(worker.ask("run", 0.02).seconds for _ in range(sizes.min_rounds))
+                    measured["milliseconds"][name] = seconds * 1e3
+                except RuntimeFailedError as error:
+                    measured["failed"][name] = str(error)
+                    workers.end("ours")
+            say(_kernel_in_words(measured, measured["failed"]))
+            yield measured
+
+
 def _convolutions(direction: str, op: str, images: int) -> list[Convolution]:
     return [Convolution(direction, op == "conv_transpose2d_bn_act", images, *layer) for layer in LAYERS[op]]
 

@@ -140,6 +140,12 @@ def _convolutions(found: Findings, op: str, device: str, seed: int, mode: Mode, 
         with found.case(f"{mode.name} {ConvolutionCase(layer).name}"):
             factors = convolutions.check(dataclasses.replace(layer, seed=seed, dtype=mode.dtype), native, **options)
             worst = max(worst, *factors.values())
+    for tile in [name for name, (by_wgmma, _) in cuda.TILES.items() if by_wgmma == cuda.allow_wgmma][
+        :: 4 if quick else 1
+    ]:
+        for layer in [layer for layer in layers if layer.norm in ("training", "folded")][:: 4 if quick else 1]:
+            with found.case(f"{mode.name} {tile} {ConvolutionCase(layer).name}"), cuda.force_tile(tile):
+                convolutions.check(dataclasses.replace(layer, seed=seed, dtype=mode.dtype), native, **options)
     for configuration in cases.random_configurations(op, seed, 5 if quick else cases.RANDOM_CONFIGURATIONS):
         with found.case(f"{mode.name} {configuration}"):
             convolutions.check(dataclasses.replace(configuration, dtype=mode.dtype), native, **options)
@@ -171,7 +177,7 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
     if op in cases.LAYERS:
         transposed = op == "conv_transpose2d_bn_act"
         codes = Geometry(transposed, (2, 2), (1, 1), (0, 0), (1, 1)).codes()
-        weight, affine = leaf(8, 8, 4, 4), (1e-5, codes, ACTIVATIONS["leaky_relu"], 0.2, True)
+        weight, affine = leaf(8, 8, 4, 4), (1e-5, codes, ACTIVATIONS["leaky_relu"], 0.2, int(cuda.allow_wgmma) + 1, -1)
         for format in (torch.contiguous_format, torch.channels_last):
             image = randn(2, 8, 6, 6).contiguous(memory_format=format).requires_grad_()
             yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from genimg_fast import _extension
+from genimg_fast.backends import cuda
 from tests.gpu_check import __main__ as gpu_check
 from tests.gpu_check import cases, libraries, rows, sanitizer, subject
 from tests.gpu_check.report import Report
@@ -39,6 +40,8 @@ def test_dry_run(tmp_path):
     assert report["wgmma"]
     timed = {"ours", "channels_last", "ours_without_wgmma"}
     assert all(kernel["milliseconds"].keys() == timed for kernel in report["kernels"])
+    assert all(t["milliseconds"].keys() == cuda.TILES.keys() and not t["failed"] for t in report["tiles"])
+    assert len(report["tiles"]) == 2
     assert "prebuilt" in report["libraries"]["_cpu"]
 
 

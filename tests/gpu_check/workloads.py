@@ -6,12 +6,14 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 from genimg_fast import use_backend
+from genimg_fast.backends import cuda
 from genimg_fast.benchmark.convolution import Convolution
 from genimg_fast.benchmark.runtimes import Ours, Runtime
 from genimg_fast.benchmark.worker import seconds_per_call
@@ -53,6 +55,8 @@ class KernelAlone:
 
     convolution: Convolution
     dtype: torch.dtype
+    tile: str | None = None
+    """Of ours, a key of `genimg_fast.backends.cuda.TILES`; None: the one that it chooses."""
 
     @property
     def images(self) -> int:
@@ -67,7 +71,8 @@ class KernelAlone:
         self, runtime: Runtime, dtype: torch.dtype = torch.float32, noise: torch.Tensor | None = None
     ) -> Prepared:
         is_exact = dtype == torch.float64
-        with use_backend("native" if isinstance(runtime, Ours) and not is_exact else "auto"):
+        tile = cuda.force_tile(self.tile) if self.tile else nullcontext()
+        with use_backend("native" if isinstance(runtime, Ours) and not is_exact else "auto"), tile:
             if is_exact or runtime.device.type != "cuda":
                 prepared = self.convolution.prepare(runtime, dtype if is_exact else self.dtype)
             else:

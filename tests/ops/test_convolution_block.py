@@ -25,7 +25,9 @@ ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")  # by their code
 calls: list[tuple] = []
 
 
-def _inference(input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores):
+def _inference(
+    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile
+):
     calls.append(("inference", geometry[0], packed is not None))
     if packed is not None:
         assert torch.equal(packed, weight.detach().flatten()), "packed weights of another state"
@@ -39,9 +41,9 @@ def _inference(input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, 
     return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores):
+def _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile):
     calls.append(("training", geometry[0]))
-    raw = _inference(input, weight, None, bias, None, None, None, None, eps, geometry, 0, 0.0, tensor_cores)
+    raw = _inference(input, weight, None, bias, None, None, None, None, eps, geometry, 0, 0.0, tensor_cores, tile)
     var, mean = torch.var_mean(raw, (0, 2, 3), correction=0)
     out = activate(F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps), ACTIVATIONS[code], slope)
     return out, raw.contiguous(memory_format=torch.channels_last), mean, var
@@ -145,7 +147,7 @@ def test_second_derivatives():
 def test_opcheck(geometry, training):
     input, block = make(geometry)
     codes = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation).codes()
-    affine = (block.bn_weight, block.bn_bias, 1e-5, codes, 2, 0.2, True)
+    affine = (block.bn_weight, block.bn_bias, 1e-5, codes, 2, 0.2, 1, -1)
     for layout in (torch.contiguous_format, torch.channels_last):
         image = input.detach().contiguous(memory_format=layout).requires_grad_()
         if training:
@@ -199,16 +201,29 @@ def test_wgmma_is_used_where_it_is_allowed(monkeypatch):
     asked_for = []
 
     def kernel(*arguments):
-        asked_for.append(arguments[-1])
+        asked_for.append(arguments[-2:])
         return torch.zeros(1)
 
     monkeypatch.setattr(torch.ops.genimg_fast, "convolution_block", kernel)
     input, block = make("k4s2p1")
-    for allowed in (False, True):
-        monkeypatch.setattr(backends.cuda, "allow_wgmma", allowed)
+
+    def run():
         with torch.no_grad():
             convolution_block.convolution_block(input.half(), block._replace(weight=block.weight.half()))
-    assert asked_for == [1, 2]  # as csrc/ops/convolution_block.cpp numbers them
+        return asked_for.pop()  # as csrc/ops/convolution_block.cpp numbers them
+
+    assert run() == (1, -1)
+    monkeypatch.setattr(backends.cuda, "allow_wgmma", True)
+    assert run() == (2, -1)
+    for name, (by_wgmma, tile) in backends.cuda.TILES.items():
+        with backends.cuda.force_tile(name):
+            assert run() == (2 if by_wgmma else 1, tile)
+    assert run() == (2, -1)
+    with (
+        pytest.raises(ValueError, match="tile is '64x64'; allowed are 'mma_128x128', "),
+        backends.cuda.force_tile("64x64"),
+    ):
+        pass
 
 
 @pytest.fixture
