@@ -92,17 +92,18 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
   const auto negative_slope = static_cast<float>(slope);
   const bool channels_last = wants_channels_last(input, weight);
   if (!tensor_cores || !call.phased) {
-    Tensor out = channels_last ? new_channels_last(input, call.output) : torch::stable::new_empty(input, call.output);
+    Tensor out = new_image(input, call.output, channels_last);
     run_plain(call, input, weight, affine, activation, negative_slope, out, scope.stream);
     return out;
   }
   const Tensor image = for_tensor_cores(input), w = packed ? *packed : call.pack(weight, scope.stream);
   check(w.numel() == call.packed_numel() && w.scalar_type() == input.scalar_type(),
         "convolution_block: packed was made for another call");
-  Tensor out = new_channels_last(input, call.output);
+  Tensor out = new_image(input, call.output, channels_last || !call.narrow);  // the narrow kernel writes either order
   if (call.narrow)
     cuda::conv_transpose2d_narrow(call.dtype, *call.transposed, image.const_data_ptr(), w.const_data_ptr(), affine,
-                                  activation, negative_slope, out.mutable_data_ptr(), scope.stream);
+                                  activation, negative_slope, out.mutable_data_ptr(),
+                                  channels_last ? MemoryOrder::channels_last : MemoryOrder::nchw, scope.stream);
   else
     cuda::convolution_tensor_core(call.dtype, *call.phased, cuda::choose_tile(*call.phased), image.const_data_ptr(),
                                   w.const_data_ptr(), affine, activation, negative_slope, out.mutable_data_ptr(),
