@@ -5,14 +5,14 @@
 // geometry: transposed, then stride, padding, output_padding and dilation as pairs.  packed: what
 // convolution_block_pack made of this weight for this geometry and height and width of input, if that was kept.
 // tensor_cores: float32 may be multiplied as tf32, and half types are; without it the plain kernel runs, for transposed
-// convolutions alone.
+// convolutions alone.  nchw: the output is in that order, whatever the order of input and weight.
 #include "ops/tensor.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "convolution_block(Tensor input, Tensor weight, Tensor? packed, Tensor? bias, Tensor? running_mean, Tensor? "
       "running_var, Tensor? bn_weight, Tensor? bn_bias, float eps, int[] geometry, int activation, float "
-      "negative_slope, bool tensor_cores) -> Tensor");
+      "negative_slope, bool tensor_cores, bool nchw=False) -> Tensor");
   library.def(
       "convolution_block_training(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, float "
       "eps, int[] geometry, int activation, float negative_slope, bool tensor_cores) -> (Tensor output, Tensor raw, "

@@ -82,7 +82,7 @@ void run_plain(const Call& call, const Tensor& input, const Tensor& weight, cons
 
 Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
-                 std::vector<int64_t> geometry, int64_t activation_code, double slope, bool tensor_cores) {
+                 std::vector<int64_t> geometry, int64_t activation_code, double slope, bool tensor_cores, bool nchw) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
@@ -90,7 +90,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                                    channel_vector(bn_weight), channel_vector(bn_bias),      eps};
   const auto activation = static_cast<Activation>(activation_code);
   const auto negative_slope = static_cast<float>(slope);
-  const bool channels_last = wants_channels_last(input, weight);
+  const bool channels_last = !nchw && wants_channels_last(input, weight);
   if (!tensor_cores || !call.phased) {
     Tensor out = new_image(input, call.output, channels_last);
     run_plain(call, input, weight, affine, activation, negative_slope, out, scope.stream);
