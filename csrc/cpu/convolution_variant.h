@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "common/activation.h"
+#include "common/channel_layout.h"
 #include "cpu/isa.h"
 
 namespace genimg_fast::cpu {
@@ -44,9 +45,6 @@ struct Prologue {
   Activation activation = Activation::none;
   T negative_slope = 0;
 };
-
-// How an output lies in memory: [N, H, W, C] or [N, C, H, W].
-enum class MemoryOrder { channels_last, nchw };
 
 // What happens to a sum before it is stored: activation(sum * scale[channel] + shift[channel]).
 template <typename T>

@@ -10,11 +10,18 @@
 //        output       x x x x x x x      (the patch overlaps the next one by the reach of the kernel)
 //
 // Plan, DCGAN-64's 64-3 layer, bf16, per image: 152 KB of image in and out; 32 x 32 pixels are 6 patches of 8
-// rows, 1.33 times the pixels and 1.5 times the 6.3 MFLOP.  Bound by memory (36 ns at 4.3 TB/s).  Two stages are the
-// whole depth of 64 channels, and four blocks a multiprocessor overlap their loads with each other's sums.  Expected:
-// 70 % of the limit; the sums in shared memory (12288 floats written, 9216 read a patch) come to about half the time of
-// the loads. Products lie column by column, so that both lie in different banks: pitch = 4 banks modulo 32. Outcome:
-// not yet measured.
+// rows, 1.33 times the pixels and 1.5 times the 6.3 MFLOP.  The bytes take 36 ns at 4.3 TB/s.  Two stages are the whole
+// depth of 64 channels, and two blocks a multiprocessor overlap their loads with each other's sums.  Counted in the
+// machine code, an output takes 115 instructions and a patch about 16,000 of a warp, which is what a multiprocessor
+// issues in 2.8 times the time that the patch's bytes take.  Expected: 35 % of the limit.  Outcome: not yet measured.
+//
+// Shared memory: a patch writes 12288 floats and reads 9216.  Products lie column by column, pitch = 4 banks modulo 32:
+// a fragment is written to 32 different banks.  Of the lanes of a read two meet in a bank in channels_last, and four in
+// NCHW, where packs of half types begin 4 pixels apart.  That is left so: the instructions around a read take longer.
+//
+// The output is written in the order that is wanted: in NCHW it would else take one more launch.  The two differ in
+// numbers alone, planes and the channels of a plane, which come at run time.  A template parameter would save no
+// register, since the main loop takes the most, and at best 4 % of the instructions, and double the code.
 #include "cuda/conv_transpose2d_narrow_kernel.h"
 
 #include <algorithm>
@@ -54,7 +61,7 @@ struct PatchAxis {
 template <typename T>
 struct NarrowOperands {
   int64_t in_channels, padded_channels;
-  int out_channels;
+  int planes, plane_channels;  // of the output: [image][plane][y][x][channel of the plane]
   const T *input, *weight;
   ChannelAffine affine;
   Activation activation;
@@ -71,21 +78,35 @@ struct NarrowLayout {
   static constexpr int kSharedBytes = kBytes > Tile::kPipelineBytes ? kBytes : Tile::kPipelineBytes;
 };
 
-// The taps that an output sees along one axis: kernel positions first, first + stride, ... from the input pixels
-// `pixel`, pixel - 1, ..., counted from the patch's first.  Pixels beyond the image give nothing: their taps are left
-// out.
+// Of an output along one axis, the first of its taps, which are every stride-th of the kernel, and the input pixel that
+// it sees, counted from the patch's first.  Each further tap sees the pixel before.
+struct FirstTap {
+  int tap, pixel;
+
+  __device__ __forceinline__ FirstTap(const PatchAxis& axis, int patch, int output_in_patch) {
+    const int padded = output_in_patch + axis.padding;
+    tap = padded % axis.stride;
+    pixel = patch * axis.positions - axis.first_pixel(patch) + padded / axis.stride;
+  }
+  // That of the next output, without a division.
+  __device__ __forceinline__ void advance(const PatchAxis& axis) {
+    if (++tap < axis.stride) return;
+    tap = 0;
+    ++pixel;
+  }
+};
+
+// Those of its taps that see a pixel of the image.  The others give nothing and are left out.
 struct LiveTaps {
   int first, count, pixel;
 
-  __device__ __forceinline__ LiveTaps(const PatchAxis& axis, int patch, int output_in_patch) {
-    const int padded = output_in_patch % axis.stride + axis.padding;
-    const int nearest = patch * axis.positions + output_in_patch / axis.stride + padded / axis.stride;
-    const int skipped = nearest >= axis.input ? nearest - axis.input + 1 : 0;
-    const int inside = nearest - skipped + 1;
-    first = padded % axis.stride + skipped * axis.stride;
-    count = first < axis.kernel ? (axis.kernel - first + axis.stride - 1) / axis.stride : 0;
-    if (count > inside) count = inside;
-    pixel = inside - 1 - axis.first_pixel(patch);
+  __device__ __forceinline__ LiveTaps(const PatchAxis& axis, int patch, const FirstTap& nearest) {
+    const int last_pixel = axis.input - 1 - axis.first_pixel(patch);
+    const int skipped = nearest.pixel > last_pixel ? nearest.pixel - last_pixel : 0;
+    first = nearest.tap + skipped * axis.stride;
+    count = axis.kernel / axis.stride + (nearest.tap < axis.kernel % axis.stride) - skipped;
+    pixel = nearest.pixel - skipped;
+    if (count > pixel + 1) count = pixel + 1;
   }
 };
 
@@ -98,7 +119,7 @@ __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
   const int patch_x = static_cast<int>(blockIdx.x % x.patches);
   const int patch_y = static_cast<int>(blockIdx.x / x.patches % y.patches);
   const int64_t image = blockIdx.x / x.patches / y.patches;
-  const int channels = operands.out_channels;
+  const int planes = operands.planes, plane_channels = operands.plane_channels, channels = planes * plane_channels;
 
   auto pixel_at = [&](int r) {  // a patch at the end of the image has pixels beyond it, which are zeros
     const int row = r / x.pixels;
@@ -122,39 +143,42 @@ __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
   if (threadIdx.x < channels) operands.affine.at(threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
   __syncthreads();
 
-  // A thread makes 16 bytes of a row of the output, or one element where rows do not begin at multiples of that.
-  const int first_x = x.first_output(patch_x), row_elements = x.outputs(patch_x) * channels;
-  const bool wide = x.output * static_cast<int64_t>(channels) % kPack<T> == 0 && first_x * channels % kPack<T> == 0 &&
-                    row_elements % kPack<T> == 0;
-  const int at_once = wide ? kPack<T> : 1, packs = row_elements / at_once;
-  for (int e = threadIdx.x; e < y.outputs(patch_y) * packs; e += Tile::kThreads) {
-    const int out_y = e / packs, first = e % packs * at_once;
-    int out_x = first / channels, c = first % channels;
-    const LiveTaps rows(y, patch_y, out_y);
-    LiveTaps columns(x, patch_x, out_x);
+  // A thread makes 16 bytes of a row of a plane, or one element where rows do not begin at multiples of that.  Patches
+  // do (choose_patches).
+  const int first_x = x.first_output(patch_x), row_elements = x.outputs(patch_x) * plane_channels;
+  const bool wide = x.output * static_cast<int64_t>(plane_channels) % kPack<T> == 0;
+  const int at_once = wide ? kPack<T> : 1, packs = row_elements / at_once, rows_of_plane = y.outputs(patch_y);
+  const int next_column = x.stride * channels * Layout::kPitch - 1;  // from the product of a tap to the next tap's
+  const int next_row = y.stride * x.kernel * channels * Layout::kPitch - x.pixels;
+  for (int e = threadIdx.x; e < planes * rows_of_plane * packs; e += Tile::kThreads) {
+    const int plane = e / packs / rows_of_plane, out_y = e / packs % rows_of_plane, first = e % packs * at_once;
+    const int first_channel = plane * plane_channels;
+    int c = first_channel + first % plane_channels;
+    const LiveTaps rows(y, patch_y, FirstTap(y, patch_y, out_y));
+    FirstTap first_tap(x, patch_x, first / plane_channels);
     Pack<T, kPack<T>> values;
 #pragma unroll
     for (int k = 0; k < kPack<T>; ++k) {
       if (k >= at_once) break;
+      const LiveTaps columns(x, patch_x, first_tap);
+      const float* product = products + ((rows.first * x.kernel + columns.first) * channels + c) * Layout::kPitch +
+                             rows.pixel * x.pixels + columns.pixel;
       float sum = 0;
 #pragma unroll 1  // of the two taps that there usually are: more would only take registers
       for (int ty = 0; ty < rows.count; ++ty)
 #pragma unroll 1
-        for (int tx = 0; tx < columns.count; ++tx) {
-          const int tap = (rows.first + ty * y.stride) * x.kernel + columns.first + tx * x.stride;
-          sum += products[(tap * channels + c) * Layout::kPitch + (rows.pixel - ty) * x.pixels + columns.pixel - tx];
-        }
+        for (int tx = 0; tx < columns.count; ++tx) sum += product[ty * next_row + tx * next_column];
       values.lane[k] = from_float<T>(
           activate(operands.activation, operands.negative_slope, sum * affine[2 * c] + affine[2 * c + 1]));
-      if (++c == channels) {
-        c = 0;
-        columns = LiveTaps(x, patch_x, ++out_x);
+      if (++c == first_channel + plane_channels) {
+        c = first_channel;
+        first_tap.advance(x);
       }
     }
-    const int64_t row = image * y.output + y.first_output(patch_y) + out_y;
-    T* to = operands.output + (row * x.output + first_x) * channels + first;
+    const int64_t row = (image * planes + plane) * y.output + y.first_output(patch_y) + out_y;
+    T* to = operands.output + (row * x.output + first_x) * plane_channels + first;
     if (wide)
-      *reinterpret_cast<Pack<T, kPack<T>>*>(to) = values;
+      store_16_bytes(to, &values);
     else
       *to = values.lane[0];
   }
@@ -251,14 +275,17 @@ void narrow_pack_weight(DType dtype, const Deconvolution& conv, const void* weig
 
 void conv_transpose2d_narrow(DType dtype, const Deconvolution& conv, const void* input, const void* packed,
                              const ChannelAffine& affine, Activation activation, float negative_slope, void* output,
-                             Stream stream) {
+                             MemoryOrder order, Stream stream) {
   PatchAxis y, x;
   if (!choose_patches(conv, &y, &x) || conv.batch == 0) return;
+  const bool nchw = order == MemoryOrder::nchw;
+  const int channels = static_cast<int>(conv.out_channels);
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
     const NarrowOperands<T> operands{conv.in_channels,
                                      (conv.in_channels + kStep<T> - 1) / kStep<T> * kStep<T>,
-                                     static_cast<int>(conv.out_channels),
+                                     nchw ? channels : 1,
+                                     nchw ? 1 : channels,
                                      static_cast<const T*>(input),
                                      static_cast<const T*>(packed),
                                      affine,

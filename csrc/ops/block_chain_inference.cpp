@@ -93,8 +93,7 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
   Tensor output = new_image(input, output_sizes(layer), !nchw);
   cpu::convolution<T>(layer, data<T>(input), {}, layout, values,
                       {scale.data(), shift.data(), block.activation, static_cast<T>(block.negative_slope)},
-                      mutable_data<T>(output), nullptr, nullptr,
-                      nchw ? cpu::MemoryOrder::nchw : cpu::MemoryOrder::channels_last);
+                      mutable_data<T>(output), nullptr, nullptr, nchw ? MemoryOrder::nchw : MemoryOrder::channels_last);
   return output;
 }
 

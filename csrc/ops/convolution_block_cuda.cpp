@@ -121,7 +121,7 @@ void run_plain(const Call& call, const Tensor& input, const Tensor& weight, cons
 Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
                  std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores,
-                 int64_t tile) {
+                 int64_t tile, bool nchw) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
@@ -129,19 +129,20 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                                    channel_vector(bn_weight), channel_vector(bn_bias),      eps};
   const auto activation = static_cast<Activation>(activation_code);
   const auto negative_slope = static_cast<float>(slope);
-  const bool channels_last = wants_channels_last(input, weight);
+  const bool channels_last = !nchw && wants_channels_last(input, weight);
   if (!tensor_cores || !call.phased) {
-    Tensor out = channels_last ? new_channels_last(input, call.output) : torch::stable::new_empty(input, call.output);
+    Tensor out = new_image(input, call.output, channels_last);
     run_plain(call, input, weight, affine, activation, negative_slope, out, scope.stream);
     return out;
   }
   const Tensor image = for_tensor_cores(input), w = packed ? *packed : call.pack(weight, scope.stream);
   check(w.numel() == call.packed_numel() && w.scalar_type() == input.scalar_type(),
         "convolution_block: packed was made for another call");
-  Tensor out = new_channels_last(input, call.output);
+  Tensor out = new_image(input, call.output, channels_last || !call.narrow);  // the narrow kernel writes either order
   if (call.narrow)
     cuda::conv_transpose2d_narrow(call.dtype, *call.transposed, image.const_data_ptr(), w.const_data_ptr(), affine,
-                                  activation, negative_slope, out.mutable_data_ptr(), scope.stream);
+                                  activation, negative_slope, out.mutable_data_ptr(),
+                                  channels_last ? MemoryOrder::channels_last : MemoryOrder::nchw, scope.stream);
   else
     TensorCores(call, tensor_cores, tile).run(image, w, affine, activation, negative_slope, out, nullptr, scope.stream);
   return channels_last ? out : torch::stable::contiguous(out);

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from genimg_fast import _backend, functional
+from genimg_fast import _backend, functional, ops
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
@@ -49,14 +49,17 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
 
 
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    given, laid_out = input, False
-    for block in blocks:
+    given, laid_out, put_back = input, False, False
+    for i, block in enumerate(blocks):
         if len(blocks) > 1 and _wants_channels_last(input, block):
             input, laid_out = _channels_last(input), True
-        input = getattr(functional, block.op)(input, **block.arguments())
-    if laid_out and torch.channels_last not in (memory_format(given), memory_format(blocks[-1].weight)):
-        return input.contiguous()
-    return input
+        if i + 1 == len(blocks):
+            put_back = laid_out and torch.channels_last not in (memory_format(given), memory_format(block.weight))
+        if put_back and block.transposed:  # the kernel of an image layer does it itself
+            input = ops.conv_transpose2d_bn_act(input, **block.arguments(), nchw=True)  # type: ignore[arg-type]
+        else:
+            input = getattr(functional, block.op)(input, **block.arguments())
+    return input.contiguous() if put_back else input
 
 
 def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:

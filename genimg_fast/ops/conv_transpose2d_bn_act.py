@@ -45,7 +45,9 @@ def conv_transpose2d_bn_act(
     dilation: int | tuple[int, int] = 1,
     activation: str = "none",
     negative_slope: float = 0.01,
+    nchw: bool = False,
 ) -> torch.Tensor:
+    """`nchw`: the output in this order, whatever that of input, if the CUDA kernels serve the call and can."""
     op = "conv_transpose2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
@@ -74,7 +76,7 @@ def conv_transpose2d_bn_act(
         slower=lambda: convolution_block.slower(input, weight, block) if on_cuda else _slower(input, block),
     )
     if native:
-        return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])
+        return convolution_block.convolution_block(input, block, nchw) if on_cuda else block_chain(input, [block])
     raw = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if not training and running_mean is None:
         return activate(raw, activation, negative_slope)

@@ -110,8 +110,12 @@ _TRANSPOSED = {((k, k), (s, s)) for k, s in ((4, 2), (2, 2), (3, 2), (5, 2))}
 _PLAIN = {((k, k), (s, s)) for k, s in ((4, 2), (3, 1))}
 
 
-def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
-    """The block on the CUDA kernels, which must serve it: see `unsupported`."""
+def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> torch.Tensor:
+    """The block on the CUDA kernels, which must serve it: see `unsupported`.
+
+    Args:
+        nchw: the output in this order, whatever that of input and weight; not heeded where normalisation is a pass of its own.
+    """
     geometry = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
     weight, bias, codes = block.weight, block.bias, geometry.codes()
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
@@ -128,7 +132,7 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
     if records_gradient(input, weight, bias, block.bn_weight, block.bn_bias):
         _packed.forget([block])  # what changes with every step is not worth its memory
         if block.running_mean is None:
-            return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue)
+            return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue, nchw)
         raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *tensor_cores)
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
@@ -136,12 +140,14 @@ def convolution_block(input: torch.Tensor, block: Block) -> torch.Tensor:
     packed = _packed_weight(input, weight, codes) if tensor_cores[0] and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
-    return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue)
+    return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue, nchw)
 
 
-def _inference(input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores, tile) -> torch.Tensor:
+def _inference(
+    input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores, tile, nchw=False
+) -> torch.Tensor:
     return torch.ops.genimg_fast.convolution_block(
-        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores, tile
+        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores, tile, nchw
     )
 
 
@@ -165,8 +171,24 @@ def _empty(input: torch.Tensor, weight: torch.Tensor, codes: Sequence[int], form
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
 
 
-def _fake(input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, *_):
-    return _empty(input, weight, geometry)
+def _fake(
+    input,
+    weight,
+    packed,
+    bias,
+    mean,
+    var,
+    bn_weight,
+    bn_bias,
+    eps,
+    geometry,
+    code,
+    slope,
+    tensor_cores,
+    tile,
+    nchw=False,
+):
+    return _empty(input, weight, geometry, torch.contiguous_format if nchw else None)
 
 
 def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, geometry, *_):
@@ -220,7 +242,7 @@ def _adjoint(geometry: Geometry, input: torch.Tensor, weight: torch.Tensor) -> G
 
 def _setup_context(ctx, inputs, output):
     (
-        input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile,
+        input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile, _,
     ) = inputs  # fmt: skip
     ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
     ctx.save_for_backward(input, weight, bias, output)
@@ -237,7 +259,7 @@ def _backward(ctx, grad):
     else:
         grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
     grad_input, grad_weight, grad_bias = _convolution_backward(ctx, grad, input, weight, bias)
-    return grad_input, grad_weight, None, grad_bias, *[None] * 10
+    return grad_input, grad_weight, None, grad_bias, *[None] * 11
 
 
 def _setup_context_training(ctx, inputs, output):

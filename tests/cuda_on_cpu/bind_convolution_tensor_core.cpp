@@ -78,9 +78,9 @@ CUDA_ON_CPU_BINDINGS {
   bind("conv_transpose2d_narrow",
        [](cuda::DType dtype, const int64_t* sizes, const void* input, const void* packed, cuda::ChannelVector bias,
           cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector bn_weight, cuda::ChannelVector bn_bias,
-          double eps, Activation activation, float negative_slope, void* output) {
+          double eps, Activation activation, float negative_slope, void* output, MemoryOrder order) {
          cuda::conv_transpose2d_narrow(dtype, deconvolution(sizes), input, packed,
                                        {bias, mean, var, bn_weight, bn_bias, eps}, activation, negative_slope, output,
-                                       nullptr);
+                                       order, nullptr);
        });
 }

@@ -9,7 +9,10 @@ from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
-# One patch of 256 pixels and several, in each direction; 1 to 4 channels; rows of 16 bytes and others.
+ORDERS = {"channels_last": 0, "nchw": 1}  # MemoryOrder
+
+# One patch of 256 pixels and several, in each direction; 1 to 4 channels; rows of 16 bytes in both orders, in one of them
+# and in neither.
 SIZES = [
     Sizes(True, 2, 40, 3, 16, 16, 4, 2, 1),
     Sizes(True, 1, 8, 3, 9, 40, 4, 2, 1),
@@ -21,31 +24,39 @@ SIZES = [
     Sizes(True, 1, 8, 3, 18, 17, 3, 1, 1),
     Sizes(True, 1, 8, 1, 6, 4, 2, 3, 1, 2),
     Sizes(True, 2, 104, 3, 1, 1, 4, 1, 0),
+    Sizes(True, 1, 8, 1, 2, 301, 4, 2, 1),  # patches of whole packs, whose rows begin anywhere
+    Sizes(True, 1, 8, 4, 7, 12, 3, 3, 0),
+    Sizes(True, 1, 8, 2, 5, 13, 3, 1, 1),
+    Sizes(True, 1, 8, 2, 6, 9, 5, 2, 2, 1),
 ]
 
 
-def run(kernels, memory, case, *epilogue):
+def run(kernels, memory, case, order, *epilogue):
+    """The output as [N, H, W, C]."""
     sizes = case.sizes.array()
     assert not kernels.why_not_narrow(case.dtype, sizes)
     packed = memory.output(kernels.narrow_packed_numel(case.dtype, sizes), case.dtype)
     kernels.narrow_pack_weight(case.dtype, sizes, case.w, packed)
-    out = memory.output(case.exact.shape, case.dtype)
-    kernels.conv_transpose2d_narrow(case.dtype, sizes, case.x, packed, case.bias, *epilogue, out)
-    return out
+    n, h, w, c = case.exact.shape
+    out = memory.output((n, c, h, w) if order == "nchw" else (n, h, w, c), case.dtype)
+    kernels.conv_transpose2d_narrow(case.dtype, sizes, case.x, packed, case.bias, *epilogue, out, ORDERS[order])
+    return out.transpose(0, 2, 3, 1) if order == "nchw" else out
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_matches_float64(kernels, memory, sizes, dtype):
+def test_matches_float64(kernels, memory, sizes, dtype, order):
     case = Case(memory, sizes, dtype)
-    out = run(kernels, memory, case, None, None, None, None, 1e-5, TANH, 0.0)
+    out = run(kernels, memory, case, order, None, None, None, None, 1e-5, TANH, 0.0)
     assert_accurate(out, np.tanh(case.exact), dtype)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
-def test_with_normalisation(kernels, memory, channel_dtypes):
+def test_with_normalisation(kernels, memory, channel_dtypes, order):
     case = Case(memory, SIZES[0], "float16", channel_dtypes)
-    out = run(kernels, memory, case, *case.norm, 1e-5, LEAKY_RELU, 0.2)
+    out = run(kernels, memory, case, order, *case.norm, 1e-5, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), "float16")
 
 

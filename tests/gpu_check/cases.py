@@ -68,7 +68,8 @@ class ConvolutionCase:
     @property
     def name(self) -> str:
         c = self.configuration
-        return f"{c.function} {c.in_channels}-{c.out_channels} k{c.kernel[0]}s{c.stride[0]} @{c.size[0]}, {c.norm}"
+        layer = f"{c.function} {c.in_channels}-{c.out_channels} k{c.kernel[0]}s{c.stride[0]} @{c.size[0]}"
+        return f"{layer}, {c.norm}, {c.layout}"
 
     def tensors(self, seed: int, device: str, dtype: torch.dtype) -> Tensors:
         made = convolutions.make_tensors(dataclasses.replace(self.configuration, seed=seed))
@@ -104,7 +105,8 @@ def representatives(op: str, images: int) -> list[Case] | list[ConvolutionCase]:
     if op in LAYERS:
         some = LAYERS[op][:1] + LAYERS[op][-2:]
         norms = ("none", "training", "folded")
-        return [ConvolutionCase(layer_configuration(op, layer, images, n)) for layer in some for n in norms]
+        made = [layer_configuration(op, layer, images, n) for layer in some for n in norms]
+        return [ConvolutionCase(c) for c in made + _image_layers_in_nchw(made)]
     return [case for case in of(op) if case.name.startswith(("(64, 1025)", "(8, 64, 16, 16)"))]
 
 
@@ -252,13 +254,18 @@ def layer_configuration(op: str, layer: tuple[int, ...], images: int, norm: str)
 
 
 def layers(op: str, images: int) -> list[Configuration]:
-    """DCGAN's, in every way they are normalised; the image layer has no batch normalisation."""
-    return [
+    """DCGAN's, in every way they are normalised; the image layer has no batch normalisation, and is made in NCHW too."""
+    made = [
         layer_configuration(op, layer, images, norm)
         for layer in LAYERS[op]
         for norm in ("none", "training", "folded", "frozen")
         if norm == "none" or layer[1] > 3
     ]
+    return [*_image_layers_in_nchw(made), *made]
+
+
+def _image_layers_in_nchw(layers: list[Configuration]) -> list[Configuration]:
+    return [dataclasses.replace(c, layout="contiguous") for c in layers if c.out_channels == 3]
 
 
 def random_configurations(op: str, seed: int, count: int) -> Iterator[Configuration]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from genimg_fast import _backend, functional
+from genimg_fast import _backend, functional, ops
 from genimg_fast.nn import FusedSequential, chain
 from tests import _cases
 
@@ -468,20 +468,23 @@ def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):
     )
     latents = _cases.randn((2, 5, 1, 1))
     expected = copy.deepcopy(model)(latents)
-    seen = []
-    run = functional.conv_transpose2d_bn_act
+    seen, asked = [], []
+    run = ops.conv_transpose2d_bn_act
 
-    def see(input, **arguments):
+    def see(input, *tensors, nchw=False, **options):
         seen.append(input.stride()[1] == 1 and input.stride()[3] == input.shape[1])
-        return run(input, **arguments)
+        asked.append(nchw)
+        return run(input, *tensors, **options)
 
     monkeypatch.setattr(chain, "may_chain", lambda input: False)
     monkeypatch.setattr(chain, "_wants_channels_last", lambda input, block: True)
-    monkeypatch.setattr(functional, "conv_transpose2d_bn_act", see)
+    monkeypatch.setattr(ops, "conv_transpose2d_bn_act", see)
     images = model(latents)
     assert seen == [True] * 3
+    assert asked == [False, False, True]  # of the last kernel, so that no pass of its own puts the images back
     assert images.is_contiguous()  # as nn.Sequential's, whose input and weights are
     torch.testing.assert_close(images, expected)
 
     again = copy.deepcopy(model).to(memory_format=torch.channels_last)
     assert again(latents).is_contiguous(memory_format=torch.channels_last)
+    assert asked[3:] == [False] * 3

@@ -26,7 +26,21 @@ calls: list[tuple] = []
 
 
 def _inference(
-    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile
+    input,
+    weight,
+    packed,
+    bias,
+    mean,
+    var,
+    bn_weight,
+    bn_bias,
+    eps,
+    geometry,
+    code,
+    slope,
+    tensor_cores,
+    tile,
+    nchw=False,
 ):
     calls.append(("inference", geometry[0], packed is not None))
     if packed is not None:
@@ -35,7 +49,7 @@ def _inference(
     if mean is not None:
         raw = F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps)
     raw = activate(raw, ACTIVATIONS[code], slope)
-    channels_last = any(
+    channels_last = not nchw and any(
         t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (input, weight)
     )
     return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -131,6 +145,23 @@ def test_values_and_gradients(geometry, mode):
     assert ("inference", int(not block.transposed), False) in calls
 
 
+@pytest.mark.parametrize("geometry", ["k4s2p1", "conv k3s1p1"])
+@pytest.mark.parametrize("records", [False, True])
+def test_output_in_nchw_on_request(geometry, records):
+    # where gradients are recorded, normalisation is a pass of its own, and keeps the order of its input
+    input, block = make(geometry, norm=not records)
+    input = input.detach().contiguous(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(records):
+        channels_last, nchw = (convolution_block.convolution_block(input, block, nchw) for nchw in (False, True))
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+    assert nchw.is_contiguous()
+    assert torch.equal(nchw, channels_last)
+    if records:
+        upstream = randn(nchw.shape, nchw.dtype, 30)
+        leaves = (block.weight, block.bias)
+        torch.testing.assert_close(*(torch.autograd.grad(output, leaves, upstream) for output in (channels_last, nchw)))
+
+
 def test_second_derivatives():
     input, block = make("k4s2p1", norm=False, dtype=torch.float64, size=2, activation="tanh")
 
@@ -158,6 +189,8 @@ def test_opcheck(geometry, training):
                 (image, block.weight, None, block.bias, None, None, None, None, *affine[2:]),
             )
         torch.library.opcheck(op, args)
+        if not training:
+            torch.library.opcheck(op, (*args, True))
 
 
 def test_weights_are_packed_once_where_a_graph_is_captured():
