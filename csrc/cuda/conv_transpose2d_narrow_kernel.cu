@@ -12,12 +12,14 @@
 // Plan, DCGAN-64's 64-3 layer, bf16, per image: 152 KB of image in and out; 32 x 32 pixels are 6 patches of 8
 // rows, 1.33 times the pixels and 1.5 times the 6.3 MFLOP.  The bytes take 36 ns at 4.3 TB/s.  Two stages are the whole
 // depth of 64 channels, and two blocks a multiprocessor overlap their loads with each other's sums.  Counted in the
-// machine code, an output takes 115 instructions and a patch about 16,000 of a warp, which is what a multiprocessor
-// issues in 2.8 times the time that the patch's bytes take.  Expected: 35 % of the limit.  Outcome: not yet measured.
+// machine code, an output takes 45 instructions (with tanh; of any other geometry 115) and a patch about 11,000 of a
+// warp, which is what a multiprocessor issues in 1.9 times the time that the patch's bytes take.  Expected: 50 % of the
+// limit.  Outcome: not yet measured.
 //
 // Shared memory: a patch writes 12288 floats and reads 9216.  Products lie column by column, pitch = 4 banks modulo 32:
-// a fragment is written to 32 different banks.  Of the lanes of a read two meet in a bank in channels_last, and four in
-// NCHW, where packs of half types begin 4 pixels apart.  That is left so: the instructions around a read take longer.
+// a fragment is written to 32 different banks, and read from as many (k4s2p1, a pixel a lane).  Of any other geometry
+// two lanes meet in a bank in channels_last, and four in NCHW, where packs of half types begin 4 pixels apart; that is
+// left so, since the instructions around a read take longer.
 //
 // The output is written in the order that is wanted: in NCHW it would else take one more launch.  The two differ in
 // numbers alone, planes and the channels of a plane, which come at run time.  A template parameter would save no
@@ -110,39 +112,15 @@ struct LiveTaps {
   }
 };
 
+// Sums up the products of a patch and stores its outputs; any geometry.  products: [kColumns][kPitch]; affine:
+// [channels] [scale, shift].  All threads of the block.
 template <typename T, int kColumns>
-__global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
-    narrow_kernel(PatchAxis y, PatchAxis x, NarrowOperands<T> operands) {
+__device__ __forceinline__ void store_patch(const PatchAxis& y, const PatchAxis& x, int patch_y, int patch_x,
+                                            int64_t image, const NarrowOperands<T>& operands, const float* products,
+                                            const float* affine) {
   using Tile = NarrowTile<kColumns>;
   using Layout = NarrowLayout<kColumns>;
-  GENIMG_FAST_SHARED(unsigned char, shared);
-  const int patch_x = static_cast<int>(blockIdx.x % x.patches);
-  const int patch_y = static_cast<int>(blockIdx.x / x.patches % y.patches);
-  const int64_t image = blockIdx.x / x.patches / y.patches;
   const int planes = operands.planes, plane_channels = operands.plane_channels, channels = planes * plane_channels;
-
-  auto pixel_at = [&](int r) {  // a patch at the end of the image has pixels beyond it, which are zeros
-    const int row = r / x.pixels;
-    return GatherRow{row < y.pixels ? image : -1, y.first_pixel(patch_y) + row, x.first_pixel(patch_x) + r % x.pixels};
-  };
-  const GatherAxis y_axis{y.input, y.pixels, 1, 0, 1, 0};
-  const GatherAxis x_axis{x.input, x.pixels, 1, 0, 1, 0};
-  typename Tile::Accumulators acc = {};
-  ImageLoader<T, Tile, kChunk> pixels(operands.input, operands.in_channels, y_axis, x_axis, pixel_at);
-  WeightLoader<T, Tile> weight(operands.weight, operands.padded_channels, y.kernel * x.kernel * channels);
-  implicit_gemm<T, Tile>(static_cast<int>(operands.padded_channels / kStep<T>), pixels, weight, shared, acc);
-
-  float* products = reinterpret_cast<float*>(shared);  // [kColumns][kPitch]
-#pragma unroll
-  for (int m = 0; m < Tile::kFragmentsM; ++m)
-#pragma unroll
-    for (int n = 0; n < Tile::kFragmentsN; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) products[Tile::column(n, i) * Layout::kPitch + Tile::row(m, i)] = acc[m][n][i];
-  float* affine = products + Layout::kAffineAt;  // [kMostChannels][scale, shift]
-  if (threadIdx.x < channels) operands.affine.at(threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
-  __syncthreads();
-
   // A thread makes 16 bytes of a row of a plane, or one element where rows do not begin at multiples of that.  Patches
   // do (choose_patches).
   const int first_x = x.first_output(patch_x), row_elements = x.outputs(patch_x) * plane_channels;
@@ -184,6 +162,103 @@ __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
   }
 }
 
+// The same for kernel 4, stride 2, padding 1, where an output is the sum of 2 x 2 products whose places are known to
+// the compiler.  A thread makes the 2 x 2 outputs around a pixel, from the 16 products a channel that no other thread
+// reads:
+//
+//     output rows 2 y and 2 y + 1 of pixel y:     taps 1 of pixel y and 3 of pixel y - 1;     2 of y and 0 of y + 1
+template <typename T, int kChannels>
+__device__ __forceinline__ void store_patch_k4s2p1(const PatchAxis& y, const PatchAxis& x, int patch_y, int patch_x,
+                                                   int64_t image, const NarrowOperands<T>& operands,
+                                                   const float* products, const float* affine) {
+  constexpr int kPitch = NarrowLayout<16 * kChannels>::kPitch;
+  const int first_y = y.first_output(patch_y), first_x = x.first_output(patch_x);
+  const int y_offset = first_y / 2 - y.first_pixel(patch_y), x_offset = first_x / 2 - x.first_pixel(patch_x);
+  const int width = x.outputs(patch_x) / 2, positions = y.outputs(patch_y) / 2 * width;
+  for (int p = threadIdx.x; p < positions; p += NarrowTile<16 * kChannels>::kThreads) {
+    const int pixel_y = y_offset + p / width, pixel_x = x_offset + p % width;  // counted from the patch's first
+    const float* at = products + pixel_y * x.pixels + pixel_x;
+    // Pixels that lie beyond the patch lie beyond the image.
+    const bool has_y[] = {pixel_y > 0, true, pixel_y + 1 < y.pixels},
+               has_x[] = {pixel_x > 0, true, pixel_x + 1 < x.pixels};
+    float values[2][2][kChannels];  // [row][column][channel]
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c)
+#pragma unroll
+      for (int a = 0; a < 2; ++a)
+#pragma unroll
+        for (int b = 0; b < 2; ++b) {
+          float sum = 0;
+#pragma unroll
+          for (int t = 0; t < 4; ++t) {
+            const int ky = 1 - a + t / 2 * 2, kx = 1 - b + t % 2 * 2;  // the taps
+            const int dy = (a + 1 - ky) / 2, dx = (b + 1 - kx) / 2;    // what they see
+            const float* product = at + ((ky * 4 + kx) * kChannels + c) * kPitch + dx + dy * x.pixels;
+            sum += has_y[dy + 1] && has_x[dx + 1] ? *product : 0.0f;
+          }
+          values[a][b][c] =
+              activate(operands.activation, operands.negative_slope, sum * affine[2 * c] + affine[2 * c + 1]);
+        }
+    // Pairs of elements, which begin at multiples of a pair since rows and columns are even.
+    auto store = [&](int64_t to, float first, float second) {
+      *reinterpret_cast<Pack<T, 2>*>(operands.output + to) = {from_float<T>(first), from_float<T>(second)};
+    };
+    const int out_y = first_y + p / width * 2, out_x = first_x + p % width * 2;
+#pragma unroll
+    for (int a = 0; a < 2; ++a) {
+      if (operands.plane_channels == 1) {
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c)
+          store(((image * kChannels + c) * y.output + out_y + a) * x.output + out_x, values[a][0][c], values[a][1][c]);
+      } else {
+        const int64_t row = ((image * y.output + out_y + a) * x.output + out_x) * kChannels;
+#pragma unroll
+        for (int e = 0; e < 2 * kChannels; e += 2)
+          store(row + e, values[a][e / kChannels][e % kChannels], values[a][(e + 1) / kChannels][(e + 1) % kChannels]);
+      }
+    }
+  }
+}
+
+template <typename T, int kColumns, bool kK4S2P1>
+__global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
+    narrow_kernel(PatchAxis y, PatchAxis x, NarrowOperands<T> operands) {
+  using Tile = NarrowTile<kColumns>;
+  using Layout = NarrowLayout<kColumns>;
+  GENIMG_FAST_SHARED(unsigned char, shared);
+  const int patch_x = static_cast<int>(blockIdx.x % x.patches);
+  const int patch_y = static_cast<int>(blockIdx.x / x.patches % y.patches);
+  const int64_t image = blockIdx.x / x.patches / y.patches;
+  const int channels = operands.planes * operands.plane_channels;
+
+  auto pixel_at = [&](int r) {  // a patch at the end of the image has pixels beyond it, which are zeros
+    const int row = r / x.pixels;
+    return GatherRow{row < y.pixels ? image : -1, y.first_pixel(patch_y) + row, x.first_pixel(patch_x) + r % x.pixels};
+  };
+  const GatherAxis y_axis{y.input, y.pixels, 1, 0, 1, 0};
+  const GatherAxis x_axis{x.input, x.pixels, 1, 0, 1, 0};
+  typename Tile::Accumulators acc = {};
+  ImageLoader<T, Tile, kChunk> pixels(operands.input, operands.in_channels, y_axis, x_axis, pixel_at);
+  WeightLoader<T, Tile> weight(operands.weight, operands.padded_channels, y.kernel * x.kernel * channels);
+  implicit_gemm<T, Tile>(static_cast<int>(operands.padded_channels / kStep<T>), pixels, weight, shared, acc);
+
+  float* products = reinterpret_cast<float*>(shared);  // [kColumns][kPitch]
+#pragma unroll
+  for (int m = 0; m < Tile::kFragmentsM; ++m)
+#pragma unroll
+    for (int n = 0; n < Tile::kFragmentsN; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) products[Tile::column(n, i) * Layout::kPitch + Tile::row(m, i)] = acc[m][n][i];
+  float* affine = products + Layout::kAffineAt;  // [kMostChannels][scale, shift]
+  if (threadIdx.x < channels) operands.affine.at(threadIdx.x, affine + 2 * threadIdx.x, affine + 2 * threadIdx.x + 1);
+  __syncthreads();
+
+  if constexpr (kK4S2P1)
+    store_patch_k4s2p1<T, kColumns / 16>(y, x, patch_y, patch_x, image, operands, products, affine);
+  else
+    store_patch<T, kColumns>(y, x, patch_y, patch_x, image, operands, products, affine);
+}
+
 // ---- Geometry.
 
 // Every tap a phase of its own, for the packing.
@@ -218,6 +293,10 @@ struct Reach {
     return std::min(positions + highest - lowest, conv.input);
   }
 };
+
+bool is_k4s2p1(const DeconvolutionAxis& conv) {
+  return conv.kernel == 4 && conv.stride == 2 && conv.padding == 1 && conv.output == 2 * conv.input;
+}
 
 PatchAxis patch_axis(const DeconvolutionAxis& conv, const Reach& reach, int64_t positions) {
   auto to_int = [](int64_t v) { return static_cast<int>(v); };
@@ -292,10 +371,15 @@ void conv_transpose2d_narrow(DType dtype, const Deconvolution& conv, const void*
                                      activation,
                                      negative_slope,
                                      static_cast<T*>(output)};
-    auto run = [&](auto columns) {
+    auto launch_kernel = [&](auto columns, auto k4s2p1) {
       constexpr int kColumns = decltype(columns)::value;
-      launch(narrow_kernel<T, kColumns>, dim3(static_cast<unsigned>(conv.batch * y.patches * x.patches)),
-             dim3(NarrowTile<kColumns>::kThreads), NarrowLayout<kColumns>::kSharedBytes, stream, y, x, operands);
+      launch(narrow_kernel<T, kColumns, decltype(k4s2p1)::value>,
+             dim3(static_cast<unsigned>(conv.batch * y.patches * x.patches)), dim3(NarrowTile<kColumns>::kThreads),
+             NarrowLayout<kColumns>::kSharedBytes, stream, y, x, operands);
+    };
+    auto run = [&](auto columns) {
+      is_k4s2p1(conv.y) && is_k4s2p1(conv.x) ? launch_kernel(columns, std::true_type{})
+                                             : launch_kernel(columns, std::false_type{});
     };
     const int64_t columns = conv.y.kernel * conv.x.kernel * conv.out_channels;
     if (columns <= 16) return run(std::integral_constant<int, 16>{});

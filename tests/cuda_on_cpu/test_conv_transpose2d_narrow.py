@@ -25,6 +25,9 @@ SIZES = [
     Sizes(True, 1, 8, 1, 6, 4, 2, 3, 1, 2),
     Sizes(True, 2, 104, 3, 1, 1, 4, 1, 0),
     Sizes(True, 1, 8, 1, 2, 301, 4, 2, 1),  # patches of whole packs, whose rows begin anywhere
+    Sizes(True, 2, 8, 2, 19, 18, 4, 2, 1),  # k4s2p1 of every number of channels
+    Sizes(True, 1, 8, 4, 17, 20, 4, 2, 1),
+    Sizes(True, 1, 8, 3, 17, 20, 4, 2, 1, 1),  # and one that is not quite that
     Sizes(True, 1, 8, 4, 7, 12, 3, 3, 0),
     Sizes(True, 1, 8, 2, 5, 13, 3, 1, 1),
     Sizes(True, 1, 8, 2, 6, 9, 5, 2, 2, 1),
