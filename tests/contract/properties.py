@@ -79,6 +79,11 @@ def compiles(case: Case, backend: str = "aot_eager") -> None:
     torch._dynamo.reset()
     compiled = torch.compile(case.function(), fullgraph=True, dynamic=False, backend=backend)
     torch.testing.assert_close(_value_and_grads(compiled, case.leaves()), _plain(case))
+    for mode in (torch.no_grad, torch.inference_mode):
+        compiled = torch.compile(case.function(), fullgraph=True, dynamic=False, backend=backend)
+        with mode():
+            output = compiled(*case.tensors())
+        torch.testing.assert_close(output.clone(), _plain(case)[0])
 
 
 def compiles_with_dynamic_shapes(case: Case, backend: str = "aot_eager") -> None:
