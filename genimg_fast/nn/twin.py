@@ -31,7 +31,7 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 def runs_its_layers(cls: type[nn.Module]) -> bool:
     """Whether forward() is that of `nn.Sequential`, or a method around it."""
-    forward = plain_class(cls).forward
+    forward = getattr(plain_class(cls), "forward", None)  # the class of a scripted module has none
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
     return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
 
@@ -169,5 +169,8 @@ def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
     return {
         name: method
         for name, method in methods.items()
-        if type(method) is FunctionType and method.__code__.co_argcount and not method.__module__.startswith("torch.")
+        if type(method) is FunctionType
+        and method.__code__.co_argcount
+        and method.__module__ is not None  # torch.fx generated it, and may do so again
+        and not method.__module__.startswith("torch.")
     }

@@ -301,6 +301,36 @@ def test_traces_as_standard_operators():
     torch.testing.assert_close(traced(x), fused(x))
 
 
+def test_torch_fx_traces_it_as_the_plain_model():
+    fused, plain = (model.eval() for model in fused_and_plain())
+    for path in ("stage", "block1", "loose.0"):
+        graphs = [torch.fx.symbolic_trace(model.get_submodule(path)).graph for model in (fused, plain)]
+        ours, theirs = ([(node.op, node.target) for node in graph.nodes] for graph in graphs)
+        assert ours == theirs
+    layers = nn.Sequential(*fused.loose, fused.frozen)  # each fused by itself
+    x = _cases.randn((2, 4, 5, 5), torch.float64)
+    traced = torch.fx.symbolic_trace(layers)
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", *["call_module"] * 4, "output"]
+    torch.testing.assert_close(traced(x), layers(x))
+
+
+@pytest.mark.parametrize("of", [torch.fx.symbolic_trace, torch.jit.script], ids=["torch.fx", "torch.jit"])
+def test_parts_that_torch_generated(of):
+    """They have no class of their own, or no source."""
+    model = nn.Sequential(of(Block(nn.ReLU()).eval()), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    x = _cases.randn((2, 4, 3, 3))
+    expected = model(x)
+    report = genimg_fast.fuse(model)
+    assert ("", ("1", "2"), "batch_norm_act") in [(row.module, row.layers, row.kind) for row in report.fused]
+    torch.testing.assert_close(model(x), expected)
+    if of is torch.fx.symbolic_trace:
+        assert [row.module for row in report.fused] == ["", "0.conv", "0.bn"]
+        torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+        model[0].recompile()
+        torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(genimg_fast.unfuse(model)(x), expected)
+
+
 def test_layers_that_stay_are_named_with_the_reason():
     class Mixed(nn.Module):
         def __init__(self):
