@@ -8,11 +8,11 @@ from torch import nn
 
 from genimg_fast._backend import may_fuse
 from genimg_fast.nn.layers import Step, why_not_convolution
-from genimg_fast.nn.norm import FusedSyncBatchNorm, as_in_torch
+from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
 
 
-class _FusedConvolution(nn.modules.conv._ConvNd):
+class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
     _kind: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
         return super().forward(input)
 
 
-class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _FusedBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):
             return as_in_torch(self, super().forward, input)

@@ -13,7 +13,14 @@ from genimg_fast import _backend, functional
 from genimg_fast.ops.sync_batch_norm_act import process_count
 
 
-class FusedSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+class Fused:
+    """What all fused modules have."""
+
+    def __prepare_scriptable__(self):
+        raise RuntimeError("torch.jit.script does not compile fused modules: call genimg_fast.unfuse(model) first")
+
+
+class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     """`torch.nn.SyncBatchNorm`, run by `functional.sync_batch_norm_act`.
 
     It is no subclass: DistributedDataParallel refuses a model on the CPU in which there is an instance of `SyncBatchNorm`.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
+from genimg_fast.nn.norm import Fused
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
 
@@ -99,7 +100,7 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
-    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if runs_its_layers(cls) else (cls,))
+    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential if runs_its_layers(cls) else Fused))
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
             rewritten, chains = rewrite(method, dict(roles).get)

@@ -314,6 +314,16 @@ def test_torch_fx_traces_it_as_the_plain_model():
     torch.testing.assert_close(traced(x), layers(x))
 
 
+def test_torch_jit_script_is_told_what_to_do():
+    fused, plain = fused_and_plain()
+    for part in (fused.stage, fused.block1, *fused.loose, fused.criterion):
+        with pytest.raises(RuntimeError, match=r"does not compile fused modules: call genimg_fast\.unfuse"):
+            torch.jit.script(part)
+    x = _cases.randn((2, 4, 3, 3), torch.float64)
+    scripted = torch.jit.script(genimg_fast.unfuse(copy.deepcopy(fused.block1.eval())))
+    torch.testing.assert_close(scripted(x), plain.block1.eval()(x))
+
+
 @pytest.mark.parametrize("of", [torch.fx.symbolic_trace, torch.jit.script], ids=["torch.fx", "torch.jit"])
 def test_parts_that_torch_generated(of):
     """They have no class of their own, or no source."""
