@@ -33,6 +33,7 @@ def check_arguments(
 ) -> None:
     """All checks but those of the geometry.  `norm`: running_mean, running_var, bn_weight and bn_bias by name."""
     _check.tensor(op, input=input, weight=weight, bias=bias, **norm)
+    _check.required(op, weight=weight)
     _check.same_dtype(op, input=input, weight=weight, bias=bias)
     if weight.dim() != 4:
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
