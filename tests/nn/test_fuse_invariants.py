@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import replicate
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import genimg_fast
 from genimg_fast.nn import FusedSequential
@@ -372,6 +372,23 @@ def test_layers_that_stay_are_named_with_the_reason():
     explained = genimg_fast.explain(model, x)
     assert [call.op for call in explained.calls] == ["conv2d_bn_act"]
     assert ("hooked", "Conv2d", "it has hooks") in explained.plain_layers
+
+
+def test_a_layer_parametrized_since_becomes_plain_too():
+    fused, plain = fused_and_plain()
+    for model in (fused, plain):
+        torch.manual_seed(1)
+        parametrizations.spectral_norm(model.loose[0])
+        parametrizations.spectral_norm(model.block1.conv)
+    assert_same(fused, plain)
+    classes = [type(m) for m in plain.modules()]
+    genimg_fast.unfuse(fused)
+    assert [type(m) for m in genimg_fast.unfuse(plain).modules()] == classes
+    assert_same(fused, plain)
+    for ours, theirs in zip(fused.modules(), plain.modules(), strict=True):
+        assert type(ours).__name__ == type(theirs).__name__
+    parametrize.remove_parametrizations(fused.loose[0], "weight")
+    assert type(fused.loose[0]) is nn.Conv2d
 
 
 def test_class_that_refuses_a_subclass_is_left_alone():
