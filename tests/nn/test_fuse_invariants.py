@@ -20,6 +20,13 @@ from genimg_fast.nn import FusedSequential
 from tests import _cases
 
 
+@pytest.fixture(autouse=True, params=["native", "auto"])
+def backend(request):
+    """On the kernels, and as users have it: then PyTorch serves models as small as these."""
+    with genimg_fast.use_backend(request.param):
+        yield request.param
+
+
 class Stage(nn.Sequential):
     """A subclass of nn.Sequential with a constructor of its own."""
 
@@ -205,6 +212,7 @@ def test_own_way_to_be_pickled_counts():
     torch.testing.assert_close(twin.eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_half_precision(dtype, mode):
@@ -215,6 +223,7 @@ def test_half_precision(dtype, mode):
     _cases.assert_accurate(ours, exact, theirs)
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 def test_autocast_keeps_dtypes():
     fused, plain = fused_and_plain(torch.float32)
     x = _cases.randn(SHAPE)
@@ -225,6 +234,7 @@ def test_autocast_keeps_dtypes():
     _cases.assert_accurate(ours, exact, theirs)
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 def test_meta_device_and_back():
     fused, plain = fused_and_plain()
     assert fused.to("meta").images(torch.empty(SHAPE, dtype=torch.float64, device="meta")).shape == plain.images(

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from genimg_fast import unfuse, use_backend
 from genimg_fast.nn import FusedSequential, replay
@@ -53,6 +54,21 @@ def test_a_change_is_seen(change):
     expected = unfuse(copy.deepcopy(model))(input)
     assert not torch.allclose(expected, before)
     torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_hooks_for_all_modules_are_seen():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    assert replay.replay([model], input) is not None
+    seen = []
+    handle = register_module_forward_hook(lambda module, args, output: seen.append(type(module)))
+    try:
+        model(input)
+    finally:
+        handle.remove()
+    assert seen == [nn.ConvTranspose2d, nn.ReLU, FusedSequential]
 
 
 @torch.no_grad()
