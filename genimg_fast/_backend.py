@@ -110,8 +110,13 @@ def is_recording_for_export() -> bool:
 
 
 def may_fuse(input: Any) -> bool:
-    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy."""
-    return type(input) in (torch.Tensor, torch.nn.Parameter) and not is_recording_for_export()
+    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy.
+
+    Nor complex numbers and integers: PyTorch's layers serve some of them.
+    """
+    if type(input) not in (torch.Tensor, torch.nn.Parameter) or not input.is_floating_point():
+        return False
+    return not is_recording_for_export()
 
 
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:

@@ -46,7 +46,12 @@ def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
 
     Returns:
         A report that prints as tables.
+
+    Raises:
+        TypeError: if model is not a module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"explain: model must be a torch.nn.Module, got {type(model).__name__}")
     arguments = example if isinstance(example, tuple) else (example,)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(), _backend.record_decisions() as decisions:

@@ -35,7 +35,7 @@ class Sampler:
             is, one on the model's device is faster.  Default: that of the model's device, which `torch.manual_seed` seeds.
 
     Raises:
-        TypeError: if latent_shape is missing.
+        TypeError: if model is not a module, or latent_shape is missing.
         ValueError: for a batch_size below 1, a model without parameters or a generator on a third device; at every batch if
             the model is in training mode, in which batch normalisation would mix the images.
     """
@@ -48,6 +48,8 @@ class Sampler:
         latent_shape: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"Sampler: model must be a torch.nn.Module, got {type(model).__name__}")
         if latent_shape is None:
             if not isinstance(model, ImageModel):
                 raise TypeError(f"Sampler: latent_shape must be given for a {type(model).__name__}, e.g. (100, 1, 1)")

@@ -69,3 +69,8 @@ def test_leaves_no_trace(mode):
 def test_several_arguments():
     report = genimg_fast.explain(nn.Bilinear(2, 3, 1), (torch.zeros(1, 2), torch.zeros(1, 3)))
     assert not report.calls
+
+
+def test_bad_input_gets_one_clear_line():
+    with pytest.raises(TypeError, match=r"^explain: model must be a torch\.nn\.Module, got function"):
+        genimg_fast.explain(lambda x: x, torch.zeros(1))

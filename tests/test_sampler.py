@@ -92,6 +92,7 @@ def test_autocast_does_not_reach_it(dcgan):
         ((nn.Conv2d(1, 1, 1), 4), {}, TypeError, "latent_shape must be given for a Conv2d"),
         ((nn.Tanh(), 4), {"latent_shape": (3,)}, ValueError, "the Tanh has no parameters"),
         ((nn.Linear(3, 3), 0), {"latent_shape": (3,)}, ValueError, "batch_size must be at least 1, got 0"),
+        ((torch.zeros, 2), {"latent_shape": (3,)}, TypeError, "model must be a torch.nn.Module, got builtin_function"),
     ],
 )
 def test_bad_arguments_get_one_clear_line(arguments, options, error, message):

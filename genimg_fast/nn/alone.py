@@ -8,16 +8,16 @@ from torch import nn
 
 from genimg_fast._backend import may_fuse
 from genimg_fast.nn.layers import Step, why_not_convolution
-from genimg_fast.nn.norm import FusedSyncBatchNorm
+from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
 
 
-class _FusedConvolution(nn.modules.conv._ConvNd):
+class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
     _kind: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input) or why_not_convolution(self):
-            return super().forward(input)
+            return as_in_torch(self, super().forward, input)
         return run_steps([self], lambda: [Step(("",), self._kind, "", (self,))], super().forward, input)
 
 
@@ -34,14 +34,14 @@ class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         if output_size is not None:
-            return nn.ConvTranspose2d.forward(self, input, output_size)
+            return as_in_torch(self, super(_FusedConvolution, self).forward, input, output_size)
         return super().forward(input)
 
 
-class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _FusedBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):
-            return super().forward(input)
+            return as_in_torch(self, super().forward, input)
         return run_steps([self], lambda: [Step(("",), "batch_norm_act", "", (self,))], super().forward, input)
 
 

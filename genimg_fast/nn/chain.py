@@ -96,8 +96,11 @@ def may_chain(input: torch.Tensor) -> bool:
 def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
     weight = block.weight
+    channels = (block.out_channels,)
     for t in (weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias):
         if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
+            return False
+        if t is not None and t is not weight and t.shape != channels:
             return False
     if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0:
         return False

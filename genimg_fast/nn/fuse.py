@@ -121,8 +121,19 @@ def unfuse(model: Model | FuseReport) -> Model:
         model = cast(Model, model.model)
     _check_module("unfuse", model)
     for module in model.modules():
-        module.__class__ = _PLAIN.get(type(module)) or plain_class(type(module))
+        cls = type(module)
+        if parametrize.is_parametrized(module):  # since fuse(): its class is its own, made of the fused one
+            (fused,) = cls.__bases__
+            if (plain := _plain(fused)) is not fused:
+                members = {n: v for n, v in vars(cls).items() if n not in ("__dict__", "__weakref__")}
+                module.__class__ = type(f"Parametrized{plain.__name__}", (plain,), members)
+        else:
+            module.__class__ = _plain(cls)
     return model
+
+
+def _plain(cls: type[nn.Module]) -> type[nn.Module]:
+    return _PLAIN.get(cls) or plain_class(cls)
 
 
 def _check_module(function: str, model: object) -> None:

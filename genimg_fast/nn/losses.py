@@ -8,10 +8,11 @@ from torch import nn
 
 from genimg_fast import functional
 from genimg_fast._backend import may_fuse
+from genimg_fast.nn.norm import Fused
 from genimg_fast.ops import _check
 
 
-class BCELoss(nn.BCELoss):
+class BCELoss(Fused, nn.BCELoss):
     """Takes the place of `torch.nn.BCELoss`: the same arguments and state, and legal under autocast."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -20,7 +21,7 @@ class BCELoss(nn.BCELoss):
         return functional.bce_loss(input, target, self.weight, reduction=self.reduction)
 
 
-class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(Fused, nn.BCEWithLogitsLoss):
     """Takes the place of `torch.nn.BCEWithLogitsLoss`: the same arguments and state."""
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from genimg_fast import _backend, functional
 from genimg_fast.ops.sync_batch_norm_act import process_count
 
 
-class FusedSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+class Fused:
+    """What all fused modules have."""
+
+    def __prepare_scriptable__(self):
+        raise RuntimeError("torch.jit.script does not compile fused modules: call genimg_fast.unfuse(model) first")
+
+
+class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     """`torch.nn.SyncBatchNorm`, run by `functional.sync_batch_norm_act`.
 
     It is no subclass: DistributedDataParallel refuses a model on the CPU in which there is an instance of `SyncBatchNorm`.
@@ -26,9 +34,17 @@ class FusedSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not _backend.may_fuse(input):
-            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+            return as_in_torch(self, nn.SyncBatchNorm.forward.__get__(self), input)
         # at any size: of PyTorch's own and this one, all processes must run the same
         return run_norm(self, input, "none", 0.01)
+
+
+def as_in_torch(layer: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """`forward(*inputs)` of the plain layer; what torch.fx records is the layer, as it does with those of `torch.nn`."""
+    tracer: Any = inputs[0].tracer if isinstance(inputs[0], fx.Proxy) else None
+    if tracer is not None and tracer.root is not layer:
+        return tracer.create_proxy("call_module", tracer.path_of_module(layer), inputs, {})
+    return forward(*inputs)
 
 
 def joins_processes(bn: Any) -> bool:

@@ -16,11 +16,12 @@ from genimg_fast._backend import may_fuse
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan
+from genimg_fast.nn.norm import Fused
 from genimg_fast.nn.replay import remember, replay
 from genimg_fast.reference.block_chain import Block
 
 
-class FusedSequential(nn.Sequential):
+class FusedSequential(Fused, nn.Sequential):
     """`torch.nn.Sequential` whose layers run fused, each group as one call of `genimg_fast.functional`.
 
     Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d``

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
+from genimg_fast.nn.norm import Fused
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
 
@@ -31,7 +32,7 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 def runs_its_layers(cls: type[nn.Module]) -> bool:
     """Whether forward() is that of `nn.Sequential`, or a method around it."""
-    forward = plain_class(cls).forward
+    forward = getattr(plain_class(cls), "forward", None)  # the class of a scripted module has none
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
     return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
 
@@ -99,7 +100,7 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
-    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential) if runs_its_layers(cls) else (cls,))
+    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential if runs_its_layers(cls) else Fused))
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
             rewritten, chains = rewrite(method, dict(roles).get)
@@ -169,5 +170,8 @@ def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
     return {
         name: method
         for name, method in methods.items()
-        if type(method) is FunctionType and method.__code__.co_argcount and not method.__module__.startswith("torch.")
+        if type(method) is FunctionType
+        and method.__code__.co_argcount
+        and method.__module__ is not None  # torch.fx generated it, and may do so again
+        and not method.__module__.startswith("torch.")
     }

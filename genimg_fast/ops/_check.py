@@ -28,6 +28,13 @@ def tensor(op: str, **tensors: torch.Tensor | None) -> None:
             raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {device}; move one of them")
 
 
+def required(op: str, **tensors: torch.Tensor | None) -> None:
+    """None is missing: `tensor` lets that pass, for the arguments that are optional."""
+    for name, value in tensors.items():
+        if value is None:
+            raise TypeError(f"{op}: {name} must be a Tensor, got NoneType")
+
+
 def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
     first_name = next(iter(tensors))
     dtype = tensors[first_name].dtype  # type: ignore[union-attr]
@@ -37,10 +44,9 @@ def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
 
 
 def same_shape(op: str, **tensors: torch.Tensor) -> None:
+    required(op, **tensors)
     (first_name, first), *rest = tensors.items()
     for name, value in rest:
-        if value is None:  # which `tensor` lets pass, for the arguments that are optional
-            raise TypeError(f"{op}: {name} must be a Tensor, got NoneType")
         if value.shape != first.shape:
             raise ValueError(
                 f"{op}: {name} has shape {tuple(value.shape)} but {first_name} has {tuple(first.shape)}; they must be equal"

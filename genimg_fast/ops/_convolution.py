@@ -33,6 +33,7 @@ def check_arguments(
 ) -> None:
     """All checks but those of the geometry.  `norm`: running_mean, running_var, bn_weight and bn_bias by name."""
     _check.tensor(op, input=input, weight=weight, bias=bias, **norm)
+    _check.required(op, weight=weight)
     _check.same_dtype(op, input=input, weight=weight, bias=bias)
     if weight.dim() != 4:
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
@@ -124,7 +125,15 @@ def _pixels(block: Block, input_shape: Sequence[int]) -> int:
 
 
 def records_gradient(*tensors: torch.Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and any(t is not None and _requires_grad(t) for t in tensors)
+
+
+def _requires_grad(t: torch.Tensor) -> bool:
+    while not t.requires_grad and torch._C._functorch.is_batchedtensor(t):  # by torch.vmap, which hides what it stacks
+        if torch.compiler.is_compiling():  # who cannot unwrap it
+            return True
+        t = torch._C._functorch.get_unwrapped(t)
+    return t.requires_grad
 
 
 def memory_format(input: torch.Tensor) -> torch.memory_format:

@@ -26,6 +26,14 @@ def why_not_one_dtype(input: torch.Tensor, **others: torch.Tensor | None) -> str
     return None
 
 
+def why_slower(input: torch.Tensor, least: int, least_in_inference: int) -> str | None:
+    """The reason to leave a loss of so few elements to PyTorch on the CPU."""
+    least = least if wants_gradient(input) else least_in_inference
+    if input.device.type != "cpu" or torch.compiler.is_compiling() or input.numel() >= least:
+        return None
+    return f"fewer than {least} elements, for which calling PyTorch's own operators is quicker"
+
+
 def saved_gradient(like: torch.Tensor, wanted: bool) -> torch.Tensor:
     """The fake of csrc/ops/saved_gradient.h."""
     dtype = torch.promote_types(like.dtype, torch.float32)

@@ -81,6 +81,8 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
 
 def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
     """One for each block of a chain; none at all where they cannot be kept."""
+    if torch.compiler.is_compiling():  # which does not take cpu_settings() into its graph
+        return []
 
     def pack() -> list[torch.Tensor]:
         return torch.ops.genimg_fast.block_chain_pack(

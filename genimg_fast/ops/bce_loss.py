@@ -11,6 +11,9 @@ from genimg_fast.ops._autocast import float32_under_autocast
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import bce_loss as reference
 
+# Elements, with and without a gradient, on which the kernel saves as much time as it takes to get to it from Python.
+_WORTH_A_KERNEL = (1 << 12, 1 << 10)
+
 
 @float32_under_autocast
 def bce_loss(
@@ -23,7 +26,9 @@ def bce_loss(
     _check.expands(op, input, "input", weight=weight)
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
     unless = _loss.why_not_differentiable(target=target, weight=weight)
-    if not _backend.use_native(op, input, target, weight, unless=unless):
+    if not _backend.use_native(
+        op, input, target, weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
+    ):
         return reference.bce_loss(input, target, weight, reduction)
     weight = weight if weight is None else weight.expand_as(input)
     code = _check.REDUCTIONS[reduction]

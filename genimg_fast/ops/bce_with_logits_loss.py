@@ -11,6 +11,9 @@ from genimg_fast.ops._autocast import float32_under_autocast
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import bce_with_logits_loss as reference
 
+# Elements, with and without a gradient, on which the kernel saves as much time as it takes to get to it from Python.
+_WORTH_A_KERNEL = (1 << 14, 1 << 12)
+
 
 @float32_under_autocast
 def bce_with_logits_loss(
@@ -28,7 +31,9 @@ def bce_with_logits_loss(
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
     constants = {"target": target, "weight": weight, "pos_weight": pos_weight}
     unless = _loss.why_not_one_dtype(input, **constants) or _loss.why_not_differentiable(**constants)
-    if not _backend.use_native(op, input, target, weight, pos_weight, unless=unless):
+    if not _backend.use_native(
+        op, input, target, weight, pos_weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
+    ):
         return reference.bce_with_logits_loss(input, target, weight, pos_weight, reduction)
     weight = weight if weight is None else weight.expand_as(input)
     pos_weight = pos_weight if pos_weight is None else pos_weight.expand_as(input)

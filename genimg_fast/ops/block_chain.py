@@ -143,10 +143,13 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
         return None, [None] * len(parameters), [None] * len(fixed), None, None
     needs_input, needs_parameters, *_ = ctx.needs_input_grad
     wanted = [needs_input, *needs_parameters]
-    if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
-        result = reference.block_chain(input, list(_blocks(parameters, fixed, ctx.codes, ctx.numbers)))
+    recorded = torch.is_grad_enabled()
+    # torch.autograd.grad(is_grads_batched=True) stacks gradients in a way of its own, which operators on lists do not take
+    if recorded or torch._C._functorch.is_legacy_batchedtensor(grad):  # use formulas with derivatives
+        with torch.enable_grad():
+            result = reference.block_chain(input, list(_blocks(parameters, fixed, ctx.codes, ctx.numbers)))
         leaves = [t for t, want in zip((input, *parameters), wanted, strict=True) if want]
-        found = iter(torch.autograd.grad(result, leaves, grad, create_graph=True, allow_unused=True))
+        found = iter(torch.autograd.grad(result, leaves, grad, create_graph=recorded, allow_unused=True))
         grads = [next(found) if want else None for want in wanted]
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(

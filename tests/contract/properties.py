@@ -79,6 +79,11 @@ def compiles(case: Case, backend: str = "aot_eager") -> None:
     torch._dynamo.reset()
     compiled = torch.compile(case.function(), fullgraph=True, dynamic=False, backend=backend)
     torch.testing.assert_close(_value_and_grads(compiled, case.leaves()), _plain(case))
+    for mode in (torch.no_grad, torch.inference_mode):
+        compiled = torch.compile(case.function(), fullgraph=True, dynamic=False, backend=backend)
+        with mode():
+            output = compiled(*case.tensors())
+        torch.testing.assert_close(output.clone(), _plain(case)[0])
 
 
 def compiles_with_dynamic_shapes(case: Case, backend: str = "aot_eager") -> None:
@@ -119,9 +124,19 @@ def autocasts(case: Case, dtype: torch.dtype) -> None:
 
 
 def vmaps(case: Case) -> None:
-    stacks = [torch.stack([t, 2 * t, -t]) if a.grad else torch.stack([t] * 3) for a in case.arguments() for t in a[:1]]
-    expected = torch.stack([_plain_output(case, *(s[i] for s in stacks)) for i in range(3)])
-    torch.testing.assert_close(torch.vmap(case.function())(*stacks), expected)
+    """Gradients too: inside torch.vmap no tensor says that it requires one."""
+
+    def stacks() -> list[torch.Tensor]:
+        return [
+            torch.stack([t, 2 * t, -t] if grad else [t] * 3).requires_grad_(grad) for t, grad, *_ in case.arguments()
+        ]
+
+    def one_by_one(*tensors: torch.Tensor) -> torch.Tensor:
+        return torch.stack([case.function()(*(t[i] for t in tensors)) for i in range(3)])
+
+    with use_backend("reference"):
+        expected = _value_and_grads(one_by_one, stacks())
+    torch.testing.assert_close(_value_and_grads(torch.vmap(case.function()), stacks()), expected)
 
 
 def has_func_grad(case: Case) -> None:

@@ -177,6 +177,16 @@ Checked with two and three processes (gloo on the CPU) in `tests/contract/test_p
 ## Training
 
 A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/test_wgan_gp.py`).
+
+## Where a fused model is another than the plain one
+
+- In inference on the CPU weights are kept packed. Whatever the version counter of a parameter tells of is seen: optimizers,
+  `load_state_dict`, writes under `torch.no_grad()`. Writes behind its back, through `weight.data`, `weight.detach()` or NumPy, are seen if
+  they change one of 32 values looked at: all weights or many of them, but maybe not one unit's. Edit single units under `torch.no_grad()`.
+- The output of a convolution with `LeakyReLU` and no batch normalisation between them must not be changed in place before `backward()`, which
+  raises then, as PyTorch does for the outputs of the other activations, and of an in-place `LeakyReLU`.
+- `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
+- Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass. `unfuse` brings it back.
 """
 
 

@@ -13,11 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import replicate
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import genimg_fast
 from genimg_fast.nn import FusedSequential
 from tests import _cases
+
+
+@pytest.fixture(autouse=True, params=["native", "auto"])
+def backend(request):
+    """On the kernels, and as users have it: then PyTorch serves models as small as these."""
+    with genimg_fast.use_backend(request.param):
+        yield request.param
 
 
 class Stage(nn.Sequential):
@@ -205,6 +212,7 @@ def test_own_way_to_be_pickled_counts():
     torch.testing.assert_close(twin.eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_half_precision(dtype, mode):
@@ -215,6 +223,7 @@ def test_half_precision(dtype, mode):
     _cases.assert_accurate(ours, exact, theirs)
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 def test_autocast_keeps_dtypes():
     fused, plain = fused_and_plain(torch.float32)
     x = _cases.randn(SHAPE)
@@ -225,6 +234,7 @@ def test_autocast_keeps_dtypes():
     _cases.assert_accurate(ours, exact, theirs)
 
 
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 def test_meta_device_and_back():
     fused, plain = fused_and_plain()
     assert fused.to("meta").images(torch.empty(SHAPE, dtype=torch.float64, device="meta")).shape == plain.images(
@@ -301,6 +311,46 @@ def test_traces_as_standard_operators():
     torch.testing.assert_close(traced(x), fused(x))
 
 
+def test_torch_fx_traces_it_as_the_plain_model():
+    fused, plain = (model.eval() for model in fused_and_plain())
+    for path in ("stage", "block1", "loose.0"):
+        graphs = [torch.fx.symbolic_trace(model.get_submodule(path)).graph for model in (fused, plain)]
+        ours, theirs = ([(node.op, node.target) for node in graph.nodes] for graph in graphs)
+        assert ours == theirs
+    layers = nn.Sequential(*fused.loose, fused.frozen)  # each fused by itself
+    x = _cases.randn((2, 4, 5, 5), torch.float64)
+    traced = torch.fx.symbolic_trace(layers)
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", *["call_module"] * 4, "output"]
+    torch.testing.assert_close(traced(x), layers(x))
+
+
+def test_torch_jit_script_is_told_what_to_do():
+    fused, plain = fused_and_plain()
+    for part in (fused.stage, fused.block1, *fused.loose, fused.criterion):
+        with pytest.raises(RuntimeError, match=r"does not compile fused modules: call genimg_fast\.unfuse"):
+            torch.jit.script(part)
+    x = _cases.randn((2, 4, 3, 3), torch.float64)
+    scripted = torch.jit.script(genimg_fast.unfuse(copy.deepcopy(fused.block1.eval())))
+    torch.testing.assert_close(scripted(x), plain.block1.eval()(x))
+
+
+@pytest.mark.parametrize("of", [torch.fx.symbolic_trace, torch.jit.script], ids=["torch.fx", "torch.jit"])
+def test_parts_that_torch_generated(of):
+    """They have no class of their own, or no source."""
+    model = nn.Sequential(of(Block(nn.ReLU()).eval()), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    x = _cases.randn((2, 4, 3, 3))
+    expected = model(x)
+    report = genimg_fast.fuse(model)
+    assert ("", ("1", "2"), "batch_norm_act") in [(row.module, row.layers, row.kind) for row in report.fused]
+    torch.testing.assert_close(model(x), expected)
+    if of is torch.fx.symbolic_trace:
+        assert [row.module for row in report.fused] == ["", "0.conv", "0.bn"]
+        torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+        model[0].recompile()
+        torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(genimg_fast.unfuse(model)(x), expected)
+
+
 def test_layers_that_stay_are_named_with_the_reason():
     class Mixed(nn.Module):
         def __init__(self):
@@ -332,6 +382,23 @@ def test_layers_that_stay_are_named_with_the_reason():
     explained = genimg_fast.explain(model, x)
     assert [call.op for call in explained.calls] == ["conv2d_bn_act"]
     assert ("hooked", "Conv2d", "it has hooks") in explained.plain_layers
+
+
+def test_a_layer_parametrized_since_becomes_plain_too():
+    fused, plain = fused_and_plain()
+    for model in (fused, plain):
+        torch.manual_seed(1)
+        parametrizations.spectral_norm(model.loose[0])
+        parametrizations.spectral_norm(model.block1.conv)
+    assert_same(fused, plain)
+    classes = [type(m) for m in plain.modules()]
+    genimg_fast.unfuse(fused)
+    assert [type(m) for m in genimg_fast.unfuse(plain).modules()] == classes
+    assert_same(fused, plain)
+    for ours, theirs in zip(fused.modules(), plain.modules(), strict=True):
+        assert type(ours).__name__ == type(theirs).__name__
+    parametrize.remove_parametrizations(fused.loose[0], "weight")
+    assert type(fused.loose[0]) is nn.Conv2d
 
 
 def test_class_that_refuses_a_subclass_is_left_alone():

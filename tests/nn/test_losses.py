@@ -47,9 +47,22 @@ def test_takes_over_an_instance_by_its_class(ours, torchs, arguments):
     expected = module(X.sigmoid(), TARGET)
     copied = copy.deepcopy(module)
     copied.__class__ = ours
-    with _backend.record_decisions() as decisions:
+    with _backend.record_decisions(heed_speed=False) as decisions:
         torch.testing.assert_close(copied(X.sigmoid(), TARGET), expected)
     assert [d.native for d in decisions] == [True]
+
+
+@pytest.mark.parametrize(("ours", "count"), [(BCELoss, 1 << 12), (BCEWithLogitsLoss, 1 << 14)])
+@pytest.mark.parametrize("grad", [True, False])
+def test_few_elements_are_left_to_torch(ours, count, grad):
+    count = count if grad else count >> 2
+    for n in (count - 1, count):
+        with _backend.record_decisions() as decisions:
+            ours()(torch.full((n,), 0.3).requires_grad_(grad), torch.full((n,), 0.6))
+        assert [d.native for d in decisions] == [n == count]
+    with _backend.record_decisions() as decisions:
+        ours()(torch.full((8, 1), 0.3).requires_grad_(grad), torch.full((8, 1), 0.6))
+    assert decisions[0].reason == f"fewer than {count} elements, for which calling PyTorch's own operators is quicker"
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])

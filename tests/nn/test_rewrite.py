@@ -447,7 +447,10 @@ class Listening(torch.Tensor):
 def test_a_subclass_of_tensor_sees_the_functions_of_torch():
     model = Nested().eval()
     genimg_fast.fuse(model)
-    model(torch.zeros(1, 3, 4, 4).as_subclass(Listening))
+    Listening.seen.clear()
+    with genimg_fast.use_backend("native"):
+        model(torch.zeros(1, 3, 4, 4).as_subclass(Listening))
+    assert F.conv2d in Listening.seen or torch.conv2d in Listening.seen
     assert F.batch_norm in Listening.seen
     assert F.relu in Listening.seen
 

@@ -452,14 +452,25 @@ def test_state_dict_is_that_of_nn_sequential():
     [
         (block, torch.zeros(4, 5, 6), ValueError, r"expected 4D input \(got 3D input\)"),
         (block, torch.zeros(2, 3, 5, 6), ValueError, "input has 3 channels"),
+        (lambda: [nn.Conv2d(4, 5, 1), nn.BatchNorm2d(6)], torch.zeros(2, 4, 5, 6), ValueError, r"must have shape \(5,\)"),
         (block, torch.zeros(1, 4, 3, 3), ValueError, "Expected more than 1 value per channel when training"),
         (lambda: [nn.BatchNorm2d(4), nn.ReLU()], torch.zeros(2, 4, 5), ValueError, r"expected 4D input \(got 3D input\)"),
         (lambda: [nn.BatchNorm1d(4)], torch.zeros(2, 4, 5, 6), ValueError, r"expected 2D or 3D input \(got 4D input\)"),
     ],
 )  # fmt: skip
-def test_bad_input_gets_one_clear_line(layers, input, error, message):
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_bad_input_gets_one_clear_line(layers, input, error, message, backend):
+    with _backend.use_backend(backend), pytest.raises(error, match=message):
         FusedSequential(*layers())(input)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_numbers_that_are_not_floating_point_are_left_to_torch(dtype):
+    layers = [nn.Conv2d(4, 5, 1, bias=False), nn.Sigmoid()]
+    layers[0].weight = nn.Parameter(torch.ones(5, 4, 1, 1, dtype=dtype), requires_grad=False)
+    input = torch.ones(2, 4, 3, 3, dtype=dtype)
+    torch.testing.assert_close(FusedSequential(*layers)(input), nn.Sequential(*layers)(input))
 
 
 def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):

@@ -14,6 +14,13 @@ from tests.ops import _threads
 LOSS_REDUCTIONS = ["none", "mean", "sum"]
 
 
+@pytest.fixture(autouse=True)
+def native():
+    """Whatever is faster."""
+    with _backend.use_backend("native"):
+        yield
+
+
 def probabilities(shape, dtype=torch.float32, seed=1):
     return (3 * _cases.randn(shape, dtype, seed)).sigmoid()
 

@@ -124,6 +124,18 @@ def test_gradients_of_gradients(name):
     assert torch.autograd.gradgradcheck(function, (input, *parameters), fast_mode=True, atol=1e-4)
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_stacked_gradients_in_one_backward_pass(recorded):
+    model = generator().double()
+    input = _cases.randn((3, 6, 2, 2), torch.float64).requires_grad_()
+    output = model(input)
+    stack = _cases.randn((2, *output.shape), torch.float64)
+    leaves = [input, *model.parameters()]
+    expected = [torch.autograd.grad(output, leaves, g, retain_graph=True) for g in stack]
+    actual = torch.autograd.grad(output, leaves, stack, is_grads_batched=True, create_graph=recorded)
+    torch.testing.assert_close(list(actual), [torch.stack(gs) for gs in zip(*expected, strict=True)])
+
+
 def test_operator_contract():
     model, input = generator(), _cases.randn((2, 6, 1, 1)).requires_grad_()
     seen = {}

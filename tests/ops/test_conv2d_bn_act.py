@@ -380,6 +380,7 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
             ValueError,
             r"Expected more than 1 value per channel when training, got output size \(1, 4, 1, 1\)",
         ),
+        ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
         ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),

@@ -121,6 +121,7 @@ def bad(position, value, **options):
             ValueError,
             "reduction must be one of 'batchmean', 'sum', 'mean'",
         ),
+        (bad(2, None), TypeError, "mu must be a Tensor, got NoneType"),
         (bad(0, torch.zeros(4, 3), beta=torch.ones(())), TypeError, "beta must be a number, got Tensor"),
         (bad(0, torch.zeros(4, 3) + 2, reconstruction="bce"), RuntimeError, "should be between 0 and 1"),
         (
