@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from genimg_fast import _backend, functional, ops
+from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast.ops import convolution_block
+from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
+from genimg_fast.ops.convolution_chain import convolution_chain
 from genimg_fast.reference.block_chain import Block
 
 
@@ -19,7 +21,7 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     if not blocks:
         return input
     if not may_chain(input):
-        return _one_by_one(input, blocks)
+        return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _one_by_one(input, blocks)
     for served, run in _runs(input, blocks):
         input = _run(input, run) if served else _one_by_one(input, run)
     return input
@@ -48,6 +50,66 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
     ]
 
 
+def may_chain_on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
+    """In inference there is less to gain: a `Sampler` captures all of it."""
+    parameters = (t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))
+    return (
+        isinstance(input, torch.Tensor)
+        and input.is_cuda
+        and input.dim() == 4
+        and _backend.current_backend() != "reference"
+        and not torch.compiler.is_compiling()
+        and not _backend.inside_func_transform()
+        and _backend.why_not_native(input) is None
+        and (any(block.training for block in blocks) or records_gradient(input, *parameters))
+    )
+
+
+def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Each block in turn; those that the CUDA kernels serve run together."""
+    given, chained = input, False
+    runs: list[tuple[bool, list[Block]]] = []
+    (input,) = to_autocast_dtype(input)  # type: ignore[assignment]
+    shape: tuple[int, ...] = tuple(input.shape)
+    for block in blocks:
+        weight, bias = to_autocast_dtype(block.weight, block.bias)
+        block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
+        served = _serves_on_cuda(input, shape, block)
+        if not runs or runs[-1][0] != served:
+            runs.append((served, []))
+        runs[-1][1].append(block)
+        shape = block.output_shape(shape)
+    put_back = torch.channels_last not in (memory_format(given), memory_format(blocks[-1].weight))
+    for i, (served, run) in enumerate(runs):
+        if served:
+            for block in run:
+                _backend.record_native(block.op)
+            input = convolution_chain(_channels_last(input), run, nchw=put_back and i + 1 == len(runs))
+        else:
+            input = _one_by_one(input, run)
+        chained = chained or served
+    return input.contiguous() if chained and put_back else input
+
+
+def _serves_on_cuda(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
+    """Whether the kernels serve the block.  Where they do not, the function of the block checks and decides."""
+    half = input.dtype in (torch.float16, torch.bfloat16)
+    for t in (block.weight, block.bias, *_norm(block)):
+        of_norm = t is not block.weight and t is not block.bias
+        if t is not None and not (
+            (t.dtype is input.dtype or (half and of_norm and t.dtype is torch.float32))
+            and t.device == input.device
+            and t.layout is torch.strided
+        ):
+            return False
+    return (
+        _fits(shape, block)
+        and convolution_block.unsupported(shape, input.dtype, block) is None
+        and (_backend.current_backend() == "native" or convolution_block.slower(shape, input.dtype, block) is None)
+        and (_backend.current_backend() == "native" or _first_use.why_distrusted(block.op, input) is None)
+    )
+
+
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     given, laid_out, put_back = input, False, False
     for i, block in enumerate(blocks):
@@ -69,8 +131,8 @@ def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
         and input.dim() == 4
         and _backend.current_backend() != "reference"
         and _backend.why_not_native(input, block.weight) is None
-        and convolution_block.unsupported(input, block.weight, block) is None
-        and convolution_block.slower(input, block.weight, block) is None
+        and convolution_block.unsupported(input.shape, input.dtype, block) is None
+        and convolution_block.slower(input.shape, input.dtype, block) is None
     )
 
 
@@ -95,16 +157,22 @@ def may_chain(input: torch.Tensor) -> bool:
 
 def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
-    weight = block.weight
-    channels = (block.out_channels,)
-    for t in (weight, block.bias, block.running_mean, block.running_var, block.bn_weight, block.bn_bias):
+    for t in (block.weight, block.bias, *_norm(block)):
         if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
             return False
-        if t is not None and t is not weight and t.shape != channels:
-            return False
-    if block.groups != 1 or block.dilation != (1, 1) or block.negative_slope < 0:
+    return block.groups == 1 and block.dilation == (1, 1) and block.negative_slope >= 0 and _fits(shape, block)
+
+
+def _norm(block: Block) -> tuple[torch.Tensor | None, ...]:
+    return block.running_mean, block.running_var, block.bn_weight, block.bn_bias
+
+
+def _fits(shape: tuple[int, ...], block: Block) -> bool:
+    """Whether the sizes of a block's tensors go together, and with an input of this shape."""
+    channels = (block.out_channels,)
+    if any(t is not None and t.shape != channels for t in (block.bias, *_norm(block))):
         return False
-    if shape[1] != weight.shape[0 if block.transposed else 1]:
+    if shape[1] != block.weight.shape[0 if block.transposed else 1]:
         return False
     n, _, h, w = block.output_shape(shape)
     if min(shape) <= 0 or min(h, w) <= 0 or (block.training and n * h * w == 1):

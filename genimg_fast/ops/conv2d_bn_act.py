@@ -65,10 +65,10 @@ def conv2d_bn_act(
         weight,
         bias,
         *norm.values(),
-        unless=convolution_block.unsupported(input, weight, block)
+        unless=convolution_block.unsupported(input.shape, input.dtype, block)
         if on_cuda
         else _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
-        slower=lambda: convolution_block.slower(input, weight, block) if on_cuda else _slower(input, block),
+        slower=lambda: convolution_block.slower(input.shape, input.dtype, block) if on_cuda else _slower(input, block),
     )
     if native:
         return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])

@@ -56,49 +56,53 @@ class Geometry(NamedTuple):
         return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation)
 
 
-def why_not_tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> str | None:
-    if input.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
+def geometry_of(block: Block) -> Geometry:
+    return Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
+
+
+def why_not_tensor_cores(dtype: torch.dtype, weight: torch.Tensor, transposed: bool) -> str | None:
+    if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
         return "float32 with TF32 not allowed (torch.backends.cudnn.conv.fp32_precision)"
     channels, kernel = weight.shape[0 if transposed else 1], weight.shape[2:]
-    if input.dtype != torch.float32 and channels % 2 != 0 and channels > 15:
+    if dtype != torch.float32 and channels % 2 != 0 and channels > 15:
         return f"{channels} input channels; the tensor-core kernels take an even number, or up to 15"
     if max(kernel) > 16 or kernel.numel() > 64:
         return f"kernel {tuple(kernel)}; the tensor-core kernels take up to 64 taps, 16 in a row"
     return None
 
 
-def _tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> tuple[int, int]:
+def tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) -> tuple[int, int]:
     """Which of them may serve, and by which tile: tensor_cores and tile of csrc/ops/convolution_block.cpp."""
-    if why_not_tensor_cores(input, weight, transposed):
+    if why_not_tensor_cores(input.dtype, weight, transposed):
         return 0, -1
     return 2 if cuda.allow_wgmma else 1, cuda._tile
 
 
-def unsupported(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
-    """Why the CUDA kernels cannot serve a block, or None."""
+def unsupported(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str | None:
+    """Why the CUDA kernels cannot serve a block on an input of this shape, or None."""
     if block.groups != 1:
         return f"groups={block.groups}; the kernels take 1"
-    if input.dim() != 4:
+    if len(shape) != 4:
         return "unbatched input; the kernels take (N, C, H, W)"
     if block.negative_slope < 0:
         return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
     if block.transposed:
         return f"dilation={block.dilation}; the kernels take 1" if block.dilation != (1, 1) else None
-    if min(block.output_shape(input.shape)[2:]) <= 0:
+    if min(block.output_shape(shape)[2:]) <= 0:
         return "the kernel is larger than the padded input"  # PyTorch raises
-    return why_not_tensor_cores(input, weight, False)
+    return why_not_tensor_cores(dtype, block.weight, False)
 
 
-def slower(input: torch.Tensor, weight: torch.Tensor, block: Block) -> str | None:
+def slower(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str | None:
     """Why cuDNN's convolution and one fused pass after it are expected to be faster, or None.
 
     The tensor-core kernels are made for the shapes below.  No measurement stands behind this rule yet.
     """
-    reason = why_not_tensor_cores(input, weight, block.transposed)
+    reason = why_not_tensor_cores(dtype, block.weight, block.transposed)
     if reason:
         return f"cuDNN outruns the plain CUDA kernel; {reason}"
-    kernel = tuple(weight.shape[2:])
-    if input.dim() != 4 or tuple(input.shape[2:]) == (1, 1) or kernel == tuple(input.shape[2:]):
+    kernel = tuple(block.weight.shape[2:])
+    if len(shape) != 4 or tuple(shape[2:]) == (1, 1) or kernel == tuple(shape[2:]):
         return None
     made_for = _TRANSPOSED if block.transposed else _PLAIN
     if (kernel, block.stride) in made_for:
@@ -116,11 +120,10 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
     Args:
         nchw: the output in this order, whatever that of input and weight; not heeded where normalisation is a pass of its own.
     """
-    geometry = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
-    weight, bias, codes = block.weight, block.bias, geometry.codes()
+    weight, bias, codes = block.weight, block.bias, geometry_of(block).codes()
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    tensor_cores = _tensor_cores(input, weight, block.transposed)
-    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, *tensor_cores)
+    allowed = tensor_cores(input, weight, block.transposed)
+    epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, *allowed)
     if block.training:
         output, _, mean, var = torch.ops.genimg_fast.convolution_block_training(
             input, weight, bias, block.bn_weight, block.bn_bias, block.eps, codes, *epilogue
@@ -133,11 +136,11 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
         _packed.forget([block])  # what changes with every step is not worth its memory
         if block.running_mean is None:
             return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue, nchw)
-        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *tensor_cores)
+        raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *allowed)
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
         )
-    packed = _packed_weight(input, weight, codes) if tensor_cores[0] and _packed.keeps_on_cuda() else None
+    packed = _packed_weight(input, weight, codes) if allowed[0] and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
     return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue, nchw)
@@ -172,22 +175,8 @@ def _empty(input: torch.Tensor, weight: torch.Tensor, codes: Sequence[int], form
 
 
 def _fake(
-    input,
-    weight,
-    packed,
-    bias,
-    mean,
-    var,
-    bn_weight,
-    bn_bias,
-    eps,
-    geometry,
-    code,
-    slope,
-    tensor_cores,
-    tile,
-    nchw=False,
-):
+    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile, nchw=False,
+):  # fmt: skip
     return _empty(input, weight, geometry, torch.contiguous_format if nchw else None)
 
 
@@ -201,33 +190,46 @@ def _fake_pack(input, weight, geometry):
     return weight.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-def _convolution_backward(
-    ctx: Any, grad: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+def convolution_backward(
+    grad: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    geometry: Geometry,
+    wanted: Sequence[bool],
+    tensor_cores: int,
+    tile: int,
 ) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of the convolution for input, weight and bias.
+    """The gradients of the convolution for input, weight and bias, those that are wanted.
 
     Which kernels make them is decided here.  The gradient for input is the other of the two convolutions with the same weight.
     No measurement stands behind the choice yet: ours for input, since they read the packed weight alone; cuDNN's for the
     weight.
     """
-    geometry = Geometry.of(ctx.geometry)
-    wanted = [*ctx.needs_input_grad[:2], bias is not None and ctx.needs_bias]
+    wants_input, wants_weight, wants_bias = wanted
     grad_input = None
-    if wanted[0] and not torch.is_grad_enabled() and ctx.tensor_cores and _has_adjoint(grad, weight, geometry):
+    if wants_input and not torch.is_grad_enabled() and tensor_cores and _has_adjoint(grad, weight, geometry):
         adjoint = _adjoint(geometry, input, weight).codes()
-        grad_input = _inference(grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, ctx.tensor_cores, ctx.tile)
-        wanted[0] = False
-    if any(wanted):
-        made = torch.ops.aten.convolution_backward(
-            grad, input, weight, None if bias is None else bias.shape, geometry.stride, geometry.padding,
-            geometry.dilation, geometry.transposed, geometry.output_padding, 1, wanted,
-        )  # fmt: skip
-        return grad_input if grad_input is not None else made[0], made[1], made[2]
-    return grad_input, None, None
+        grad_input = _inference(grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores, tile)
+        wants_input = False
+    if not (wants_input or wants_weight or wants_bias):
+        return grad_input, None, None
+    made = torch.ops.aten.convolution_backward(
+        grad, input, weight, None if bias is None else bias.shape, geometry.stride, geometry.padding, geometry.dilation,
+        geometry.transposed, geometry.output_padding, 1, [wants_input, wants_weight, wants_bias],
+    )  # fmt: skip
+    return grad_input if grad_input is not None else made[0], made[1], made[2]
+
+
+def _convolution_backward(ctx: Any, grad, input, weight, bias) -> tuple[torch.Tensor | None, ...]:
+    wanted = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_bias)
+    return convolution_backward(
+        grad, input, weight, bias, Geometry.of(ctx.geometry), wanted, ctx.tensor_cores, ctx.tile
+    )
 
 
 def _has_adjoint(grad: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
-    return geometry.dilation == (1, 1) and why_not_tensor_cores(grad, weight, not geometry.transposed) is None
+    return geometry.dilation == (1, 1) and why_not_tensor_cores(grad.dtype, weight, not geometry.transposed) is None
 
 
 def _adjoint(geometry: Geometry, input: torch.Tensor, weight: torch.Tensor) -> Geometry:

@@ -10,71 +10,21 @@ import gc
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from genimg_fast import _extension, backends
 from genimg_fast.ops import _packed, convolution_block
 from genimg_fast.ops.convolution_block import Geometry
-from genimg_fast.reference.activation import activate
 from genimg_fast.reference.block_chain import Block, block_chain
 from tests._cases import assert_accurate, randn
+from tests.ops._cuda_convolutions import calls, registered
 
 pytestmark = pytest.mark.skipif(not _extension.status("cpu").loaded, reason="the schemas are in the CPU library")
-
-ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")  # by their codes
-calls: list[tuple] = []
-
-
-def _inference(
-    input,
-    weight,
-    packed,
-    bias,
-    mean,
-    var,
-    bn_weight,
-    bn_bias,
-    eps,
-    geometry,
-    code,
-    slope,
-    tensor_cores,
-    tile,
-    nchw=False,
-):
-    calls.append(("inference", geometry[0], packed is not None))
-    if packed is not None:
-        assert torch.equal(packed, weight.detach().flatten()), "packed weights of another state"
-    raw = Geometry.of(geometry).convolve(input, weight, bias)
-    if mean is not None:
-        raw = F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps)
-    raw = activate(raw, ACTIVATIONS[code], slope)
-    channels_last = not nchw and any(
-        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (input, weight)
-    )
-    return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile):
-    calls.append(("training", geometry[0]))
-    raw = _inference(input, weight, None, bias, None, None, None, None, eps, geometry, 0, 0.0, tensor_cores, tile)
-    var, mean = torch.var_mean(raw, (0, 2, 3), correction=0)
-    out = activate(F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps), ACTIVATIONS[code], slope)
-    return out, raw.contiguous(memory_format=torch.channels_last), mean, var
-
-
-def _pack(input, weight, geometry):
-    calls.append(("pack",))
-    return weight.detach().flatten().clone()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels():
-    library = torch.library.Library("genimg_fast", "IMPL")
-    for name, function in (("", _inference), ("_training", _training), ("_pack", _pack)):
-        library.impl(f"convolution_block{name}", function, "CPU")
-    yield
-    library._destroy()
+    with registered():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -269,19 +219,19 @@ def no_tf32():
 
 def test_reasons():
     input, block = make("k4s2p1")
-    assert convolution_block.unsupported(input, block.weight, block) is None
-    assert convolution_block.slower(input, block.weight, block) is None
-    assert "groups=2" in convolution_block.unsupported(input, block.weight, block._replace(groups=2))
-    assert "stride (3, 3)" in convolution_block.slower(input, block.weight, block._replace(stride=(3, 3)))
+    assert convolution_block.unsupported(input.shape, input.dtype, block) is None
+    assert convolution_block.slower(input.shape, input.dtype, block) is None
+    assert "groups=2" in convolution_block.unsupported(input.shape, input.dtype, block._replace(groups=2))
+    assert "stride (3, 3)" in convolution_block.slower(input.shape, input.dtype, block._replace(stride=(3, 3)))
     for channels, reason in ((3, None), (15, None), (17, "17 input channels")):  # of float16
         odd = torch.zeros(channels, 6, 4, 4, dtype=torch.float16)
-        found = convolution_block.slower(input.half(), odd, block)
+        found = convolution_block.slower(input.shape, torch.float16, block._replace(weight=odd))
         assert found is None if reason is None else reason in found
 
 
 def test_reasons_where_tf32_is_not_allowed(no_tf32):
     input, block = make("k4s2p1")
-    assert "TF32" in convolution_block.slower(input, block.weight, block)
-    assert convolution_block.unsupported(input, block.weight, block) is None  # the plain kernel
+    assert "TF32" in convolution_block.slower(input.shape, input.dtype, block)
+    assert convolution_block.unsupported(input.shape, input.dtype, block) is None  # the plain kernel
     input, block = make("conv k4s2p1")
-    assert "TF32" in convolution_block.unsupported(input, block.weight, block)
+    assert "TF32" in convolution_block.unsupported(input.shape, input.dtype, block)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""PyTorch's convolutions in the place of the CUDA operators, for tests of what stands around them on a machine without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+from genimg_fast.ops.convolution_block import Geometry
+from genimg_fast.reference.activation import activate
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")  # by their codes
+calls: list[tuple] = []
+"""What was called, in order."""
+
+
+def _inference(
+    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile, nchw=False,
+):  # fmt: skip
+    calls.append(("inference", geometry[0], packed is not None))
+    if packed is not None:
+        assert torch.equal(packed, weight.detach().flatten()), "packed weights of another state"
+    raw = Geometry.of(geometry).convolve(input, weight, bias)
+    if mean is not None:
+        raw = F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps)
+    raw = activate(raw, ACTIVATIONS[code], slope)
+    channels_last = not nchw and any(
+        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (input, weight)
+    )
+    return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile):
+    calls.append(("training", geometry[0]))
+    raw = _inference(input, weight, None, bias, None, None, None, None, eps, geometry, 0, 0.0, tensor_cores, tile)
+    var, mean = torch.var_mean(raw, (0, 2, 3), correction=0)
+    out = activate(F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps), ACTIVATIONS[code], slope)
+    return out, raw.contiguous(memory_format=torch.channels_last), mean, var
+
+
+def _pack(input, weight, geometry):
+    calls.append(("pack",))
+    return weight.detach().flatten().clone()
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """On the CPU."""
+    library = torch.library.Library("genimg_fast", "IMPL")
+    for name, function in (("", _inference), ("_training", _training), ("_pack", _pack)):
+        library.impl(f"convolution_block{name}", function, "CPU")
+    yield
+    library._destroy()
