@@ -2,8 +2,7 @@
 // z = mu + exp(logvar / 2) * eps on CUDA.
 //
 // Plan: memory bound, 3 element reads and writes forward and 3 backward.  A thread takes 16 bytes at a time, which is
-// one Philox block (float32) or two (half types), and draws their eps in registers.  The seed is read from device
-// memory, so that a replayed CUDA graph draws new noise.
+// one Philox block (float32) or two (half types), and draws their eps in registers.
 #include "cuda/reparameterize_kernel.h"
 
 #include "cuda/reparameterize.cuh"
@@ -12,8 +11,8 @@ namespace genimg_fast::cuda {
 namespace {
 
 template <typename T, int N>
-__global__ void reparameterize_kernel(const T* mu, const T* logvar, const int64_t* seed, T* z, int64_t numel) {
-  const uint64_t key = static_cast<uint64_t>(seed[0]);
+__global__ void reparameterize_kernel(const T* mu, const T* logvar, NoiseSeed seed, T* z, int64_t numel) {
+  const uint64_t key = seed.get();
   for_each_pack<N>(numel, [&](int64_t i, auto pack) {
     auto m = pack.load(mu + i);
     const auto v = pack.load(logvar + i);
@@ -26,9 +25,9 @@ __global__ void reparameterize_kernel(const T* mu, const T* logvar, const int64_
 }
 
 template <typename T, int N>
-__global__ void reparameterize_backward_kernel(const T* grad, const T* logvar, const int64_t* seed, T* grad_logvar,
+__global__ void reparameterize_backward_kernel(const T* grad, const T* logvar, NoiseSeed seed, T* grad_logvar,
                                                int64_t numel) {
-  const uint64_t key = static_cast<uint64_t>(seed[0]);
+  const uint64_t key = seed.get();
   for_each_pack<N>(numel, [&](int64_t i, auto pack) {
     auto g = pack.load(grad + i);
     const auto v = pack.load(logvar + i);
@@ -42,7 +41,7 @@ __global__ void reparameterize_backward_kernel(const T* grad, const T* logvar, c
 
 }  // namespace
 
-void reparameterize(DType dtype, const void* mu, const void* logvar, const int64_t* seed, void* z, int64_t numel,
+void reparameterize(DType dtype, const void* mu, const void* logvar, NoiseSeed seed, void* z, int64_t numel,
                     Stream stream) {
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -53,7 +52,7 @@ void reparameterize(DType dtype, const void* mu, const void* logvar, const int64
   });
 }
 
-void reparameterize_backward(DType dtype, const void* grad, const void* logvar, const int64_t* seed, void* grad_logvar,
+void reparameterize_backward(DType dtype, const void* grad, const void* logvar, NoiseSeed seed, void* grad_logvar,
                              int64_t numel, Stream stream) {
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -18,10 +18,10 @@ namespace {
 
 // partial: [gridDim.x].  These three are not used where operands.kl is there.
 template <typename T, int N>
-__global__ void reparameterize_with_kl_kernel(ReparameterizeWithKlOperands<T> operands, const int64_t* seed,
-                                              float* partial, int* ticket, double scale, T* sum) {
+__global__ void reparameterize_with_kl_kernel(ReparameterizeWithKlOperands<T> operands, NoiseSeed seed, float* partial,
+                                              int* ticket, double scale, T* sum) {
   GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads + 1]
-  const uint64_t key = static_cast<uint64_t>(seed[0]);
+  const uint64_t key = seed.get();
   float divergence = 0;
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
     const auto mu = pack.load(operands.mu + i), logvar = pack.load(operands.logvar + i);
@@ -45,8 +45,8 @@ __global__ void reparameterize_with_kl_kernel(ReparameterizeWithKlOperands<T> op
 }
 
 template <typename T, int N>
-__global__ void reparameterize_with_kl_backward_kernel(ReparameterizeWithKlGradients<T> operands, const int64_t* seed) {
-  const uint64_t key = static_cast<uint64_t>(seed[0]);
+__global__ void reparameterize_with_kl_backward_kernel(ReparameterizeWithKlGradients<T> operands, NoiseSeed seed) {
+  const uint64_t key = seed.get();
   const float kl_scale = static_cast<float>(operands.kl_scale);
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
     const auto mu = pack.load(operands.mu + i), logvar = pack.load(operands.logvar + i);
@@ -77,7 +77,7 @@ __global__ void reparameterize_with_kl_backward_kernel(ReparameterizeWithKlGradi
 
 int reparameterize_with_kl_scratch(int64_t numel) { return block_count(numel) + 1; }  // the partials and the ticket
 
-void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void>& operands, const int64_t* seed,
+void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void>& operands, NoiseSeed seed,
                             float* scratch, double scale, void* sum, Stream stream) {
   const bool wide =
       is_aligned(operands.mu) && is_aligned(operands.logvar) && is_aligned(operands.z) && is_aligned(operands.kl);
@@ -95,8 +95,8 @@ void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void
   });
 }
 
-void reparameterize_with_kl_backward(DType dtype, const ReparameterizeWithKlGradients<void>& operands,
-                                     const int64_t* seed, Stream stream) {
+void reparameterize_with_kl_backward(DType dtype, const ReparameterizeWithKlGradients<void>& operands, NoiseSeed seed,
+                                     Stream stream) {
   const bool wide = is_aligned(operands.mu) && is_aligned(operands.logvar) && is_aligned(operands.grad_z) &&
                     (operands.is_reduced || is_aligned(operands.grad_kl)) && is_aligned(operands.grad_mu) &&
                     is_aligned(operands.grad_logvar);

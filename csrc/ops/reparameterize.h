@@ -10,7 +10,8 @@ inline void check_noise_arguments(const Tensor& a, const Tensor& b, const Tensor
   check(same_sizes(a, b), "reparameterize: operands differ in shape");
   check(a.scalar_type() == b.scalar_type(), "reparameterize: operands differ in dtype");
   check(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, "reparameterize: seed must be one int64");
-  check(a.is_cuda() == b.is_cuda() && a.is_cuda() == seed.is_cuda(),
+  // A seed on the CPU goes with operands of either device.
+  check(a.is_cuda() == b.is_cuda() && (a.is_cuda() || !seed.is_cuda()),
         "reparameterize: operands are on different devices");
 }
 

@@ -12,7 +12,7 @@ Tensor forward(Tensor mu, Tensor logvar, Tensor seed) {
   const Tensor m = torch::stable::contiguous(mu), v = torch::stable::contiguous(logvar);
   check_noise_arguments(m, v, seed);
   Tensor z = torch::stable::empty_like(m);
-  cuda::reparameterize(cuda_dtype(m), m.const_data_ptr(), v.const_data_ptr(), data<int64_t>(seed), z.mutable_data_ptr(),
+  cuda::reparameterize(cuda_dtype(m), m.const_data_ptr(), v.const_data_ptr(), noise_seed(seed), z.mutable_data_ptr(),
                        m.numel(), scope.stream);
   return laid_out_like(mu, z);
 }
@@ -22,7 +22,7 @@ Tensor backward(Tensor grad, Tensor logvar, Tensor seed) {
   const Tensor g = torch::stable::contiguous(grad), v = torch::stable::contiguous(logvar);
   check_noise_arguments(g, v, seed);
   Tensor grad_logvar = torch::stable::empty_like(v);
-  cuda::reparameterize_backward(cuda_dtype(v), g.const_data_ptr(), v.const_data_ptr(), data<int64_t>(seed),
+  cuda::reparameterize_backward(cuda_dtype(v), g.const_data_ptr(), v.const_data_ptr(), noise_seed(seed),
                                 grad_logvar.mutable_data_ptr(), v.numel(), scope.stream);
   return laid_out_like(logvar, grad_logvar);
 }

@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor> forward(Tensor mu, Tensor logvar, Tensor seed, int64_
   const CudaScope scope(mu);
   const ReparameterizeWithKlForward call(mu, logvar, seed, reduction);
   Tensor scratch = float_scratch(mu, cuda::reparameterize_with_kl_scratch(mu.numel()));
-  cuda::reparameterize_with_kl(cuda_dtype(mu), call.operands<void>(), data<int64_t>(seed), mutable_data<float>(scratch),
+  cuda::reparameterize_with_kl(cuda_dtype(mu), call.operands<void>(), noise_seed(seed), mutable_data<float>(scratch),
                                call.scale, mutable_data<void>(call.kl), scope.stream);
   return call.outputs(mu);
 }
@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor> backward(OptionalTensor grad_z, Tensor grad_kl, Tenso
                                     int64_t reduction) {
   const CudaScope scope(mu);
   const ReparameterizeWithKlBackward call(grad_z, grad_kl, mu, logvar, seed, reduction);
-  cuda::reparameterize_with_kl_backward(cuda_dtype(mu), call.operands<void>(), data<int64_t>(seed), scope.stream);
+  cuda::reparameterize_with_kl_backward(cuda_dtype(mu), call.operands<void>(), noise_seed(seed), scope.stream);
   return call.outputs(mu, logvar);
 }
 

@@ -2,6 +2,7 @@
 // What the CUDA registration files add to ops/tensor.h.
 #pragma once
 #include "cuda/channel_vector.h"
+#include "cuda/noise_seed.h"
 #include "ops/tensor.h"
 
 namespace genimg_fast {
@@ -32,6 +33,12 @@ struct CudaScope {
 // Scratch from torch's allocator, so that it is safe across streams and inside CUDA graphs.
 inline Tensor float_scratch(const Tensor& like, int64_t numel) {
   return torch::stable::new_empty(like, {numel}, ScalarType::Float);
+}
+
+// Of one int64 on either device; on the GPU the tensor must outlive the launch.
+inline cuda::NoiseSeed noise_seed(const Tensor& t) {
+  const int64_t* value = data<int64_t>(t);
+  return t.is_cuda() ? cuda::NoiseSeed{value, 0} : cuda::NoiseSeed{nullptr, *value};
 }
 
 // Contiguous, of any dtype that the kernels take.  The tensor must outlive the launch.

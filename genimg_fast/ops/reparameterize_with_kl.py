@@ -28,7 +28,7 @@ def reparameterize_with_kl(
 def reparameterize_with_kl_and_seed(
     mu: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor, reduction: str = "mean"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`reparameterize_with_kl` with the noise of `seed`, one int64 on mu's device."""
+    """`reparameterize_with_kl` with the noise of `seed`, one int64 on mu's device or on the CPU."""
     if not _backend.use_native("reparameterize_with_kl", mu, logvar):
         return reference.reparameterize_with_kl(mu, logvar, seed, reduction)
     return torch.ops.genimg_fast.reparameterize_with_kl(mu, logvar, seed, _check.REDUCTIONS[reduction])

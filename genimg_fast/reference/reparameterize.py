@@ -10,9 +10,9 @@ from genimg_fast.reference.philox import normal
 
 def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
     """mu + exp(logvar / 2) * eps, eps drawn with `seed`, one int64."""
-    return mu + torch.exp(0.5 * logvar) * normal(seed, mu.shape).to(mu.dtype)
+    return mu + torch.exp(0.5 * logvar) * normal(seed.to(mu.device), mu.shape).to(mu.dtype)
 
 
 def reparameterize_backward(grad: torch.Tensor, logvar: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
     """The gradient of logvar; that of mu is `grad`."""
-    return grad * 0.5 * torch.exp(0.5 * logvar) * normal(seed, logvar.shape).to(logvar.dtype)
+    return grad * 0.5 * torch.exp(0.5 * logvar) * normal(seed.to(logvar.device), logvar.shape).to(logvar.dtype)

@@ -44,12 +44,13 @@ def noise(size):
 @pytest.mark.parametrize("misaligned", [0, 1])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_forward_and_backward(kernels, memory, size, dtype, misaligned):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_forward_and_backward(kernels, memory, size, dtype, misaligned, in_memory):
     mu, logvar = memory.input(random(size, 1), dtype, misaligned), memory.input(random(size, 2), dtype, misaligned)
-    seed = memory.input(np.array([SEED]), np.int64)
+    seed = (memory.input(np.array([SEED]), np.int64), 0) if in_memory else (None, SEED)
     z, grad_logvar = memory.output(size, dtype, misaligned), memory.output(size, dtype, misaligned)
-    kernels.reparameterize(dtype, mu, logvar, seed, z, size, None)
-    kernels.reparameterize_backward(dtype, mu, logvar, seed, grad_logvar, size, None)
+    kernels.reparameterize(dtype, mu, logvar, *seed, z, size)
+    kernels.reparameterize_backward(dtype, mu, logvar, *seed, grad_logvar, size)
     spread = np.exp(0.5 * decode(logvar, dtype)) * noise(size)
     assert_accurate(z, decode(mu, dtype) + spread, dtype)
     assert_accurate(grad_logvar, decode(mu, dtype) * 0.5 * spread, dtype)
@@ -57,5 +58,5 @@ def test_forward_and_backward(kernels, memory, size, dtype, misaligned):
 
 def test_noise_is_accurate_to_a_few_ulp(kernels, memory):
     zeros, z = memory.input(np.zeros(5000), "float32"), memory.output(5000, "float32")
-    kernels.reparameterize("float32", zeros, zeros, memory.input(np.array([SEED]), np.int64), z, 5000, None)
+    kernels.reparameterize("float32", zeros, zeros, None, SEED, z, 5000)
     np.testing.assert_allclose(z, noise(5000), rtol=4e-7, atol=1e-10)

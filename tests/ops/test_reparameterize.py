@@ -9,7 +9,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.functional import reparameterize
 from genimg_fast.nn.reparameterize import Reparameterize
-from genimg_fast.ops.reparameterize import reparameterize_with_seed
+from genimg_fast.ops.reparameterize import draw_seed, reparameterize_with_seed
 from genimg_fast.reference import philox
 from genimg_fast.reference import reparameterize as reference
 from tests import _cases
@@ -156,6 +156,56 @@ def test_torch_seeds_reproduce_the_noise():
     a, b = (reparameterize(mu, logvar, generator=g) for g in generators)
     assert torch.equal(a, b)
     assert not torch.equal(a, first)
+
+
+class GeneratorOnCuda:
+    """What a generator of CUDA's has and draws: a seed, and a place that it counts by fours."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, seed):
+        self.seed, self.offset = seed, 0
+
+    def initial_seed(self):
+        return self.seed
+
+    def get_offset(self):
+        return self.offset
+
+    def set_offset(self, offset):
+        assert offset % 4 == 0
+        self.offset = offset
+
+
+class OnCuda:
+    is_cuda, device = True, torch.device("cuda", 0)
+
+    def get_device(self):
+        return 0
+
+
+def test_a_seed_on_cuda_needs_no_kernel(monkeypatch):
+    """It is made of the place of torch's generator, which moves on; where that would be wrong, it is drawn on the device."""
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    generators = {seed: GeneratorOnCuda(seed) for seed in (0, 1, 2**63 + 5)}
+    seeds = [draw_seed(OnCuda(), g) for g in generators.values() for _ in range(1000)]
+    assert all(t.device.type == "cpu" and t.dtype == torch.int64 and 0 <= int(t) < 2**63 for t in seeds)
+    assert len({int(t) for t in seeds}) == len(seeds)
+    bits = torch.stack(seeds)[:, None] >> torch.arange(62) & 1
+    assert (bits.double().mean(0) - 0.5).abs().max() < 5 * 0.5 / len(seeds) ** 0.5
+
+    generators[0].set_offset(0)  # as torch.manual_seed does, and set_rng_state to any place
+    assert draw_seed(OnCuda(), generators[0]) == seeds[0]
+    monkeypatch.setattr(torch.cuda, "default_generators", [generators[0]])
+    assert draw_seed(OnCuda(), None) == seeds[1]
+
+    drawn = []
+    monkeypatch.setattr(torch, "randint", lambda *args, device, **kwargs: drawn.append(device))
+    draw_seed(OnCuda(), torch.Generator())  # of another device: PyTorch's error
+    capturing = True
+    draw_seed(OnCuda(), generators[0])
+    assert drawn == [OnCuda.device] * 2
 
 
 def test_nan_and_inf_travel(isa):
