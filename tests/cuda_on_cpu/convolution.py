@@ -116,3 +116,21 @@ class Case:
             activation, slope, out, moments,
         )  # fmt: skip
         return out
+
+    def run_with_statistics(
+        self, kernels, memory, tile: int, kernel="convolution_tensor_core"
+    ) -> tuple[np.ndarray, ...]:
+        """The output before normalisation, and the mean and variance of each channel that the kernel's statistics give."""
+        splits_of = {"convolution_tensor_core": "statistics_splits", "convolution_wgmma": "wgmma_statistics_splits"}
+        splits, channels = getattr(kernels, splits_of[kernel])(self.sizes.array(), tile), self.sizes.c_out
+        scratch = memory.output(kernels.batch_norm_merge_scratch(splits, channels), np.float32)
+        out = self.run(kernels, memory, tile, moments=scratch, kernel=kernel)
+        mean, var = memory.output(channels, np.float32), memory.output(channels, np.float32)
+        kernels.batch_norm_merge_statistics(scratch, splits, channels, mean, var)
+        return out, mean, var
+
+    def assert_statistics(self, out: np.ndarray, mean: np.ndarray, var: np.ndarray) -> None:
+        """They are those of what was stored."""
+        values = decode(out, self.dtype)
+        np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)

@@ -66,39 +66,22 @@ def test_every_tile_with_statistics(kernels, memory, tile, dtype):
     """More rows than one tile has, and a last one that is partly filled."""
     sizes = Sizes(True, 3, 8, 136, 10, 10, 2, 2, 0)
     case = Case(memory, sizes, dtype)
-    splits = kernels.statistics_splits(sizes.array(), TILES[tile])
-    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    out = case.run(kernels, memory, TILES[tile], moments=scratch)
+    out, mean, var = case.run_with_statistics(kernels, memory, TILES[tile])
     assert_accurate(out, case.exact, dtype)
-
-    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
-    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
-    values = decode(out, dtype)  # the statistics are those of what was stored
-    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+    case.assert_statistics(out, mean, var)
 
 
 def test_statistics_with_few_channels(kernels, memory):
-    sizes = FEW_CHANNELS[0]
-    case = Case(memory, sizes, "bfloat16")
-    splits = kernels.statistics_splits(sizes.array(), TILES["128x64"])
-    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    values = decode(case.run(kernels, memory, TILES["128x64"], moments=scratch), "bfloat16")
-    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
-    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
-    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+    case = Case(memory, FEW_CHANNELS[0], "bfloat16")
+    case.assert_statistics(*case.run_with_statistics(kernels, memory, TILES["128x64"]))
 
 
 def test_statistics_of_a_mean_far_beyond_the_deviations(kernels, memory):
     sizes = Sizes(False, 2, 4, 8, 9, 9, 3, 1, 1)
     case = Case(memory, sizes, "float32")
     case.bias = memory.input(np.full(sizes.c_out, 3000.0), np.float32)
-    splits = kernels.statistics_splits(sizes.array(), TILES["64x64"])
-    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    values = decode(case.run(kernels, memory, TILES["64x64"], moments=scratch), "float32")
-    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
-    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
+    out, _, var = case.run_with_statistics(kernels, memory, TILES["64x64"])
+    values = decode(out, "float32")
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)  # a float at 3000 is a step of 2e-4
 
 

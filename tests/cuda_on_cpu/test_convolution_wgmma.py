@@ -57,16 +57,9 @@ def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
 def test_statistics(kernels, memory, tile, sizes):
     """Of tiles that are filled in part, and of phases that are smaller than the first."""
     case = Case(memory, sizes, "bfloat16")
-    splits = kernels.wgmma_statistics_splits(sizes.array(), TILES[tile])
-    scratch = memory.output(kernels.batch_norm_merge_scratch(splits, sizes.c_out), np.float32)
-    out = case.run(kernels, memory, TILES[tile], moments=scratch, kernel=KERNEL)
+    out, mean, var = case.run_with_statistics(kernels, memory, TILES[tile], KERNEL)
     assert_accurate(out, case.exact, "bfloat16")
-
-    mean, var = memory.output(sizes.c_out, np.float32), memory.output(sizes.c_out, np.float32)
-    kernels.batch_norm_merge_statistics(scratch, splits, sizes.c_out, mean, var)
-    values = decode(out, "bfloat16")  # the statistics are those of what was stored
-    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-6)
+    case.assert_statistics(out, mean, var)
 
 
 def test_not_a_number_stays_where_it_belongs(kernels, memory):

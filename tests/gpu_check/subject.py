@@ -199,6 +199,7 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
         yield "batch_norm_act_gradient_input", (*backward, randn(3), randn(3))
     elif op == "reparameterize":
         yield "reparameterize", (leaf(9, 33), leaf(9, 33), seed)
+        yield "reparameterize", (leaf(9, 33), leaf(9, 33), seed.cpu())
         yield "reparameterize_backward", (randn(9, 33), randn(9, 33), seed)
     else:
         for code in (REDUCTIONS["none"], REDUCTIONS["mean"]):
