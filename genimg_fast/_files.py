@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,8 +18,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Makes `path` hold what `write` writes, or leaves it as it was: written beside it, flushed to disk, renamed.
 
     Raises:
-        OSError: if the disk is full, the folder cannot be written to, and the like.
+        OSError: if the disk is full, the folder cannot be written to, and the like; it names `path`.
     """
+    try:
+        _write(path, write)
+        _sync_folder(path.parent)
+    except OSError as error:  # a write that fails names no file, and what is made of others names the temporary one
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -30,7 +39,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def _umask() -> int:

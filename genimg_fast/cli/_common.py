@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from genimg_fast.models import ImageModel
+
+
+BATCH = 256  # bounds the memory that many images take
 
 
 class CommandError(RuntimeError):
@@ -99,3 +104,38 @@ def load(args: argparse.Namespace) -> ImageModel:
 
     device = choose_device(args.device)
     return load_model(args.model).to(device)
+
+
+def check_fits(given: str, count: int, size: tuple[int, int], columns: int | None) -> None:
+    """That `count` images of `size` (height, width) can be one picture, before time and memory are spent on them.
+
+    Args:
+        given: the argument that the count is, as the user knows it.
+
+    Raises:
+        CommandError: there are too many.
+    """
+    from genimg_fast.data.decode import MAX_PIXELS
+    from genimg_fast.data.grid import most_images
+
+    most = most_images(*size, columns)
+    if count > most:
+        raise CommandError(f"{given} is {count}; allowed: at most {most}, which make a picture of {MAX_PIXELS} pixels")
+
+
+@contextmanager
+def collected(batches: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """The `count` images of the batches as one tensor, to be written in the block; a bar tells of it if it takes a second."""
+    import torch
+    from tqdm import tqdm
+
+    images = []
+    with tqdm(total=count, unit="img", unit_scale=True, dynamic_ncols=True, delay=1) as bar:
+        for batch in batches:
+            images.append(batch.cpu())
+            bar.update(len(batch))
+        if bar.last_print_t > bar.start_t:  # it is seen
+            bar.set_description("writing")
+        together = torch.cat(images)
+        images.clear()
+        yield together

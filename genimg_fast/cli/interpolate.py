@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from genimg_fast.cli import _common
@@ -38,19 +39,25 @@ def run(args: argparse.Namespace) -> None:
     from genimg_fast.data import save_grid
 
     model = _common.load(args)
-    save_grid(interpolations(model, args.rows, args.steps, args.seed), args.out, args.steps)
+    count = args.rows * args.steps
+    _common.check_fits("--rows times --steps", count, model.image_shape[1:], args.steps)
+    with _common.collected(interpolations(model, args.rows, args.steps, args.seed), count) as images:
+        save_grid(images, args.out, args.steps)
     print(f"{args.rows} interpolations of {args.steps} steps through {model.name} in {args.out}")
 
 
-def interpolations(model: ImageModel, rows: int, steps: int, seed: int) -> torch.Tensor:
-    """(rows * steps, C, H, W) images in [0, 1], row by row."""
+def interpolations(model: ImageModel, rows: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """Batches of the rows * steps images, (N, C, H, W) in [0, 1], row by row."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same images on every device
     starts, ends = torch.randn(2, rows, *model.latent_shape, generator=generator)
     z = torch.cat([slerp(start, end, steps) for start, end in zip(starts, ends, strict=True)])
-    with torch.inference_mode():
-        return model.latent_to_images(z.to(next(model.parameters()))).cpu()
+    parameter = next(model.parameters())
+    for part in z.split(_common.BATCH):
+        with torch.inference_mode():
+            images = model.latent_to_images(part.to(parameter))
+        yield images
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, steps: int) -> torch.Tensor:

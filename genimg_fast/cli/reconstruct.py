@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from genimg_fast.cli import _common
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.data import Dataset
+
+    from genimg_fast.models import VAE
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -37,9 +41,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    import torch
-
     from genimg_fast.data import open_dataset, save_grid
+    from genimg_fast.data.grid import PADDING
     from genimg_fast.models import VAE
 
     model = _common.load(args)
@@ -50,11 +53,23 @@ def run(args: argparse.Namespace) -> None:
     channels, image_size, _ = model.image_shape
     dataset = open_dataset(args.data, split=args.split, image_size=image_size, channels=channels)
     count = min(args.n, len(dataset))
-    originals = torch.stack([dataset[i] for i in range(count)])
-    reconstructions = model.reconstruct(originals.to(next(model.parameters()))).cpu()
+    # each image with its reconstruction below
+    _common.check_fits("--n", count, (2 * image_size + PADDING, image_size), args.columns)
     columns = min(args.columns, count)
-    save_grid(interleave(originals, reconstructions, columns), args.out, columns)
+    with _common.collected(_pairs(model, dataset, count), count) as pairs:
+        originals, reconstructions = pairs.unbind(1)
+        save_grid(interleave(originals, reconstructions, columns), args.out, columns)
     print(f"{count} images of {args.data} and their reconstructions in {args.out}")
+
+
+def _pairs(model: VAE, dataset: Dataset, count: int) -> Iterator[torch.Tensor]:
+    """Batches (N, 2, C, H, W) of the first `count` images and what the model makes of them."""
+    import torch
+
+    parameter = next(model.parameters())
+    for start in range(0, count, _common.BATCH):
+        originals = torch.stack([dataset[i] for i in range(start, min(start + _common.BATCH, count))])
+        yield torch.stack((originals, model.reconstruct(originals.to(parameter)).to(originals)), 1)
 
 
 def interleave(originals: torch.Tensor, reconstructions: torch.Tensor, columns: int) -> torch.Tensor:

@@ -26,9 +26,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-BATCH = 256  # bounds the memory that many samples take
-
-
 def run(args: argparse.Namespace) -> None:
     import torch
 
@@ -36,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
     from genimg_fast.data import save_grid
 
     model = _common.load(args)
+    _common.check_fits("--n", args.n, model.image_shape[1:], args.columns)
     generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same images on every device
-    sampler = Sampler(model, min(BATCH, args.n), generator=generator)
-    save_grid(torch.cat(list(sampler.stream(args.n))), args.out, args.columns)
+    sampler = Sampler(model, min(_common.BATCH, args.n), generator=generator)
+    with _common.collected(sampler.stream(args.n), args.n) as images:
+        save_grid(images, args.out, args.columns)
     print(f"{args.n} samples of {model.name} in {args.out}")

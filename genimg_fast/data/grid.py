@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,28 @@ import torch
 from PIL import Image
 
 from genimg_fast._files import write_atomically
+from genimg_fast.data.decode import MAX_PIXELS
+
+PADDING = 2
 
 
-def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> np.ndarray:
+def most_images(height: int, width: int, columns: int | None = None) -> int:
+    """The most images of this size of which `to_grid` makes a picture that `read_image` would take; at least 1."""
+
+    def pixels(count: int) -> int:
+        rows, in_row = _layout(count, columns)
+        return (rows * (height + PADDING) + PADDING) * (in_row * (width + PADDING) + PADDING)
+
+    return max(1, bisect_right(range(1, MAX_PIXELS), MAX_PIXELS, key=pixels))
+
+
+def _layout(count: int, columns: int | None) -> tuple[int, int]:
+    """(rows, images in a row)"""
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    return math.ceil(count / columns), columns
+
+
+def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = PADDING) -> np.ndarray:
     """Lays images out row by row, with black lines between and around them.
 
     Args:
@@ -43,9 +63,8 @@ def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) 
         raise ValueError(f"to_grid: padding must not be negative, got {padding}")
 
     count, channels, height, width = images.shape
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows = math.ceil(count / columns)
-    pixels = images.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().byte()
+    rows, columns = _layout(count, columns)
+    pixels = images.detach().float().nan_to_num(nan=0.0).clamp_(0, 1).mul_(255).round_().byte()
     step_y, step_x = height + padding, width + padding
     grid = np.zeros((rows * step_y + padding, columns * step_x + padding, channels), dtype=np.uint8)
     for index, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
@@ -54,7 +73,9 @@ def to_grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) 
     return grid[:, :, 0] if channels == 1 else grid
 
 
-def save_grid(images: torch.Tensor, path: str | os.PathLike[str], columns: int | None = None, padding: int = 2) -> None:
+def save_grid(
+    images: torch.Tensor, path: str | os.PathLike[str], columns: int | None = None, padding: int = PADDING
+) -> None:
     """Writes `to_grid(images, columns, padding)` as a PNG. A kill at any moment leaves the old file or the new one.
 
     Missing folders are made. Raises what `to_grid` raises, ValueError if the path does not end in .png, and OSError.

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
-from genimg_fast.nn.norm import FusedSyncBatchNorm, joins_processes, norm_arguments, parameter, run_norm
+from genimg_fast.nn.norm import FusedSyncBatchNorm, counts, joins_processes, norm_arguments, parameter, run_norm
+from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
 # Exact classes: a subclass may do anything in its forward().
@@ -210,3 +211,24 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
         activation=activation,
         negative_slope=negative_slope,
     )
+
+
+@torch.no_grad()
+def take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block], input: torch.Tensor) -> None:
+    """After an error in the blocks made of these layers: counts no batch that the plain layers would not have counted.
+
+    Each of them counts when the convolution before it is done.  How far they come is tried out, since it is all one now how
+    long that takes.
+    """
+    reached = 0
+    for block in blocks:
+        try:
+            reference.block_chain(input, [block._replace(training=False, running_mean=None, running_var=None)])
+            reached += 1
+            mean, var = (None if t is None else t.clone() for t in (block.running_mean, block.running_var))
+            input = reference.block_chain(input, [block._replace(running_mean=mean, running_var=var)])
+        except Exception:
+            break
+    for layers in together[reached:]:
+        if len(layers) > 1 and type(layers[1]) in _BATCH_NORMS and counts(layers[1]):
+            layers[1].num_batches_tracked.sub_(1)

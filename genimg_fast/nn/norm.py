@@ -69,7 +69,7 @@ def norm_arguments(bn: Any, input: torch.Tensor) -> dict[str, Any]:
     momentum, training = bn.momentum, bn.training
     running_mean, running_var = bn._buffers["running_mean"], bn._buffers["running_var"]
     tracks = training and bn.track_running_stats
-    if tracks and bn.num_batches_tracked is not None:
+    if counts(bn):
         bn.num_batches_tracked.add_(1)
         if momentum is None:  # the cumulative average
             momentum = 1.0 / float(bn.num_batches_tracked)
@@ -81,6 +81,11 @@ def norm_arguments(bn: Any, input: torch.Tensor) -> dict[str, Any]:
         "momentum": 0.0 if momentum is None else momentum,
         "eps": bn.eps,
     }
+
+
+def counts(bn: Any) -> bool:
+    """Whether the next pass of this module adds to `num_batches_tracked`."""
+    return bn.training and bn.track_running_stats and bn.num_batches_tracked is not None
 
 
 def parameter(module: Any, name: str) -> torch.Tensor | None:

@@ -7,6 +7,7 @@ PyTorch runs in tens of microseconds, finding out anew that they are best left a
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,10 +17,13 @@ from torch import nn
 
 from genimg_fast import _backend
 
-_MOST_PASSES = 32  # remembered for a module
+# Remembered for a module, at 300 bytes each: images of 16 heights and 16 widths, in training and in inference.  Where more
+# shapes than that take turns, one that comes again was forgotten, and costs what it cost the first time.
+_MOST_PASSES = 512
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
-_passes: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
+_passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDictionary()
+"""The oldest first."""
 
 
 def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
@@ -34,10 +38,10 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
     """Nothing of a pass of these modules on `input` ran natively."""
     if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module) or not _heeds_speed():
         return
-    passes = _passes.setdefault(modules[0], set())
-    if len(passes) == _MOST_PASSES:
-        passes.clear()
-    passes.add(_kind(modules, input))
+    passes = _passes.setdefault(modules[0], OrderedDict())
+    passes[_kind(modules, input)] = None
+    while len(passes) > _MOST_PASSES:
+        passes.popitem(last=False)  # in one piece, whatever other threads learn
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:

@@ -15,7 +15,7 @@ from genimg_fast import _backend
 from genimg_fast._backend import may_fuse
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
-from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan
+from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan, take_back_counts
 from genimg_fast.nn.norm import Fused
 from genimg_fast.nn.replay import remember, replay
 from genimg_fast.reference.block_chain import Block
@@ -97,17 +97,27 @@ def run_steps(
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
     output = input
     blocks: list[Block] = []  # convolution blocks that stand one after the other
+    layers: list[Sequence[Any]] = []  # of each of them
     nothing_else = True
     for step in _with_those_inside(steps):
         if step.kind in BLOCKS:
             blocks.append(block(step.layers, output))
+            layers.append(step.layers)
             continue
-        output = run_blocks(output, blocks)
-        blocks, nothing_else = [], False
+        output = _run_blocks(output, blocks, layers)
+        blocks, layers, nothing_else = [], [], False
         output = batch_norm_act(step.layers, output) if step.kind else step.layers[0](output)
     if nothing_else and blocks:
         remember(modules, input, blocks)
-    return run_blocks(output, blocks)
+    return _run_blocks(output, blocks, layers)
+
+
+def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[Any]]) -> torch.Tensor:
+    try:
+        return run_blocks(input, blocks)
+    except Exception:
+        take_back_counts(layers, blocks, input)
+        raise
 
 
 def _with_those_inside(steps: list[Step]) -> Iterator[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from genimg_fast import cli, models
+from genimg_fast.cli import _common
 from genimg_fast.cli import train as train_command
 from genimg_fast.cli.interpolate import slerp
 from genimg_fast.cli.reconstruct import interleave
@@ -91,10 +93,73 @@ def test_a_sample_depends_on_the_seed_alone(run_of, tmp_path):
 
 
 def test_sampling_in_batches_gives_the_number_asked_for(run_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("genimg_fast.cli.sample.BATCH", 4)
+    monkeypatch.setattr(_common, "BATCH", 4)
     out = tmp_path / "grid.png"
     assert cli.main(["sample", str(run_of("dcgan")), "--n", "9", "--columns", "9", "--out", str(out)]) == 0
     assert Image.open(out).size == (9 * 34 + 2, 34 + 2)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["interpolate", "--rows", "3", "--steps", "3"], ["reconstruct", "--data", "digits", "--n", "9", "--columns", "4"]],
+    ids=lambda argv: argv[0],
+)
+def test_batches_make_the_picture_that_one_makes(run_of, tmp_path, monkeypatch, argv):
+    command, *options = argv
+    out = tmp_path / "grid.png"
+    pictures = []
+    for batch in (4, 256):
+        monkeypatch.setattr(_common, "BATCH", batch)
+        assert cli.main([command, str(run_of("conv_vae")), *options, "--out", str(out)]) == 0
+        pictures.append(np.asarray(Image.open(out)).astype(int))
+    assert abs(pictures[0] - pictures[1]).max() <= 1  # a rounding
+
+
+MANY = [
+    (["sample", "--n", "58000"], "--n is 58000; allowed: at most 57840, which make a picture of 67108864 pixels"),
+    (["sample", "--n", "999999999", "--columns", "1"], "--n is 999999999; allowed: at most 54827, "),
+    (["interpolate", "--rows", "99999999"], "--rows times --steps is 999999990; allowed: at most 57710, "),
+    (["interpolate", "--steps", "99999999"], "--rows times --steps is 599999994; allowed: at most 54827, "),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), MANY)
+def test_more_images_than_make_a_picture_are_refused_at_once(run_of, tmp_path, capfd, argv, message):
+    command, *options = argv
+    run = run_of("conv_vae")
+    capfd.readouterr()
+    assert cli.main([command, str(run), *options, "--out", str(tmp_path / "new" / "x.png")]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"genimg-fast {command}: {message}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_reconstruct_counts_what_the_data_set_has(run_of, tmp_path, capfd, monkeypatch):
+    argv = ["reconstruct", str(run_of("conv_vae")), "--data", "digits", "--out", str(tmp_path / "x.png")]
+    assert cli.main([*argv, "--n", "999999999", "--columns", "999999999"]) == 0
+    monkeypatch.setattr("genimg_fast.data.grid.MAX_PIXELS", 170 * 170)
+    capfd.readouterr()
+    assert cli.main([*argv, "--n", "999999999"]) == 2
+    assert "--n is 355; allowed: at most 12, " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["sample"], ["interpolate"], ["reconstruct", "--data", "digits"]],
+    ids=lambda argv: argv[0],
+)
+def test_a_bar_tells_of_what_takes_long(run_of, tmp_path, capfd, monkeypatch, argv):
+    command, *options = argv
+    argv = [command, str(run_of("conv_vae")), *options, "--out", str(tmp_path / "x.png")]
+    original = models.VAE.latent_to_images
+    monkeypatch.setattr(_common, "BATCH", 16)
+    capfd.readouterr()
+    assert cli.main(argv) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(models.VAE, "latent_to_images", lambda *args: time.sleep(0.7) or original(*args))
+    assert cli.main(argv) == 0
+    assert "img/s" in capfd.readouterr().err
 
 
 def test_reconstruct_puts_originals_above_reconstructions(run_of, tmp_path):

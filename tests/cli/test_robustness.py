@@ -115,10 +115,29 @@ def test_full_disk(run, tmp_path, refused, full_disk):
         longer, r"cannot write .*last.pt: File too large; to continue from step 6, resume the run in .* \(--resume\)"
     )
     assert {file: file.read_bytes() for file in (run / "checkpoints").iterdir()} == before
-    out = tmp_path / "x.png"
-    refused(["sample", str(run), "--n", "300", "--out", str(out)], "File too large")
-    assert not out.exists()
-    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("before", [None, b"an older file"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sample", "--n", "300", "--out", "x.png"],
+        ["interpolate", "--rows", "30", "--out", "x.png"],
+        ["reconstruct", "--data", "digits", "--n", "300", "--out", "x.png"],
+        ["export", "--format", "onnx", "--out", "x.onnx"],
+        ["export", "--format", "torch-export", "--out", "x.pt2"],
+    ],
+    ids=lambda argv: f"{argv[0]} {argv[-1]}",
+)
+def test_output_on_a_full_disk(run, tmp_path, refused, full_disk, argv, before):
+    command, *options, name = argv
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    if before is not None:
+        out.write_bytes(before)
+    refused([command, str(run), *options, str(out)], f"File too large: '{re.escape(str(out))}'")
+    left = [(file.name, file.read_bytes()) for file in out.parent.iterdir()]
+    assert left == ([] if before is None else [(name, before)])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the command line leaves it out

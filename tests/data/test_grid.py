@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from genimg_fast.data import save_grid, to_grid
+from genimg_fast.data.grid import most_images
 
 
 def test_layout():
@@ -27,6 +28,15 @@ def test_layout():
 )
 def test_rows_and_columns(count, columns, shape):
     assert to_grid(torch.zeros(count, 1, 1, 1), columns, padding=0).shape == shape
+
+
+@pytest.mark.parametrize("columns", [None, 1, 3, 1000])
+def test_the_most_images_are_the_last_that_fit(monkeypatch, columns):
+    monkeypatch.setattr("genimg_fast.data.grid.MAX_PIXELS", 1000)
+    most = most_images(4, 6, columns)
+    size = [to_grid(torch.zeros(count, 1, 4, 6), columns).size for count in (most, most + 1)]
+    assert size[0] <= 1000 < size[1]
+    assert most_images(4000, 6000) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

@@ -83,9 +83,18 @@ def test_explain_still_hears_the_reasons():
     assert [d.native for d in decisions] == [False, False]
 
 
-def test_what_is_remembered_stays_small(monkeypatch):
-    monkeypatch.setattr(plain, "_MOST_PASSES", 2)
+def test_the_oldest_pass_is_forgotten_first(monkeypatch, plans):
+    monkeypatch.setattr(plain, "_MOST_PASSES", 3)
+    model, inputs = small().eval(), [_cases.randn((n, 3, 4, 4)) for n in range(1, 6)]
+    for input in inputs:
+        model(input)
+    assert [plain.is_known([model], input) for input in inputs] == [False, False, True, True, True]
+    assert len(plans) == 5
+
+
+def test_a_set_of_shapes_that_take_turns_is_planned_once(plans):
     model = small().eval()
-    for n in (1, 2, 3):
-        model(_cases.randn((n, 3, 4, 4)))
-    assert len(plain._passes[model]) == 1
+    inputs = [_cases.randn((1, 3, h, w)) for h in range(1, 11) for w in range(1, 11)]
+    for input in 2 * inputs:
+        model(input)
+    assert len(plans) == len(inputs)

@@ -464,6 +464,45 @@ def test_bad_input_gets_one_clear_line(layers, input, error, message, backend):
         FusedSequential(*layers())(input)
 
 
+REFUSED = {
+    "channels": (lambda: [*normalized(4, 6), *normalized(6, 5)], (3, 5, 9, 9)),
+    "channels of the second": (lambda: [*normalized(4, 6), *normalized(7, 5), *normalized(5, 5)], (3, 4, 9, 9)),
+    "a kernel too large": (lambda: [*normalized(4, 6), *normalized(6, 5, kernel_size=9)], (3, 4, 6, 6)),
+    "dtype": (lambda: [*normalized(4, 6), *(layer.double() for layer in normalized(6, 5))], (3, 4, 9, 9)),
+    "one value a channel, which is counted": (
+        lambda: [*normalized(4, 6, kernel_size=4), *normalized(6, 5)],
+        (1, 4, 4, 4),
+    ),
+    "features of the second, which is counted": (
+        lambda: [*normalized(4, 6), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(4), *normalized(5, 5)],
+        (3, 4, 9, 9),
+    ),
+    "behind another layer": (lambda: [*normalized(4, 6), nn.Identity(), *normalized(7, 5)], (3, 4, 9, 9)),
+    "momentum None": (lambda: [nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, momentum=None)], (3, 5, 9, 9)),
+    "frozen, untracked": (
+        lambda: [nn.Conv2d(4, 6, 3), frozen(nn.BatchNorm2d(6)), nn.Conv2d(7, 6, 3), untracked(nn.BatchNorm2d(6))],
+        (3, 4, 9, 9),
+    ),
+}
+
+
+def normalized(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
+    return [nn.Conv2d(in_channels, out_channels, kernel_size), nn.BatchNorm2d(out_channels), nn.ReLU()]
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_a_refused_batch_leaves_the_state_that_nn_sequential_leaves(case, backend):
+    layers, shape = case
+    fused = FusedSequential(*layers())
+    plain, input = plain_twin(fused), _cases.randn(shape)
+    with pytest.raises((RuntimeError, ValueError)):
+        plain(input)
+    with _backend.use_backend(backend), pytest.raises((RuntimeError, TypeError, ValueError)):
+        fused(input)
+    assert_same_state(fused, plain)
+
+
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
 @pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 def test_numbers_that_are_not_floating_point_are_left_to_torch(dtype):
