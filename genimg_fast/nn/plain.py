@@ -20,7 +20,6 @@ from genimg_fast import _backend
 # Remembered for a module, at 300 bytes each: images of 16 heights and 16 widths, in training and in inference.  Where more
 # shapes than that take turns, one that comes again was forgotten, and costs what it cost the first time.
 _MOST_PASSES = 512
-_AUTOCAST_DEVICES = ("cpu", "cuda")
 
 _passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDictionary()
 """The oldest first."""
@@ -31,12 +30,14 @@ def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
     if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
         return False
     passes = _passes.get(modules[0])
-    return passes is not None and _kind(modules, input) in passes and _heeds_speed()
+    return passes is not None and _kind(modules, input) in passes and _may_choose()
 
 
 def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
     """Nothing of a pass of these modules on `input` ran natively."""
-    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module) or not _heeds_speed():
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module) or not _may_choose():
+        return
+    if _backend.inside_func_transform():  # where less runs natively than outside, whatever is faster
         return
     passes = _passes.setdefault(modules[0], OrderedDict())
     passes[_kind(modules, input)] = None
@@ -46,13 +47,14 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
     first = modules[0]
-    return (
+    kind = (
         *(input.shape, input.dtype, input.device, input.requires_grad, torch.is_grad_enabled(), first.training),
-        input.device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(input.device.type),
-        *map(id, modules[1:]),
-        *map(id, first._modules.values()),
+        torch._C._is_any_autocast_enabled(),
     )
+    if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
+        return kind
+    return *kind, *map(id, modules[1:]), *map(id, first._modules.values())
 
 
-def _heeds_speed() -> bool:
-    return _backend.current_backend() == "auto" and not _backend.is_recording() and not _backend.inside_func_transform()
+def _may_choose() -> bool:
+    return _backend.current_backend() == "auto" and not _backend.is_recording()

@@ -44,6 +44,7 @@ CHANGES = {
     "mode": lambda model, input: model.train()(input),
     "gradient": lambda model, input: torch.enable_grad()(model)(input),
     "gradient of the input": lambda model, input: model(input.requires_grad_()),
+    "autocast": lambda model, input: torch.autocast("cpu", torch.bfloat16)(model)(input),
     "child": lambda model, input: model.append(nn.Tanh())(input),
 }
 
@@ -81,6 +82,16 @@ def test_explain_still_hears_the_reasons():
     with _backend.record_decisions() as decisions:
         model(input)
     assert [d.native for d in decisions] == [False, False]
+
+
+def test_a_pass_inside_vmap_teaches_nothing_and_heeds_what_is_known(plans):
+    model, input = small().eval(), _cases.randn((5, 2, 3, 4, 4))
+    expected = torch.vmap(unfuse(copy.deepcopy(model)))(input)
+    torch.testing.assert_close(torch.vmap(model)(input), expected)
+    assert not plain.is_known([model], input[0])
+    model(input[0])
+    torch.testing.assert_close(torch.vmap(model)(input), expected)
+    assert len(plans) == 2
 
 
 def test_the_oldest_pass_is_forgotten_first(monkeypatch, plans):
