@@ -22,12 +22,12 @@
 //
 // Plan, DCGAN-64 on an H200, bf16.  Tiles of 128 x 128 or 256 x 64: 64 sums a thread, two blocks a multiprocessor, so
 // that one stores while the other multiplies.  A multiprocessor multiplies 64 x 128 x 16 in 64 cycles; shared memory,
-// 128 bytes a cycle, is then read for 2 KB of A and 4 KB of B, 75 %, and written with what is loaded, about 25 %: it is
-// as busy as the tensor cores, and with 64 columns busier (100 % and 25 %).  A warp issues 80 instructions a tap and 64
-// channels, 16 warps 1,280 in the 1,024 cycles that the tensor cores take, of 4,096 that could be.  From the L2 cache
-// come, a block, 200 pixels and 4 x 128 weights a channel (512-256, 4 x 4 images), where a tile a tap has 512 pixels:
-// 6.5 TB/s at 600 TFLOP/s.  Expected: 75 % of what cuBLAS reaches (790 TFLOP/s), 65 % for 128-64, against 45 % for
-// mma.sync.  Outcome: not yet measured.
+// 128 bytes a cycle, is then read for 2 KB of A and 4 KB of B, 75 %, and written with what is loaded, about 33 %: it is
+// busier than the tensor cores, and with 64 columns busier still (100 % and 27 %).  A warp issues 80 instructions a tap
+// and 64 channels, 16 warps 1,280 in the 1,024 cycles that the tensor cores take, of 4,096 that could be.  From the L2
+// cache come, a block, 200 pixels and 4 x 128 weights a channel (512-256, 4 x 4 images), where a tile a tap has 512
+// pixels: 6.5 TB/s at 600 TFLOP/s.  Expected: 75 % of what cuBLAS reaches (790 TFLOP/s), 65 % for 128-64, against 45 %
+// for mma.sync.  Outcome: not yet measured.
 #include "cuda/convolution_wgmma_kernel.h"
 
 #include <algorithm>
@@ -120,12 +120,18 @@ struct Buffers {
   __device__ __forceinline__ Buffers(unsigned char* shared, int patch_bytes)
       : patches(shared),
         weights(shared + kPatchStages * patch_bytes),
-        patch_barriers(reinterpret_cast<Patches*>(weights + Tile::kWeightStages * Tile::kWeightBytes)),
+        patch_barriers(reinterpret_cast<Patches*>(shared + barriers_at(patch_bytes))),
         weight_barriers(reinterpret_cast<Weights*>(patch_barriers + 1)) {}
 
+  // Behind what the epilogue writes, too: the memory of a barrier must not be used for anything else.
+  GENIMG_FAST_HOST_DEVICE static int barriers_at(int patch_bytes) {
+    constexpr int kEpilogueBytes = EpilogueLayout<__half, Tile>::kBytes;
+    static_assert(kEpilogueBytes % sizeof(uint64_t) == 0);
+    const int bytes = kPatchStages * patch_bytes + Tile::kWeightStages * Tile::kWeightBytes;
+    return bytes > kEpilogueBytes ? bytes : kEpilogueBytes;
+  }
   static int bytes(int patch_bytes) {
-    return kPatchStages * patch_bytes + Tile::kWeightStages * Tile::kWeightBytes +
-           static_cast<int>(sizeof(Patches) + sizeof(Weights));
+    return barriers_at(patch_bytes) + static_cast<int>(sizeof(Patches) + sizeof(Weights));
   }
 };
 
@@ -198,6 +204,20 @@ __device__ __forceinline__ void load_step(const TensorMap& image, const TensorMa
            place.phase, landed);
 }
 
+// The output position of row `r` of a tile: its image and place in the tile; image -1 for a row beyond the last.
+__device__ __forceinline__ GatherRow position_in_tile(const TilePlan& plan, int r) {
+  int row = r / plan.x.positions, image = row / plan.y.positions, y = row % plan.y.positions;
+  // ldmatrix reads 8 rows at once, and pixels that are 8 apart lie in the same banks.  Neighbouring rows of an image of
+  // 4 x 4 begin 5 pixels apart in its patch of 5 x 5, and so meet; the same rows of images that are 4 apart begin 100
+  // pixels apart, and do not.
+  if (plan.x.positions == 4 && plan.x.pixels == 5 && plan.y.positions == 4 && plan.y.pixels == 5 &&
+      plan.images % 8 == 0) {
+    image = r / 128 * 8 + r / 4 % 2 * 4 + r / 32 % 4;
+    y = r / 8 % 4;
+  }
+  return {image < plan.images ? image : -1, y, r % plan.x.positions};
+}
+
 // The left operand of as many wgmma as are begun at once: 16 registers.
 template <typename Tile>
 struct Fragments {
@@ -239,12 +259,10 @@ __device__ __forceinline__ void multiply_tile(const TensorMap& image, const Tens
   int first_pixels[Tile::kFragmentsM];  // of the patch, seen by the row whose address this lane gives to ldmatrix
 #pragma unroll
   for (int m = 0; m < Tile::kFragmentsM; ++m) {
-    const int r = static_cast<int>(threadIdx.x) / 32 * Tile::kWarpM + m * 16 + lane % 16;
-    const int y = r / plan.x.positions, in_tile = y / plan.y.positions;
+    const GatherRow row =
+        position_in_tile(plan, static_cast<int>(threadIdx.x) / 32 * Tile::kWarpM + m * 16 + lane % 16);
     // Rows beyond the tile's positions multiply some pixel, and are not stored.
-    first_pixels[m] = in_tile < plan.images
-                          ? (in_tile * plan.y.pixels + y % plan.y.positions) * plan.x.pixels + r % plan.x.positions
-                          : 0;
+    first_pixels[m] = row.image < 0 ? 0 : (static_cast<int>(row.image) * plan.y.pixels + row.y) * plan.x.pixels + row.x;
   }
 
   Cursor<Tile> step(plan, place.phase, channels), next = step;  // what is multiplied, and what is loaded next
@@ -278,6 +296,7 @@ __device__ __forceinline__ void multiply_tile(const TensorMap& image, const Tens
     }
     load_ahead();
     wgmma_wait_all(acc);
+    if (step.is_last_of_patch()) fence_proxy_async();  // ldmatrix has read what TMA writes next
     __syncwarp();
     if (lane == 0) {
       mbarrier_arrive(&buffers.weight_barriers->read[stage]);
@@ -319,17 +338,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   __syncthreads();  // all have read what the epilogue writes over
 
   auto pixel = [&](int r) -> int64_t {
-    const int row = r / plan.x.positions, tile_image = row / plan.y.positions;
-    const int y = place.y + row % plan.y.positions, x = place.x + r % plan.x.positions;
-    if (tile_image >= plan.images || y >= y_axis.gather.positions || x >= x_axis.gather.positions ||
-        place.image + tile_image >= conv.batch)
+    const GatherRow row = position_in_tile(plan, r);
+    const int64_t of_batch = place.image + row.image;
+    const int y = place.y + row.y, x = place.x + row.x;
+    if (row.image < 0 || of_batch >= conv.batch || y >= y_axis.gather.positions || x >= x_axis.gather.positions)
       return -1;
-    return (static_cast<int64_t>(place.image + tile_image) * conv.y_output + y_axis.first_output +
-            y * y_axis.out_stride) *
-               conv.x_output +
+    return (of_batch * conv.y_output + y_axis.first_output + y * y_axis.out_stride) * conv.x_output +
            x_axis.first_output + x * x_axis.out_stride;
   };
   store_tile<T, Tile>(acc, epilogue, shared, conv.out_channels, first_channel, channels, place.row_block, pixel);
+#else
+  __trap();  // wgmma_is_available() keeps calls from here
 #endif
 }
 
@@ -409,10 +428,10 @@ std::optional<TilePlan> plan_tiles(const PhasedConvolution& conv) {
       TilePlan plan{1, 0, tile_axis(conv.y, conv.y_phases, height), tile_axis(conv.x, conv.x_phases, width), {}, {}};
       if (width == x_all && height == y_all)
         plan.images = static_cast<int>(std::clamp<int64_t>(conv.batch, 1, Tile::kM / (width * height)));
+      auto fits = [&] { return Buffers<Tile>::bytes(plan.patch_bytes()) <= kMostSharedBytes - kSwizzleBytes; };
+      while (plan.images > 1 && !fits()) --plan.images;
       plan.image_tiles = ceil_div(conv.batch, plan.images);
-      if (plan.y.pixels * y_step > kMostBox || plan.x.pixels * x_step > kMostBox ||
-          Buffers<Tile>::bytes(plan.patch_bytes()) > kMostSharedBytes - kSwizzleBytes)
-        continue;
+      if (plan.y.pixels * y_step > kMostBox || plan.x.pixels * x_step > kMostBox || !fits()) continue;
       if (!best || plan.tiles() < best->tiles()) best = plan;
       break;  // lower ones are more
     }
@@ -444,6 +463,7 @@ const char* why_not_wgmma(DType dtype, const PhasedConvolution& conv) {
       if (y_axis.step > 8 || x_axis.step > 8) return "a stride of more than 8";
     }
   if (taps > TilePlan::kMostTaps) return "more than 64 taps";
+  if (taps == 0) return "no tap that sees a pixel";
   if (is_empty(conv)) return nullptr;
   return plan_tiles<WgmmaTile<128, 128>>(conv) && plan_tiles<WgmmaTile<256, 64>>(conv)
              ? nullptr
@@ -509,8 +529,7 @@ void convolution_wgmma(DType dtype, const PhasedConvolution& conv, WgmmaTileChoi
                          {1, 1, 1, 1}});
     auto run = [&](auto zero) {
       using T = decltype(zero);
-      const int shared_bytes =
-          kSwizzleBytes + std::max(EpilogueLayout<T, Tile>::kBytes, Buffers<Tile>::bytes(plan.patch_bytes()));
+      const int shared_bytes = kSwizzleBytes + Buffers<Tile>::bytes(plan.patch_bytes());
       const int64_t blocks = row_blocks(conv, plan) * ceil_div(conv.out_channels, Tile::kN);
       launch(convolution_wgmma_kernel<T, Tile>, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), shared_bytes,
              stream, image_map, weight_map, conv, plan,

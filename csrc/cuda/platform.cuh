@@ -52,9 +52,11 @@ inline void set_zero(void* p, size_t bytes, Stream stream) {
 // kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  if (shared_bytes > 48 * 1024)  // beyond 48 KiB a kernel must ask
-    check_cuda(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  if (shared_bytes > 48 * 1024) {  // beyond 48 KiB a kernel must ask; always for the same: other threads may too
+    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
+  }
   // clang-format off
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
   // clang-format on

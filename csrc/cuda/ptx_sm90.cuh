@@ -71,6 +71,10 @@ inline TensorMap make_tensor_map(DType dtype, const void* base, const TensorBox&
     box[i] = static_cast<cuuint32_t>(tensor.box[i] * tensor.step[i]);  // it counts what lies between them too
     steps[i] = static_cast<cuuint32_t>(tensor.step[i]);
   }
+  // A thread that has launched nothing yet has no context, without which the driver's function fails.
+  int device = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaSetDevice(device));
   TensorMap map;
   const CUresult result =
       encode(&map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
@@ -97,6 +101,9 @@ __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void mbarrier_publish() {
   asm volatile("fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta;" ::: "memory");
 }
+
+// Orders what this thread read and wrote in shared memory before what the tensor memory accelerator does there.
+__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
   asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(shared_address(barrier))

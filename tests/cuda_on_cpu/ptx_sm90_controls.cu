@@ -105,7 +105,7 @@ __global__ void ring_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap map, int s
 // Of a row-major array of half values, rows of 64 and a fourth dimension that is not there.
 TensorMap rows_of_64(const void* array, int rows, int box_rows) {
   return make_tensor_map(DType::float16, array,
-                         {{64, rows, 1, 1}, {128, 128, 128}, {64, box_rows, 1, 1}, {1, 1, 1, 1}});
+                         {{64, rows, 1, 1}, {128, 128 * rows, 128 * rows}, {64, box_rows, 1, 1}, {1, 1, 1, 1}});
 }
 
 }  // namespace

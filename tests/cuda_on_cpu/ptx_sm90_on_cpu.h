@@ -131,12 +131,16 @@ struct BlockState {
   std::map<int, Warpgroup> warpgroups;  // by their first thread
 };
 
+constexpr uint64_t kBarrierInMemory = 0x7ff1'7ff1'7ff1'7ff1;  // where one lies: NaN, and no guard
+
 // That of the running block, which is complete when nothing is under way any more.
 inline BlockState& block_state() {
   static BlockState state;
   if (!at_end_of_block) {
     state = {};
     at_end_of_block = [] {
+      for (const auto& [address, barrier] : state.barriers)
+        if (*address != kBarrierInMemory) throw std::runtime_error("mbarrier: overwritten");
       for (const auto& [address, barrier] : state.barriers)
         if (!barrier.copies.empty()) throw std::runtime_error("a block ended before a copy to it had landed");
       for (const auto& [first, group] : state.warpgroups)
@@ -146,8 +150,6 @@ inline BlockState& block_state() {
   }
   return state;
 }
-
-constexpr uint64_t kBarrierInMemory = 0x7ff1'7ff1'7ff1'7ff1;  // where one lies: NaN, and no guard
 
 inline Barrier& barrier_at(const uint64_t* address) {
   auto found = block_state().barriers.find(address);
@@ -194,6 +196,7 @@ inline void mbarrier_init(uint64_t* barrier, int arrivals) {
   cuda_on_cpu::block_state().barriers[barrier] = {arrivals, arrivals, 0, 0, {}};
 }
 inline void mbarrier_publish() {}
+inline void fence_proxy_async() {}
 inline void mbarrier_arrive(uint64_t* barrier) { cuda_on_cpu::arrive(barrier, 0); }
 inline void mbarrier_arrive_expect(uint64_t* barrier, int bytes) { cuda_on_cpu::arrive(barrier, bytes); }
 

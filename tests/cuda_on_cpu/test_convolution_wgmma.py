@@ -17,6 +17,7 @@ SIZES = [
     Sizes(True, 2, 72, 72, 5, 4, 4, 2, 1),  # k4s2p1: four phases of 2 x 2 taps, two patches, two column tiles
     Sizes(True, 9, 200, 8, 4, 4, 4, 2, 1),  # eight images a tile, and one more; four patches: each buffer twice
     Sizes(True, 1, 8, 8, 20, 19, 4, 2, 1),  # several tiles an image, the last of each row and column in part
+    Sizes(True, 5, 8, 8, 4, 4, 5, 1, 2),  # fewer images than a tile could take fit into a patch
     Sizes(True, 130, 136, 24, 1, 1, 4, 1, 0),  # a GEMM: patches of one pixel, more images than a tile takes
     Sizes(True, 2, 8, 5, 4, 5, 3, 2, 1, 1),  # phases of 1, 2 and 4 taps; an odd number of output channels
     Sizes(True, 1, 16, 16, 5, 5, 3, 2, 1, 0),  # phases of different sizes
@@ -86,6 +87,7 @@ def test_an_empty_batch_starts_no_kernel(kernels, memory):
     [
         Sizes(True, 1, 12, 8, 4, 4, 4, 2, 1),  # pixels that are no multiple of 16 bytes
         Sizes(False, 1, 8, 8, 9, 9, 3, 2, 1, 0, 2),  # stride and dilation
+        Sizes(True, 1, 8, 8, 1, 1, 1, 3, 1, 2),  # the only tap sees nothing
         Sizes(False, 1, 8, 8, 40, 40, 3, 9, 1),  # TMA takes every eighth pixel at most
         Sizes(False, 1, 8, 8, 8, 8, 9, 1, 4),  # 81 taps
         Sizes(False, 1, 8, 8, 200, 200, 2, 1, 0, 0, 120),  # no patch holds both taps
