@@ -206,7 +206,8 @@ __device__ __forceinline__ void load_step(const TensorMap& image, const TensorMa
 
 // The output position of row `r` of a tile: its image and place in the tile; image -1 for a row beyond the last.
 __device__ __forceinline__ GatherRow position_in_tile(const TilePlan& plan, int r) {
-  int row = r / plan.x.positions, image = row / plan.y.positions, y = row % plan.y.positions;
+  const int row = r / plan.x.positions;
+  int image = row / plan.y.positions, y = row % plan.y.positions;
   // ldmatrix reads 8 rows at once, and pixels that are 8 apart lie in the same banks.  Neighbouring rows of an image of
   // 4 x 4 begin 5 pixels apart in its patch of 5 x 5, and so meet; the same rows of images that are 4 apart begin 100
   // pixels apart, and do not.

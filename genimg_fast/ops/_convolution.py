@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -134,6 +134,25 @@ def _requires_grad(t: torch.Tensor) -> bool:
             return True
         t = torch._C._functorch.get_unwrapped(t)
     return t.requires_grad
+
+
+def running_updates(
+    blocks: Sequence[Block], shape: Sequence[int], statistics: Sequence[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float]]:
+    """What `update_running_statistics` takes, of each block in training that has any.
+
+    Args:
+        shape: of the first block's input.
+        statistics: mean and variance of the batch, of each block in training.
+    """
+    moments = iter(statistics)
+    for block in blocks:
+        shape = block.output_shape(shape)
+        if block.training:
+            mean, var = next(moments), next(moments)
+            if block.running_mean is not None and block.running_var is not None:
+                count = shape[0] * shape[2] * shape[3]
+                yield block.running_mean, block.running_var, mean, var, count, block.momentum
 
 
 def memory_format(input: torch.Tensor) -> torch.memory_format:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast.ops import _check, _packed
-from genimg_fast.ops._convolution import memory_format, records_gradient
+from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
@@ -42,15 +42,8 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
     _packed.forget(blocks)  # what changes with every step is not worth its memory
     output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
-    moments = iter(statistics)
-    shape: tuple[int, ...] = tuple(input.shape)
-    for block in blocks:
-        shape = block.output_shape(shape)
-        if block.training:
-            mean, var = next(moments), next(moments)
-            if block.running_mean is not None and block.running_var is not None:
-                count = shape[0] * shape[2] * shape[3]
-                update_running_statistics(block.running_mean, block.running_var, mean, var, count, block.momentum)
+    for update in running_updates(blocks, input.shape, statistics):
+        update_running_statistics(*update)
     return output
 
 

@@ -15,7 +15,7 @@ import torch
 
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops import convolution_block as kernels
-from genimg_fast.ops._convolution import activate_backward_from_output
+from genimg_fast.ops._convolution import activate_backward_from_output, running_updates
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
@@ -43,15 +43,7 @@ def _update_running_statistics(
     blocks: Sequence[Block], shape: tuple[int, ...], statistics: Sequence[torch.Tensor]
 ) -> None:
     """Those of all blocks at once: three launches, where each by itself takes four."""
-    moments = iter(statistics)
-    updates = []
-    for block in blocks:
-        shape = block.output_shape(shape)
-        if block.training:
-            mean, var = next(moments), next(moments)
-            if block.running_mean is not None and block.running_var is not None:
-                count = shape[0] * shape[2] * shape[3]
-                updates.append((block.running_mean, block.running_var, mean, var, count, block.momentum))
+    updates = list(running_updates(blocks, shape, statistics))
     running = [t for mean, var, *_ in updates for t in (mean, var)]
     is_one_layer_twice = len({id(t) for t in running}) < len(running)
     if is_one_layer_twice or any(t.dtype != torch.float32 for t in running):
@@ -123,8 +115,9 @@ class _Chain(torch.autograd.Function):
                     gradients.append((None,) * len(wants[i]))
                     continue
                 raw, bn = _backward_of_epilogue(flowing, blocks[i], stored[i], *moments[i])
-                before = (blocks[i - 1], stored[i - 1], *moments[i - 1]) if i else None
-                read = _activated(*before) if before else input
+                read = stored[i - 1] if i else input  # of the right shape, if no more of it is asked for
+                if i and wants[i]["weight"]:
+                    read = _activated(blocks[i - 1], stored[i - 1], *moments[i - 1])
                 of_input, of_weight, of_bias = kernels.convolution_backward(
                     raw, read, blocks[i].weight, blocks[i].bias, kernels.geometry_of(blocks[i]),
                     (wants_input if i == 0 else i > first, wants[i]["weight"], wants[i].get("bias", False)),

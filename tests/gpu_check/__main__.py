@@ -199,17 +199,18 @@ def _benchmarks(report: Report, device: str, sections: Sequence[str]) -> None:
             report.say(row.row.name)
             report.add("rows", rows.measure(row, workers, limits, 0 if dry else 3, sizes.min_rounds))
             print(rows.in_words(report.content["rows"][-1]), flush=True)
+        bench = rows.Bench(workers, limits, sizes, print, lambda: report.seconds_left < LATE)
         report.add("kernels", [])
         if "kernels" in sections:
             report.say("convolutions alone, ours and cuDNN's (share of their limit)")
             runtimes = ("ours", "channels_last", *["ours_without_wgmma"] * wgmma)
-            for kernel in rows.kernels(runtimes, workers, limits, sizes, print, lambda: report.seconds_left < LATE):
+            for kernel in rows.kernels(bench, runtimes):
                 report.add("kernels", kernel)
         report.add("tiles", [])
         if "tiles" in sections:
             report.say("convolutions alone, by each tile")
             names = [name for name, (by_wgmma, _) in cuda.TILES.items() if wgmma or not by_wgmma]
-            for kernel in rows.tiles(names, workers, limits, sizes, print, lambda: report.seconds_left < LATE):
+            for kernel in rows.tiles(bench, names):
                 report.add("tiles", kernel)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -175,15 +175,19 @@ def _roofline_seconds(workload: InDtype, limits: Limits) -> float:
     return sum(KernelAlone(layer, workload.dtype).floor(limits) for layer in layers)
 
 
-def kernels(
-    runtimes: Sequence[str],
-    workers: suite.Workers,
-    limits: Limits,
-    sizes: Sizes,
-    say: Say,
-    is_late: Callable[[], bool],
-) -> Iterator[dict]:
+class Bench(NamedTuple):
+    """What it takes to measure a kernel."""
+
+    workers: suite.Workers
+    limits: Limits
+    sizes: Sizes
+    say: Say
+    is_late: Callable[[], bool]
+
+
+def kernels(bench: Bench, runtimes: Sequence[str]) -> Iterator[dict]:
     """Each convolution of DCGAN-64 in each direction, ours against cuDNN's, both alone and as graphs."""
+    workers, limits, sizes, say, is_late = bench
     for direction in DIRECTIONS:
         for op in LAYERS:
             for convolution in _convolutions(direction, op, sizes.kernel_batch)[:: sizes.every_kernel]:
@@ -204,15 +208,9 @@ def kernels(
                 yield {**measured, "failed": {**failed, **turns.failed}}
 
 
-def tiles(
-    names: Sequence[str],
-    workers: suite.Workers,
-    limits: Limits,
-    sizes: Sizes,
-    say: Say,
-    is_late: Callable[[], bool],
-) -> Iterator[dict]:
+def tiles(bench: Bench, names: Sequence[str]) -> Iterator[dict]:
     """Each layer that leaves a choice of tile, by each of them: what the costs in `choose_tile` should say."""
+    workers, limits, sizes, say, is_late = bench
     for op in LAYERS:
         for convolution in [c for c in _convolutions("forward", op, sizes.kernel_batch) if c.cin % 8 == 0][
             :: sizes.every_kernel

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -46,11 +46,12 @@ def _pack(input, weight, geometry):
     return weight.detach().flatten().clone()
 
 
-@contextmanager
-def registered() -> Iterator[None]:
-    """On the CPU."""
+@pytest.fixture(autouse=True)
+def cuda_convolutions() -> Iterator[None]:
+    """On the CPU, in the tests of a module that imports this."""
     library = torch.library.Library("genimg_fast", "IMPL")
     for name, function in (("", _inference), ("_training", _training), ("_pack", _pack)):
         library.impl(f"convolution_block{name}", function, "CPU")
+    calls.clear()
     yield
     library._destroy()

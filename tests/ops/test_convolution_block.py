@@ -16,20 +16,9 @@ from genimg_fast.ops import _packed, convolution_block
 from genimg_fast.ops.convolution_block import Geometry
 from genimg_fast.reference.block_chain import Block, block_chain
 from tests._cases import assert_accurate, randn
-from tests.ops._cuda_convolutions import calls, registered
+from tests.ops._cuda_convolutions import calls, cuda_convolutions  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(not _extension.status("cpu").loaded, reason="the schemas are in the CPU library")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernels():
-    with registered():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def forget_calls():
-    calls.clear()
 
 
 GEOMETRIES = {

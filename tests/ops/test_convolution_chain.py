@@ -8,24 +8,13 @@ import torch
 from torch import nn
 
 from genimg_fast.nn import FusedSequential, chain
+from genimg_fast.ops import convolution_chain as module
 from genimg_fast.ops.convolution_block import convolution_block
 from genimg_fast.ops.convolution_chain import convolution_chain
 from genimg_fast.reference.block_chain import Block, block_chain
 from tests import _cases
 from tests._cases import assert_accurate, randn
-from tests.ops._cuda_convolutions import calls, registered
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernels():
-    with registered():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def forget_calls():
-    calls.clear()
-
+from tests.ops._cuda_convolutions import calls, cuda_convolutions  # noqa: F401  (a fixture)
 
 # Of each block: transposed, Cin, Cout, kernel, stride, padding; how it is normalised; activation; bias.
 GENERATOR = [
@@ -136,6 +125,20 @@ def test_gradients_of_a_part(name, part):
     below = {"input": len(blocks), "first weight": len(blocks) - 1, "last weight": 0}
     if part in below:
         assert len(calls) == below[part]  # gradients of inputs, which are convolutions
+
+
+def test_activations_are_made_anew_for_gradients_of_weights_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "_activated", lambda *args, real=module._activated: made.append(args) or real(*args))
+    for frozen, passes in ((False, 2), (True, 0)):  # a discriminator in the generator's step
+        input, blocks = make("generator")
+        for block in blocks:
+            block.weight.requires_grad_(not frozen)
+        output = convolution_chain(input, blocks)
+        made.clear()
+        output.sum().backward()
+        assert len(made) == passes
+        assert input.grad is not None
 
 
 def test_activations_are_not_kept():
