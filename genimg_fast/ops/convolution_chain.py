@@ -99,7 +99,7 @@ class _Chain(torch.autograd.Function):
         wants_input, wanted = ctx.needs_input_grad[0], iter(ctx.needs_input_grad[3:])
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+        if torch.is_grad_enabled():
             return _recorded_backward(grad, input, blocks, ctx.needs_input_grad)
         moments = [
             (next(statistics), next(statistics)) if b.training else (b.running_mean, b.running_var) for b in blocks
@@ -176,13 +176,11 @@ def _backward_of_epilogue(
 def _recorded_backward(
     grad: torch.Tensor, input: torch.Tensor, blocks: Sequence[Block], wanted: Sequence[bool]
 ) -> tuple[torch.Tensor | None, ...]:
-    """By formulas with derivatives: the backward is itself recorded (create_graph=True), or runs on stacked gradients."""
-    recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
-        output = reference.block_chain(input, blocks)
+    """By formulas with derivatives, since the backward is itself recorded (create_graph=True)."""
+    output = reference.block_chain(input, blocks)
     leaves = [input, *(t for block in blocks for t in _given(block, _PARAMETERS))]
     wants = [wanted[0], *wanted[3:]]
     asked_for = [t for t, want in zip(leaves, wants, strict=True) if want]
-    found = iter(torch.autograd.grad(output, asked_for, grad, create_graph=recorded, allow_unused=True))
+    found = iter(torch.autograd.grad(output, asked_for, grad, create_graph=True, allow_unused=True))
     gradients = [next(found) if want else None for want in wants]
     return gradients[0], None, None, *gradients[1:]

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from genimg_fast.ops._convolution import memory_format
 from genimg_fast.ops.convolution_block import Geometry
 from genimg_fast.reference.activation import activate
 
@@ -27,9 +28,7 @@ def _inference(
     if mean is not None:
         raw = F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps)
     raw = activate(raw, ACTIVATIONS[code], slope)
-    channels_last = not nchw and any(
-        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (input, weight)
-    )
+    channels_last = not nchw and torch.channels_last in (memory_format(input), memory_format(weight))
     return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 

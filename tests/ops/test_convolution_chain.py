@@ -106,6 +106,17 @@ def test_forward_is_that_of_the_blocks_one_by_one(name):
     assert torch.equal(convolution_chain(input, blocks), x)
 
 
+def test_images_in_either_order():
+    input, blocks = make("generator")
+    expected = convolution_chain(input, blocks)
+    images = convolution_chain(input, blocks, nchw=True)
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    assert images.is_contiguous()
+    assert torch.equal(images, expected)
+    wanted = leaves(input, blocks)
+    torch.testing.assert_close(*(torch.autograd.grad(t, wanted, randn(t.shape, seed=3)) for t in (images, expected)))
+
+
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
 @pytest.mark.parametrize("part", ["input", "first weight", "last weight", "one bn_bias"])
 def test_gradients_of_a_part(name, part):
@@ -170,11 +181,11 @@ def test_stacked_gradients():
     output = convolution_chain(input, blocks)
     upstream = torch.stack([randn(output.shape, seed=seed) for seed in (1, 2)])
     kwargs = {"retain_graph": True, "allow_unused": True}
-    stacked = torch.autograd.grad(output, blocks[0].weight, upstream, is_grads_batched=True, **kwargs)[0]
+    wanted = leaves(input, blocks)
+    stacked = torch.autograd.grad(output, wanted, upstream, is_grads_batched=True, **kwargs)
     for i in range(2):
-        torch.testing.assert_close(
-            stacked[i], torch.autograd.grad(output, blocks[0].weight, upstream[i], **kwargs)[0], rtol=1e-4, atol=1e-4
-        )
+        alone = torch.autograd.grad(output, wanted, upstream[i], **kwargs)
+        torch.testing.assert_close([g[i] for g in stacked], list(alone), rtol=1e-4, atol=1e-4)
 
 
 def test_twice_and_without_gradients():
