@@ -12,6 +12,10 @@ struct Moments {
 
   __device__ __forceinline__ void merge(Real other_count, Real other_mean, Real other_m2) {
     if (other_count == 0) return;
+    if (count == 0) {  // delta, the mean itself, may be too large to be squared
+      count = other_count, mean = other_mean, m2 = other_m2;
+      return;
+    }
     const Real total = count + other_count, delta = other_mean - mean, share = other_count / total;
     mean += delta * share;
     m2 += other_m2 + delta * delta * count * share;

@@ -120,6 +120,23 @@ struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
 template <typename T>
 constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 
+// Two values by one instruction.  Of single conversions to bfloat16 the compiler makes at times one that a
+// multiprocessor runs for 16 values a cycle, an eighth of its rate for pairs.
+template <typename T>
+__device__ __forceinline__ Pack<T, 2> from_floats(float first, float second) {
+  return {first, second};
+}
+template <>
+__device__ __forceinline__ Pack<__half, 2> from_floats<__half>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  return {pair.x, pair.y};
+}
+template <>
+__device__ __forceinline__ Pack<__nv_bfloat16, 2> from_floats<__nv_bfloat16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return {pair.x, pair.y};
+}
+
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Calls body(T{}) with the C++ type of `dtype`.

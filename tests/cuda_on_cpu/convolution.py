@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.cuda_on_cpu.memory import channel_vectors, decode
 
-NONE, RELU, LEAKY_RELU, TANH = 0, 1, 2, 3  # csrc/common/activation.h
+NONE, RELU, LEAKY_RELU, TANH, SIGMOID = range(5)  # csrc/common/activation.h
 
 
 class Sizes(NamedTuple):
@@ -97,6 +97,10 @@ class Case:
     def exact_block(self, activation: int, slope: float) -> np.ndarray:
         mean, var, bn_weight, bn_bias = self.exact_norm
         y = (self.exact - mean) / np.sqrt(var + 1e-5) * bn_weight + bn_bias
+        if activation == TANH:
+            return np.tanh(y)
+        if activation == SIGMOID:
+            return 1 / (1 + np.exp(-y))
         return np.where(y < 0, {RELU: 0, LEAKY_RELU: slope, NONE: 1}[activation] * y, y)
 
     def pack(self, kernels, memory) -> np.ndarray:

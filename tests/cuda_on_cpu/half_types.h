@@ -21,3 +21,12 @@ inline __nv_bfloat16 __float2bfloat16_rn(float v) {
   const uint32_t round_half_to_even = 0x7fff + (bits >> 16 & 1);
   return {static_cast<uint16_t>((bits + round_half_to_even) >> 16)};
 }
+
+struct __half2 {
+  __half x, y;
+};
+struct __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)}; }

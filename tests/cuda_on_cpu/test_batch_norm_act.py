@@ -77,6 +77,14 @@ def test_variance_survives_a_mean_far_larger_than_the_deviation(kernels, memory,
     np.testing.assert_allclose(var, x.astype(np.float64).var(axis=(0, 2)), rtol=1e-3)
 
 
+@pytest.mark.parametrize("layout", [(40, 2, 64), (2560, 2, 1)], ids=str)
+def test_variance_of_a_constant_whose_square_is_beyond_float32(kernels, memory, layout):
+    x = memory.input(np.full(layout, 2.0**100), "float32")
+    mean, var = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    kernels.batch_norm_statistics("float32", x, *layout, scratch(kernels, memory, "float32", layout), mean, var)
+    np.testing.assert_array_equal((mean, var), [[2.0**100] * layout[1], [0.0] * layout[1]])
+
+
 @pytest.mark.parametrize("misaligned", [0, 1])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", PLANES + ROWS, ids=str)

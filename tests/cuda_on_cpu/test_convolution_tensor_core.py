@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.convolution import LEAKY_RELU, RELU, Case, Sizes
+from tests.cuda_on_cpu.convolution import LEAKY_RELU, NONE, RELU, SIGMOID, TANH, Case, Sizes
 from tests.cuda_on_cpu.memory import CHANNEL_DTYPES, DTYPES, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
@@ -51,6 +51,13 @@ def test_matches_float64(kernels, memory, sizes, dtype):
     tile = "64x64" if sizes.c_in % 8 == 0 or sizes.c_in > 15 else "128x64"
     out = case.run(kernels, memory, TILES[tile], case.norm, LEAKY_RELU, 0.2)
     assert_accurate(out, case.exact_block(LEAKY_RELU, 0.2), dtype)
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, LEAKY_RELU, TANH, SIGMOID])
+def test_every_activation(kernels, memory, activation):
+    case = Case(memory, TRANSPOSED[0], "bfloat16")
+    out = case.run(kernels, memory, TILES["128x64"], case.norm, activation, 0.2)
+    assert_accurate(out, case.exact_block(activation, 0.2), "bfloat16")
 
 
 @pytest.mark.parametrize("channel_dtypes", CHANNEL_DTYPES, ids=str)
