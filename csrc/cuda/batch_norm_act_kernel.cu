@@ -126,6 +126,7 @@ __device__ __forceinline__ void store_partial(const ChannelThread<N, Rows>& thre
 
 template <typename T, int N, bool Rows>
 __global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<float>* partial) {
+  await_previous_kernel();
   const ChannelThread<N, Rows> thread(tiling);
   Moments<float> state[Rows ? N : 1] = {};
   if (thread.has_work())
@@ -177,6 +178,7 @@ __device__ __forceinline__ int64_t finish_channel() {
 
 __global__ void finish_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels, float* mean,
                                       float* var) {
+  await_previous_kernel();
   const int64_t channel = finish_channel();
   const Moments<double> moments = merge_partials<Moments>(partial, splits, channels, channel);
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
@@ -187,6 +189,7 @@ __global__ void finish_moments_kernel(const Moments<float>* partial, int64_t spl
 // Merges the splits of each of `groups` equal parts, one part a row of blocks.
 __global__ void group_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels,
                                      Moments<float>* grouped) {
+  await_previous_kernel();
   const int64_t channel = finish_channel(), group = blockIdx.y;
   const int64_t first = splits * group / gridDim.y, end = splits * (group + 1) / gridDim.y;
   const Moments<double> m = merge_partials<Moments>(partial + first * channels, end - first, channels, channel);
@@ -221,6 +224,7 @@ __device__ __forceinline__ void load_affines(const BatchNorm& norm, int64_t firs
 
 template <typename T, int N, bool Rows>
 __global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, BatchNorm norm, T* output) {
+  await_previous_kernel();
   const ChannelThread<N, Rows> thread(tiling);
   if (!thread.has_work()) return;
   CenteredAffine affine[Rows ? N : 1];
@@ -239,6 +243,7 @@ __global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, Batch
 template <typename T, int N, bool Rows>
 __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
                                      GradientSums<float>* partial) {
+  await_previous_kernel();
   constexpr int kLanes = Rows ? N : 1;
   const ChannelThread<N, Rows> thread(tiling);
   GradientSums<float> sums[kLanes] = {};
@@ -260,6 +265,7 @@ __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTilin
 
 __global__ void finish_gradients_kernel(const GradientSums<float>* partial, int64_t splits, int64_t channels,
                                         BatchNorm norm, float* grad_weight, float* grad_bias) {
+  await_previous_kernel();
   const int64_t channel = finish_channel();
   const GradientSums<double> sums = merge_partials<GradientSums>(partial, splits, channels, channel);
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
@@ -273,6 +279,7 @@ template <typename T, int N, bool Rows>
 __global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
                                       const float* sum_dy_normalized, const float* sum_dy, float reciprocal,
                                       T* grad_input) {
+  await_previous_kernel();
   constexpr int kLanes = Rows ? N : 1;
   const ChannelThread<N, Rows> thread(tiling);
   if (!thread.has_work()) return;

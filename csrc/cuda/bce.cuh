@@ -53,6 +53,7 @@ struct BceWithLogits {
 // partial: [gridDim.x]
 template <typename Loss, typename T, int N>
 __global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
   const float grad_scale = static_cast<float>(operands.grad_scale);
   float sum = 0;

@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "cuda/platform.cuh"
+#include "cuda/ptx.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
@@ -29,6 +29,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     conv_transpose2d_kernel(Deconvolution conv, const T* input, ImageStrides in, const T* weight, ChannelAffine affine,
                             Activation activation, float negative_slope, T* output, ImageStrides out) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, shared);
   float* a = shared;                   // [kStep][kPitch]: a[k][row]
   float* b = shared + kStep * kPitch;  // [kStep][kPitch]: b[k][column]

@@ -223,6 +223,7 @@ __device__ __forceinline__ void store_patch_k4s2p1(const PatchAxis& y, const Pat
 template <typename T, int kColumns, bool kK4S2P1>
 __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
     narrow_kernel(PatchAxis y, PatchAxis x, NarrowOperands<T> operands) {
+  await_previous_kernel();
   using Tile = NarrowTile<kColumns>;
   using Layout = NarrowLayout<kColumns>;
   GENIMG_FAST_SHARED(unsigned char, shared);

@@ -105,6 +105,7 @@ int kernel_size(const PhaseAxis* axis, int phases) {
 template <typename T, typename Tile, typename Loader>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     convolution_kernel(PhasedConvolution conv, const T* input, const T* weight, int64_t depth, Epilogue<T> epilogue) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(unsigned char, shared);
   const int column_tiles = static_cast<int>((conv.out_channels + Tile::kN - 1) / Tile::kN);
   const int phases = conv.y_phases * conv.x_phases;
@@ -154,6 +155,7 @@ constexpr int kMostTaps = 64, kMostTapsOfAxis = 16;
 template <typename T>
 __global__ void pack_weight_kernel(PhasedConvolution conv, const T* weight, WeightStrides strides, int y_kernel,
                                    int x_kernel, int64_t tap_depth, int64_t depth, T* packed) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(T, tile);  // [kPackOut][kernel][kPackPitch]
   const int kernel = y_kernel * x_kernel;
   const int64_t first_in = static_cast<int64_t>(blockIdx.x) * kPackIn,

@@ -328,7 +328,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     buffers.patch_barriers->init(kReaders);
     buffers.weight_barriers->init(kReaders);
     mbarrier_publish();
+    prefetch_tensor_map(image);
+    prefetch_tensor_map(weight);
   }
+  await_previous_kernel();
   __syncthreads();
 
   float acc[Tile::kFragmentsM][Tile::kFragmentsN][4] = {};

@@ -22,6 +22,7 @@ struct SquaredError {
 // partial: [2][gridDim.x], the reconstruction's and then the divergence's.
 template <typename Loss, typename T, int N>
 __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
   const float recon_scale = static_cast<float>(operands.recon_scale);
   float reconstruction = 0;
@@ -49,6 +50,7 @@ __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
 
 template <typename T>
 __global__ void elbo_total_kernel(ElboOperands<T> operands, const float* partial, int count) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads]
   const double reconstruction = operands.recon_scale * block_sum_partials(partial, count, lane_sum);
   const double kl = operands.kl_scale * block_sum_partials(partial + count, count, lane_sum);

@@ -15,6 +15,7 @@ namespace {
 // partial: [gridDim.x]
 template <typename T, int N>
 __global__ void gaussian_kl_kernel(GaussianKlOperands<T, float> operands, float* partial) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
   const float sum = block_sum(gaussian_kl_terms<N>(operands), scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;

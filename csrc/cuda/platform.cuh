@@ -2,7 +2,7 @@
 // What a kernel file includes first: the CUDA runtime, or, under GENIMG_FAST_CUDA_ON_CPU, the shim of tests/cuda_on_cpu
 // that runs the same source on the host.  Kernel files therefore
 //   - use dynamic shared memory only, through GENIMG_FAST_SHARED, so that the shim can poison it between blocks;
-//   - start kernels through launch(), never <<<>>>;
+//   - start kernels through launch(), never <<<>>>, and begin them with await_previous_kernel() (cuda/ptx.cuh);
 //   - convert elements through to_float() and from_float<T>(), never by implicit conversion of half types;
 //   - reach PTX instructions through cuda/ptx.cuh.
 #pragma once
@@ -18,6 +18,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -44,12 +46,21 @@ inline int device_attribute(cudaDeviceAttr attribute) {  // of the current GPU
 inline int multiprocessor_count() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 inline int compute_capability_major() { return device_attribute(cudaDevAttrComputeCapabilityMajor); }
 
+// Whether kernels on the current GPU wait for the one before them: it is one of those that this code was compiled for,
+// and has the instruction.  A kernel made of older PTX lacks it.
+inline bool kernels_await() {
+  const int arch = compute_capability_major() * 100 + device_attribute(cudaDevAttrComputeCapabilityMinor) * 10;
+  constexpr int kCompiledFor[] = {__CUDA_ARCH_LIST__};
+  return arch >= 900 && std::find(std::begin(kCompiledFor), std::end(kCompiledFor), arch) != std::end(kCompiledFor);
+}
+
 // Sets `bytes` bytes to 0 in the order of the stream; not a kernel.
 inline void set_zero(void* p, size_t bytes, Stream stream) {
   check_cuda(cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 
-// kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.
+// kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.  Where
+// kernels wait for the one before them they may start before it has ended.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
   if (shared_bytes > 48 * 1024) {  // beyond 48 KiB a kernel must ask; always for the same: other threads may too
@@ -57,10 +68,16 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
   }
-  // clang-format off
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
-  // clang-format on
-  check_cuda(cudaGetLastError());
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &early;
+  config.numAttrs = kernels_await() ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...));
 }
 
 }  // namespace genimg_fast::cuda

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Every PTX instruction that the kernels use, but those of sm_90a (ptx_sm90.cuh), each behind one function: wide
-// stores, asynchronous copies to shared memory, and the warp-wide loads and multiplications of the tensor cores.  Under
-// GENIMG_FAST_CUDA_ON_CPU the same functions come from tests/cuda_on_cpu/ptx_on_cpu.h.
+// Every PTX instruction that the kernels use, but those of sm_90a (ptx_sm90.cuh), each behind one function: the wait
+// for the kernel before, wide stores, asynchronous copies to shared memory, and the warp-wide loads and multiplications
+// of the tensor cores.  Under GENIMG_FAST_CUDA_ON_CPU the same functions come from tests/cuda_on_cpu/ptx_on_cpu.h.
 //
 // Fragments are those of the PTX ISA ("Matrix Fragments for mma.m16n8k16" and "... m16n8k8").  With g = lane / 4 and
 // t = lane % 4, a lane holds, as (row, column):
@@ -21,6 +21,15 @@
 #else
 
 namespace genimg_fast::cuda {
+
+// What every thread of every kernel does before it touches global memory.  On Hopper and newer a kernel of launch()
+// starts when all blocks of the one before it have: the blocks that wait here are in place when the last of those ends,
+// where a launch after its end would take a microsecond or two.
+__device__ __forceinline__ void await_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents; griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // One store of 16 bytes, aligned to that.  What the compiler makes of an assignment is at times four of 4, and each of
 // them then touches every sector that the warp writes.

@@ -132,6 +132,11 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, unsigned parity
 
 // ---- Copies.
 
+// Brings a descriptor closer, for the first copy by it.
+__device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Begins to copy the box whose first element is at these coordinates, fastest first, to `shared`, a multiple of 1024:
 // swizzled, and zeros where it lies beyond the array.  What landed is told to the barrier.  By one thread.
 __device__ __forceinline__ void tma_load(void* shared, const TensorMap& map, int c0, int c1, int c2, int c3,

@@ -2,7 +2,7 @@
 // Deterministic sums: a fixed tree within a block, one partial a block, and a second kernel, or the last block of the
 // first one, that adds the partials in order.  No atomics on what is summed.
 #pragma once
-#include "cuda/platform.cuh"
+#include "cuda/ptx.cuh"
 
 namespace genimg_fast::cuda {
 
@@ -52,6 +52,7 @@ __device__ __forceinline__ bool is_last_to_leave(float sum, float* partial, int*
 // out[0] = scale * (partial[0] + ... + partial[count - 1]), one block.
 template <typename T>
 __global__ void sum_partials_kernel(const float* partial, int count, double scale, T* out) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(double, lane_sum);
   const double sum = block_sum_partials(partial, count, lane_sum);
   if (threadIdx.x == 0) out[0] = from_float<T>(static_cast<float>(scale * sum));

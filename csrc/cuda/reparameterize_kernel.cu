@@ -12,6 +12,7 @@ namespace {
 
 template <typename T, int N>
 __global__ void reparameterize_kernel(const T* mu, const T* logvar, NoiseSeed seed, T* z, int64_t numel) {
+  await_previous_kernel();
   const uint64_t key = seed.get();
   for_each_pack<N>(numel, [&](int64_t i, auto pack) {
     auto m = pack.load(mu + i);
@@ -27,6 +28,7 @@ __global__ void reparameterize_kernel(const T* mu, const T* logvar, NoiseSeed se
 template <typename T, int N>
 __global__ void reparameterize_backward_kernel(const T* grad, const T* logvar, NoiseSeed seed, T* grad_logvar,
                                                int64_t numel) {
+  await_previous_kernel();
   const uint64_t key = seed.get();
   for_each_pack<N>(numel, [&](int64_t i, auto pack) {
     auto g = pack.load(grad + i);

@@ -20,6 +20,7 @@ namespace {
 template <typename T, int N>
 __global__ void reparameterize_with_kl_kernel(ReparameterizeWithKlOperands<T> operands, NoiseSeed seed, float* partial,
                                               int* ticket, double scale, T* sum) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads + 1]
   const uint64_t key = seed.get();
   float divergence = 0;
@@ -46,6 +47,7 @@ __global__ void reparameterize_with_kl_kernel(ReparameterizeWithKlOperands<T> op
 
 template <typename T, int N>
 __global__ void reparameterize_with_kl_backward_kernel(ReparameterizeWithKlGradients<T> operands, NoiseSeed seed) {
+  await_previous_kernel();
   const uint64_t key = seed.get();
   const float kl_scale = static_cast<float>(operands.kl_scale);
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {

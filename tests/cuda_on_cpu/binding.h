@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cuda/channel_vector.h"
+#include "earlier_results.h"
 
 namespace cuda_on_cpu {
 
@@ -100,6 +101,10 @@ Result call(const std::function<R(Parameters...)>& function, const std::vector<A
       throw std::invalid_argument("argument " + std::to_string(index) + ": " + error.what());
     }
   };
+  arrays_of_call.clear();
+  for (const Argument& argument : arguments)
+    if (const Array* array = std::get_if<Array>(&argument))
+      arrays_of_call.push_back({array->data, static_cast<size_t>(array->bytes)});
   auto run = [&] {
     return function(converted(std::integral_constant<size_t, I>{}, static_cast<std::decay_t<Parameters>*>(nullptr))...);
   };

@@ -2,13 +2,14 @@
 // Kernels that test the shim, not the library.  Most have a `correct` argument: with false they contain the bug that
 // the shim must show.
 #include "binding.h"
-#include "cuda/platform.cuh"
+#include "cuda/ptx.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
 
 // out[0] = the sum of blockDim.x values, a power of two.
 __global__ void tree_sum_kernel(const float* in, float* out, bool correct) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [blockDim.x]
   scratch[threadIdx.x] = in[threadIdx.x];
   for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
@@ -20,6 +21,7 @@ __global__ void tree_sum_kernel(const float* in, float* out, bool correct) {
 
 // out[i] = in[i ^ 1], within a warp.
 __global__ void swap_pairs_kernel(const float* in, float* out, bool correct) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [blockDim.x]
   scratch[threadIdx.x] = in[threadIdx.x];
   if (correct) __syncwarp();
@@ -28,6 +30,7 @@ __global__ void swap_pairs_kernel(const float* in, float* out, bool correct) {
 
 // out[i] = in[(i + 32) % blockDim.x], from the next warp.  A warp barrier is not enough.
 __global__ void rotate_warps_kernel(const float* in, float* out, bool correct) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [blockDim.x]
   scratch[threadIdx.x] = in[threadIdx.x];
   if (correct)
@@ -38,27 +41,45 @@ __global__ void rotate_warps_kernel(const float* in, float* out, bool correct) {
 }
 
 __global__ void store_shared_kernel(int index) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);
   if (threadIdx.x == 0) scratch[index] = 1;
 }
 
 __global__ void copy_shared_kernel(float* out) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [blockDim.x]
   out[threadIdx.x] = scratch[threadIdx.x];
   scratch[threadIdx.x] = 1;  // which the next block must not see
 }
 
 __global__ void copy_global_kernel(const float* in, int from, float* out, int to) {
+  await_previous_kernel();
   if (threadIdx.x == 0) out[to] = in[from];
 }
 
+// out[i] = 2 * in[i]: the values of another kernel, perhaps of one that still runs.
+enum class Haste : int64_t { none, reads, writes, one_thread_goes_on };
+
+__global__ void double_kernel(const float* in, float* out, Haste haste) {
+  const unsigned i = threadIdx.x;
+  float value = 0;
+  if (haste == Haste::reads) value = in[i];
+  if (haste == Haste::writes) out[i] = 0;
+  if (haste != Haste::one_thread_goes_on || i != 5) await_previous_kernel();
+  if (haste != Haste::reads) value = in[i];
+  if (haste != Haste::writes) out[i] = 2 * value;
+}
+
 __global__ void load_pack_kernel(const float* in, float* out) {
+  await_previous_kernel();
   *reinterpret_cast<Pack<float, 4>*>(out) = *reinterpret_cast<const Pack<float, 4>*>(in);
 }
 
 enum class Divergence : int64_t { half_the_block, early_return, two_places, missing_lane, not_in_own_mask, mixed };
 
 __global__ void diverge_kernel(Divergence kind) {
+  await_previous_kernel();
   const bool first_half = threadIdx.x < blockDim.x / 2;
   switch (kind) {
     case Divergence::half_the_block:
@@ -94,6 +115,7 @@ __global__ void diverge_kernel(Divergence kind) {
 
 // Each thread writes the order in which it ran.  counter: 1 int, 0 at first.
 __global__ void order_kernel(int* counter, int* position) {
+  await_previous_kernel();
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -103,6 +125,7 @@ __global__ void order_kernel(int* counter, int* position) {
 // The three shuffles by the same argument.
 template <typename T>
 __global__ void shuffle_kernel(const T* in, T* by_xor, T* by_down, T* by_index, int argument, int width) {
+  await_previous_kernel();
   const T value = in[threadIdx.x];
   by_xor[threadIdx.x] = __shfl_xor_sync(0xffffffffu, value, argument, width);
   by_down[threadIdx.x] = __shfl_down_sync(0xffffffffu, value, argument, width);
@@ -111,12 +134,14 @@ __global__ void shuffle_kernel(const T* in, T* by_xor, T* by_down, T* by_index, 
 
 // The lanes of `mask` shuffle, and read one that takes no part.
 __global__ void partial_shuffle_kernel(float* out, unsigned mask) {
+  await_previous_kernel();
   const unsigned lane = threadIdx.x;
   if (mask >> lane & 1) out[lane] = __shfl_xor_sync(mask, static_cast<float>(lane), 1);
 }
 
 template <typename T>
 __global__ void round_trip_kernel(const float* in, T* rounded, float* out, int numel) {
+  await_previous_kernel();
   for (int i = threadIdx.x; i < numel; i += blockDim.x) {
     rounded[i] = from_float<T>(in[i]);
     out[i] = to_float(rounded[i]);
@@ -152,6 +177,9 @@ CUDA_ON_CPU_BINDINGS {
   });
   bind("copy_global", [](const float* in, int from, float* out, int to) {
     launch(copy_global_kernel, dim3(1), dim3(32), 0, nullptr, in, from, out, to);
+  });
+  bind("double", [](const float* in, float* out, int threads, Haste haste) {
+    launch(double_kernel, dim3(1), dim3(threads), 0, nullptr, in, out, haste);
   });
   bind("load_pack",
        [](const float* in, float* out) { launch(load_pack_kernel, dim3(1), dim3(1), 0, nullptr, in, out); });

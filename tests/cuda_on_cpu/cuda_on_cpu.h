@@ -3,7 +3,8 @@
 //
 // Stricter than a GPU on purpose.  Dynamic shared memory is NaN when a block starts, is aligned to 16 bytes and no
 // more, and lies between guard zones that must be unchanged when the block ends.  A barrier must be reached by every
-// thread of the block at the same place, a warp operation by every lane of its mask; otherwise the launch throws.
+// thread of the block at the same place, a warp operation by every lane of its mask, and every thread must wait for the
+// kernel before its own; otherwise the launch throws.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "cuda/dtype.h"
+#include "earlier_results.h"
 #include "fibers.h"
 #include "half_types.h"
 
@@ -97,6 +99,8 @@ inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::func
                              std::to_string(shared_bytes) + " bytes of shared memory");
   blockDim = block;
   gridDim = grid;
+  EarlierResults results;
+  earlier_results = &results;
   std::vector<size_t> order(blocks);
   std::iota(order.begin(), order.end(), size_t{0});
   if (schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
@@ -105,8 +109,10 @@ inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::func
     blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                 static_cast<unsigned>(b / grid.x / grid.y)};
     SharedMemory memory(shared_bytes);
-    Block(block, body).run();
+    Block running(block, body);
+    running.run();
     memory.check_guards();
+    if (!running.all_awaited()) throw std::runtime_error("a thread did not wait for the kernel before its own");
   }
 }
 

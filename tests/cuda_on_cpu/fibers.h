@@ -85,6 +85,7 @@ struct Fiber {
   std::vector<AsyncCopy> open_group;                     // cp.async not yet committed
   std::vector<std::vector<AsyncCopy>> committed_groups;  // oldest first
 
+  bool awaited = false;  // the kernel before this one
   bool started = false;
   ucontext_t entry;
   jmp_buf resume_point;
@@ -124,6 +125,9 @@ class Block {
   }
 
   Fiber& current() { return *current_; }
+  bool all_awaited() const {
+    return std::all_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.awaited; });
+  }
 
   // All threads of the block meet here: none may have returned, and none may be at another barrier.
   void block_barrier(std::source_location site) {

@@ -8,6 +8,7 @@ namespace {
 
 // out = in, 16 bytes a thread through shared memory; zeros where chunk >= valid_chunks.
 __global__ void async_copy_kernel(const uint4* in, uint4* out, int valid_chunks, bool correct) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(uint4, buffer);  // [32]
   const int chunk = threadIdx.x;
   cp_async<16>(buffer + chunk, in + chunk, chunk < valid_chunks);
@@ -19,6 +20,7 @@ __global__ void async_copy_kernel(const uint4* in, uint4* out, int valid_chunks,
 
 // Chunks of 32 x 16 bytes through two buffers: the next chunk is under way while this one is read.
 __global__ void async_pipeline_kernel(const uint4* in, uint4* out, int chunks, bool correct) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(uint4, buffer);  // [2][32]
   const int lane = threadIdx.x;
   cp_async<16>(buffer + lane, in + lane);
@@ -36,6 +38,7 @@ __global__ void async_pipeline_kernel(const uint4* in, uint4* out, int chunks, b
 
 // fragments[lane][4] of four 8 x 8 matrices of 16-bit elements.
 __global__ void ldmatrix_kernel(const uint16_t* matrices, uint32_t* fragments, bool transposed) {
+  await_previous_kernel();
   GENIMG_FAST_SHARED(uint16_t, shared);  // [4][8][8]
   for (int i = threadIdx.x; i < 256; i += 32) shared[i] = matrices[i];
   __syncthreads();
@@ -52,6 +55,7 @@ struct Tf32 {};
 // accumulator[lane][4] += a[lane][4] * b[lane][2], the operands given as fragments.
 template <typename T>
 __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, float* accumulator) {
+  await_previous_kernel();
   uint32_t a_fragment[4], b_fragment[2];
   float acc[4];
   for (int i = 0; i < 4; ++i) a_fragment[i] = a[threadIdx.x * 4 + i], acc[i] = accumulator[threadIdx.x * 4 + i];
@@ -64,6 +68,7 @@ __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, float* accumula
 }
 
 __global__ void to_tf32_kernel(const float* in, uint32_t* out, int numel) {
+  await_previous_kernel();
   for (int i = threadIdx.x; i < numel; i += 32) out[i] = to_tf32(in[i]);
 }
 

@@ -15,6 +15,11 @@ inline void require_aligned(const char* what, const void* p, int bytes) {
     throw std::runtime_error(std::string(what) + " is not " + std::to_string(bytes) + "-byte aligned");
 }
 
+inline void await_previous_kernel() {
+  cuda_on_cpu::running_block->current().awaited = true;
+  cuda_on_cpu::earlier_results->arrive();
+}
+
 inline void store_16_bytes(void* global, const void* value) {
   require_aligned("store_16_bytes: global address", global, 16);
   std::memcpy(global, value, 16);

@@ -18,6 +18,7 @@ __device__ __forceinline__ unsigned char* aligned(unsigned char* shared) {
 __global__ void box_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap map, int c0, int c1, int c2, int c3, int bytes,
                            int announced, bool waits, unsigned char* out) {
 #ifdef GENIMG_FAST_SM90A
+  await_previous_kernel();
   GENIMG_FAST_SHARED(unsigned char, unaligned);
   unsigned char* box = aligned(unaligned);
   uint64_t* barrier = reinterpret_cast<uint64_t*>(box + bytes);
@@ -40,6 +41,7 @@ template <typename T, int kN>
 __global__ void wgmma_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap b, const uint32_t* a, float* sums, int depth,
                              Fault fault) {
 #ifdef GENIMG_FAST_SM90A
+  await_previous_kernel();
   GENIMG_FAST_SHARED(unsigned char, unaligned);
   unsigned char* matrix = aligned(unaligned);
   uint64_t* barrier = reinterpret_cast<uint64_t*>(matrix + kN * kSwizzledRow);
@@ -74,6 +76,7 @@ __global__ void wgmma_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap b, const 
 // out[step] = row `step` of an array [steps][64] of half values, through a ring of two buffers.
 __global__ void ring_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap map, int steps, Fault fault, uint16_t* out) {
 #ifdef GENIMG_FAST_SM90A
+  await_previous_kernel();
   GENIMG_FAST_SHARED(unsigned char, unaligned);
   unsigned char* ring = aligned(unaligned);  // [2][kSwizzleBytes], of which one row is used
   uint64_t* filled = reinterpret_cast<uint64_t*>(ring + 2 * kSwizzleBytes);  // [2]

@@ -209,6 +209,8 @@ inline void mbarrier_wait(uint64_t* barrier, unsigned parity,
   });
 }
 
+inline void prefetch_tensor_map(const TensorMap&) {}
+
 inline void tma_load(void* shared, const TensorMap& map, int c0, int c1, int c2, int c3, uint64_t* barrier) {
   const uint32_t to = shared_address(shared);
   if (to % kSwizzleBytes != 0) throw std::runtime_error("tma_load: shared address is not 1024-byte aligned");

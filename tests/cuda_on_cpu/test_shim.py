@@ -88,6 +88,30 @@ def test_shared_memory_is_nan_when_a_block_starts(kernels, memory, schedule):
     assert np.isnan(out).all()
 
 
+def run_double(kernels, memory, haste):
+    x, out = memory.input(np.arange(THREADS), np.float32), memory.output(THREADS, np.float32)
+    out[:] = -1
+    kernels.double(x, out, THREADS, ("none", "reads", "writes", "one_thread_goes_on").index(haste))
+    return x, out
+
+
+def test_values_of_the_kernel_before(kernels, memory, schedule):
+    x, out = run_double(kernels, memory, "none")
+    np.testing.assert_array_equal(out, 2 * x)
+
+
+def test_what_a_kernel_touches_before_it_waits_is_not_there(kernels, memory, schedule):
+    _, out = run_double(kernels, memory, "reads")
+    assert np.isnan(out).any()
+    _, out = run_double(kernels, memory, "writes")
+    assert (out == -1).any()
+
+
+def test_every_thread_waits(kernels, memory, schedule):
+    with pytest.raises(RuntimeError, match="a thread did not wait for the kernel before its own"):
+        run_double(kernels, memory, "one_thread_goes_on")
+
+
 @pytest.mark.parametrize(
     ("threads", "blocks"),
     [((1025, 1, 1), (1, 1, 1)), ((1, 1, 1), (0, 1, 1)), ((0, 1, 1), (1, 1, 1)), ((1, 1, 1), (1, 65536, 1))],
