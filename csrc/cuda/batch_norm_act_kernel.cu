@@ -9,9 +9,13 @@
 //     a block: one channel                        a block: width * N channels
 //     thread t: packs t, t + 256, ... of it       thread t: column t % 4 of packs, rows t / 4, t / 4 + 64, ...
 //
-// In both a warp reads consecutive addresses.  `splits` blocks share a channel.  A reduction leaves one partial a
-// split, by Welford's update and Chan's merge in a fixed tree, and a second kernel merges the splits in order, in
-// double.
+// In both a warp reads consecutive addresses.  `splits` blocks share a channel, so many that the GPU has room for all
+// at once.  A reduction leaves one partial a split, by Welford's update and Chan's merge in a fixed tree, and a second
+// kernel merges the splits in order, in double.
+//
+// At 4.3 TB/s and 800 ns from a load to its value, 26 KB must be on their way to each of 132 multiprocessors.  Their
+// registers have room for 768 to 1280 threads of 16 bytes a load: with one load each, 12 to 20 KB.  So a thread loads
+// two packs of each tensor before it uses the first.
 #include "cuda/batch_norm_act_kernel.h"
 
 #include "cuda/elementwise.cuh"
@@ -20,8 +24,6 @@
 namespace genimg_fast::cuda {
 namespace {
 
-constexpr int kBlocks = 1024;  // aimed at: enough for any GPU
-
 struct ChannelTiling {
   ChannelLayout layout;
   int width;      // packs of a row that lie side by side in a block; 1 for planes
@@ -29,7 +31,7 @@ struct ChannelTiling {
   int64_t splits;
 };
 
-inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack) {
+inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack, int blocks) {
   ChannelTiling tiling{layout, 1, layout.channels, 1};
   int64_t steps = (layout.per_channel() / pack + kThreads - 1) / kThreads;
   if (layout.inner == 1) {
@@ -39,11 +41,64 @@ inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack) {
     const int64_t rows = kThreads / tiling.width;
     steps = (layout.outer + rows - 1) / rows;
   }
-  tiling.splits = tiling.tiles > 0 ? kBlocks / tiling.tiles : 1;
+  tiling.splits = tiling.tiles > 0 ? blocks / tiling.tiles : 1;
   if (tiling.splits > steps) tiling.splits = steps;
   if (tiling.splits < 1) tiling.splits = 1;
   return tiling;
 }
+
+// The packs of a thread, one after the other.
+template <int N, bool Rows>
+class PackWalk;
+
+template <int N>
+class PackWalk<N, true> {
+ public:
+  __device__ __forceinline__ PackWalk(const ChannelTiling& tiling, int64_t split, int64_t channel)
+      : rows_at_once_(kThreads / tiling.width * tiling.splits),
+        rows_(tiling.layout.outer),
+        channels_(tiling.layout.channels),
+        channel_(channel),
+        row_(split * (kThreads / tiling.width) + threadIdx.x / tiling.width) {}
+
+  __device__ __forceinline__ bool has_pack() const { return row_ < rows_; }
+  __device__ __forceinline__ int64_t next() {
+    const int64_t offset = row_ * channels_ + channel_;
+    row_ += rows_at_once_;
+    return offset;
+  }
+
+ private:
+  int64_t rows_at_once_, rows_, channels_, channel_, row_;
+};
+
+// Plane and position in it advance together: a division a thread, not one a pack.
+template <int N>
+class PackWalk<N, false> {
+ public:
+  __device__ __forceinline__ PackWalk(const ChannelTiling& tiling, int64_t split, int64_t channel)
+      : layout_(tiling.layout), channel_(channel), packs_(tiling.layout.inner / N) {
+    const int64_t first = split * kThreads + threadIdx.x, step = tiling.splits * kThreads;
+    plane_step_ = step / packs_, position_step_ = step % packs_;
+    plane_ = first / packs_, position_ = first % packs_;
+  }
+
+  __device__ __forceinline__ bool has_pack() const { return plane_ < layout_.outer; }
+  __device__ __forceinline__ int64_t next() {
+    const int64_t offset = (plane_ * layout_.channels + channel_) * layout_.inner + position_ * N;
+    plane_ += plane_step_;
+    position_ += position_step_;
+    if (position_ >= packs_) {
+      position_ -= packs_;
+      ++plane_;
+    }
+    return offset;
+  }
+
+ private:
+  const ChannelLayout& layout_;
+  int64_t channel_, packs_, plane_step_, position_step_, plane_, position_;
+};
 
 // A thread's part of the tensor.  Rows: `channel` is the first of N.
 template <int N, bool Rows>
@@ -59,30 +114,17 @@ struct ChannelThread {
 
   __device__ __forceinline__ bool has_work() const { return channel < tiling.layout.channels; }
 
-  // body(offset) for each pack of N elements.
-  template <typename Body>
-  __device__ __forceinline__ void for_each_pack(const Body& body) const {
-    const int64_t channels = tiling.layout.channels;
-    if (Rows) {
-      const int64_t rows = kThreads / tiling.width;
-      for (int64_t row = split * rows + threadIdx.x / tiling.width; row < tiling.layout.outer;
-           row += tiling.splits * rows)
-        body(row * channels + channel);
-      return;
-    }
-    // Plane and position in it advance together: a division a thread, not one a pack.
-    const int64_t packs = tiling.layout.inner / N;
-    const int64_t first = split * kThreads + threadIdx.x, step = tiling.splits * kThreads;
-    const int64_t plane_step = step / packs, position_step = step % packs;
-    int64_t plane = first / packs, position = first % packs;
-    while (plane < tiling.layout.outer) {
-      body((plane * channels + channel) * tiling.layout.inner + position * N);
-      plane += plane_step;
-      position += position_step;
-      if (position >= packs) {
-        position -= packs;
-        ++plane;
-      }
+  // use(offset, load(offset)) for each pack of N elements, two loads at once.
+  template <typename Load, typename Use>
+  __device__ __forceinline__ void for_each_pack(const Load& load, const Use& use) const {
+    PackWalk<N, Rows> walk(tiling, split, channel);
+    while (walk.has_pack()) {
+      const int64_t first = walk.next();
+      const bool has_second = walk.has_pack();
+      const int64_t second = has_second ? walk.next() : first;
+      const auto first_loaded = load(first), second_loaded = load(second);
+      use(first, first_loaded);
+      if (has_second) use(second, second_loaded);
     }
   }
 };
@@ -130,28 +172,28 @@ __global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<flo
   const ChannelThread<N, Rows> thread(tiling);
   Moments<float> state[Rows ? N : 1] = {};
   if (thread.has_work())
-    thread.for_each_pack([&](int64_t i) {
-      const auto x = PackOf<N>{}.load(input + i);
-      if (Rows) {  // N channels, all with the same count
-        const float count = state[0].count + 1, reciprocal = 1.0f / count;
-        for (int k = 0; k < N; ++k) {
-          Moments<float>& s = state[Rows ? k : 0];
-          const float delta = to_float(x.lane[k]) - s.mean;
-          s.mean += delta * reciprocal;
-          s.m2 += delta * (to_float(x.lane[k]) - s.mean);
-          s.count = count;
-        }
-      } else {  // N elements of one channel: exact moments of the pack, then one merge
-        float sum = 0, m2 = 0;
-        for (int k = 0; k < N; ++k) sum += to_float(x.lane[k]);
-        const float mean = sum * (1.0f / N);
-        for (int k = 0; k < N; ++k) {
-          const float delta = to_float(x.lane[k]) - mean;
-          m2 += delta * delta;
-        }
-        state[0].merge(N, mean, m2);
-      }
-    });
+    thread.for_each_pack([&](int64_t i) { return PackOf<N>{}.load(input + i); },
+                         [&](int64_t, const Pack<T, N>& x) {
+                           if (Rows) {  // N channels, all with the same count
+                             const float count = state[0].count + 1, reciprocal = 1.0f / count;
+                             for (int k = 0; k < N; ++k) {
+                               Moments<float>& s = state[Rows ? k : 0];
+                               const float delta = to_float(x.lane[k]) - s.mean;
+                               s.mean += delta * reciprocal;
+                               s.m2 += delta * (to_float(x.lane[k]) - s.mean);
+                               s.count = count;
+                             }
+                           } else {  // N elements of one channel: exact moments of the pack, then one merge
+                             float sum = 0, m2 = 0;
+                             for (int k = 0; k < N; ++k) sum += to_float(x.lane[k]);
+                             const float mean = sum * (1.0f / N);
+                             for (int k = 0; k < N; ++k) {
+                               const float delta = to_float(x.lane[k]) - mean;
+                               m2 += delta * delta;
+                             }
+                             state[0].merge(N, mean, m2);
+                           }
+                         });
   store_partial(thread, state, partial);
 }
 
@@ -229,8 +271,8 @@ __global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, Batch
   if (!thread.has_work()) return;
   CenteredAffine affine[Rows ? N : 1];
   load_affines(norm, thread.channel, affine);
-  thread.for_each_pack([&](int64_t i) {
-    auto x = PackOf<N>{}.load(input + i);
+  auto load = [&](int64_t i) { return PackOf<N>{}.load(input + i); };
+  thread.for_each_pack(load, [&](int64_t i, Pack<T, N> x) {
     for (int k = 0; k < N; ++k) {
       const CenteredAffine& a = affine[Rows ? k : 0];
       x.lane[k] = from_float<T>(
@@ -239,6 +281,11 @@ __global__ void normalize_act_kernel(const T* input, ChannelTiling tiling, Batch
     PackOf<N>{}.store(output + i, x);
   });
 }
+
+template <typename T, int N>
+struct LoadedPair {
+  Pack<T, N> grad, input;
+};
 
 template <typename T, int N, bool Rows>
 __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTiling tiling, BatchNorm norm,
@@ -250,13 +297,14 @@ __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTilin
   if (thread.has_work()) {
     CenteredAffine affine[kLanes];
     load_affines(norm, thread.channel, affine);
-    thread.for_each_pack([&](int64_t i) {
-      const auto g = PackOf<N>{}.load(grad + i), x = PackOf<N>{}.load(input + i);
+    auto load = [&](int64_t i) { return LoadedPair<T, N>{PackOf<N>{}.load(grad + i), PackOf<N>{}.load(input + i)}; };
+    thread.for_each_pack(load, [&](int64_t, const LoadedPair<T, N>& loaded) {
       for (int k = 0; k < N; ++k) {
         const int lane = Rows ? k : 0;
-        const float dy = affine[lane].dy(norm, to_float(g.lane[k]), to_float(x.lane[k]));
+        const float g = to_float(loaded.grad.lane[k]), x = to_float(loaded.input.lane[k]);
+        const float dy = affine[lane].dy(norm, g, x);
         sums[lane].dy += dy;
-        sums[lane].dy_centered += dy * (to_float(x.lane[k]) - affine[lane].mean);
+        sums[lane].dy_centered += dy * (x - affine[lane].mean);
       }
     });
   }
@@ -291,16 +339,17 @@ __global__ void gradient_input_kernel(const T* grad, const T* input, ChannelTili
     mean_dy[k] = sum_dy ? sum_dy[channel] * reciprocal : 0.0f;
     slope[k] = sum_dy ? sum_dy_normalized[channel] * affine[k].inverse_std * reciprocal : 0.0f;
   }
-  thread.for_each_pack([&](int64_t i) {
-    auto g = PackOf<N>{}.load(grad + i);
-    const auto x = PackOf<N>{}.load(input + i);
+  auto load = [&](int64_t i) { return LoadedPair<T, N>{PackOf<N>{}.load(grad + i), PackOf<N>{}.load(input + i)}; };
+  thread.for_each_pack(load, [&](int64_t i, const LoadedPair<T, N>& loaded) {
+    Pack<T, N> result;
     for (int k = 0; k < N; ++k) {
       const int lane = Rows ? k : 0;
-      float dy = affine[lane].dy(norm, to_float(g.lane[k]), to_float(x.lane[k]));
-      if (sum_dy) dy -= mean_dy[lane] + (to_float(x.lane[k]) - affine[lane].mean) * slope[lane];
-      g.lane[k] = from_float<T>(dy * affine[lane].scale);
+      const float g = to_float(loaded.grad.lane[k]), x = to_float(loaded.input.lane[k]);
+      float dy = affine[lane].dy(norm, g, x);
+      if (sum_dy) dy -= mean_dy[lane] + (x - affine[lane].mean) * slope[lane];
+      result.lane[k] = from_float<T>(dy * affine[lane].scale);
     }
-    PackOf<N>{}.store(grad_input + i, g);
+    PackOf<N>{}.store(grad_input + i, result);
   });
 }
 
@@ -337,7 +386,7 @@ int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout) {
   dispatch(dtype, [&](auto zero) {
     for (bool aligned : {false, true})
       with_access<decltype(zero)>(layout, aligned, [&](auto access) {
-        const int64_t count = make_tiling(layout, access.pack).splits * layout.channels;
+        const int64_t count = make_tiling(layout, access.pack, most_resident_blocks()).splits * layout.channels;
         states = count > states ? count : states;
       });
   });
@@ -353,9 +402,11 @@ void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& 
     with_access<T>(layout, is_aligned(input), [&](auto access) {
       constexpr int kWide = decltype(access)::pack;
       constexpr bool kRows = decltype(access)::rows;
-      const ChannelTiling tiling = make_tiling(layout, kWide);
-      launch(moments_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads),
-             state_bytes<Moments<float>>(kRows ? kWide : 1), stream, static_cast<const T*>(input), tiling, partial);
+      const auto kernel = moments_kernel<T, kWide, kRows>;
+      const size_t shared_bytes = state_bytes<Moments<float>>(kRows ? kWide : 1);
+      const ChannelTiling tiling = make_tiling(layout, kWide, resident_blocks(kernel, shared_bytes));
+      launch(kernel, grid_of(tiling), dim3(kThreads), shared_bytes, stream, static_cast<const T*>(input), tiling,
+             partial);
       batch_norm_merge_statistics(scratch, tiling.splits, layout.channels, mean, var, stream);
     });
   });
@@ -388,9 +439,10 @@ void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout,
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
     with_access<T>(layout, is_aligned(input) && is_aligned(output), [&](auto access) {
-      const ChannelTiling tiling = make_tiling(layout, access.pack);
-      launch(normalize_act_kernel<T, decltype(access)::pack, decltype(access)::rows>, grid_of(tiling), dim3(kThreads),
-             0, stream, static_cast<const T*>(input), tiling, norm, static_cast<T*>(output));
+      const auto kernel = normalize_act_kernel<T, decltype(access)::pack, decltype(access)::rows>;
+      const ChannelTiling tiling = make_tiling(layout, access.pack, resident_blocks(kernel, 0));
+      launch(kernel, grid_of(tiling), dim3(kThreads), 0, stream, static_cast<const T*>(input), tiling, norm,
+             static_cast<T*>(output));
     });
   });
 }
@@ -405,9 +457,10 @@ void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, 
     with_access<T>(layout, is_aligned(grad) && is_aligned(input), [&](auto access) {
       constexpr int kWide = decltype(access)::pack;
       constexpr bool kRows = decltype(access)::rows;
-      const ChannelTiling tiling = make_tiling(layout, kWide);
-      launch(gradient_sums_kernel<T, kWide, kRows>, grid_of(tiling), dim3(kThreads),
-             state_bytes<GradientSums<float>>(kRows ? kWide : 1), stream, static_cast<const T*>(grad),
+      const auto kernel = gradient_sums_kernel<T, kWide, kRows>;
+      const size_t shared_bytes = state_bytes<GradientSums<float>>(kRows ? kWide : 1);
+      const ChannelTiling tiling = make_tiling(layout, kWide, resident_blocks(kernel, shared_bytes));
+      launch(kernel, grid_of(tiling), dim3(kThreads), shared_bytes, stream, static_cast<const T*>(grad),
              static_cast<const T*>(input), tiling, norm, partial);
       launch(finish_gradients_kernel, finish_grid(layout.channels), dim3(kThreads),
              state_bytes<GradientSums<double>>(1), stream, static_cast<const GradientSums<float>*>(partial),
@@ -423,10 +476,11 @@ void batch_norm_gradient_input(DType dtype, const void* grad, const void* input,
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
     with_access<T>(layout, is_aligned(grad) && is_aligned(input) && is_aligned(grad_input), [&](auto access) {
-      const ChannelTiling tiling = make_tiling(layout, access.pack);
-      launch(gradient_input_kernel<T, decltype(access)::pack, decltype(access)::rows>, grid_of(tiling), dim3(kThreads),
-             0, stream, static_cast<const T*>(grad), static_cast<const T*>(input), tiling, norm, sum_dy_normalized,
-             sum_dy, 1.0f / static_cast<float>(count), static_cast<T*>(grad_input));
+      const auto kernel = gradient_input_kernel<T, decltype(access)::pack, decltype(access)::rows>;
+      const ChannelTiling tiling = make_tiling(layout, access.pack, resident_blocks(kernel, 0));
+      launch(kernel, grid_of(tiling), dim3(kThreads), 0, stream, static_cast<const T*>(grad),
+             static_cast<const T*>(input), tiling, norm, sum_dy_normalized, sum_dy, 1.0f / static_cast<float>(count),
+             static_cast<T*>(grad_input));
     });
   });
 }

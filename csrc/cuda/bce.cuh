@@ -30,15 +30,26 @@ struct Bce {
   }
 };
 
-// Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.
+// log(1 + e) for e from 0 to 1 within 1.5 ulp, by a polynomial (minimax, of (e - log(1 + e)) / e^2): a third of the
+// instructions of log1pf, which must also find the power of two.
+__device__ __forceinline__ float log1p_of_unit(float e) {
+  constexpr float kCoefficients[] = {-0.0053648185f, 0.0300657693f, -0.0792044997f, 0.137537986f,
+                                     -0.191536531f,  0.248571634f,  -0.33321324f,   0.499996483f};
+  float sum = kCoefficients[0];
+  for (int i = 1; i < 8; ++i) sum = fmaf(sum, e, kCoefficients[i]);
+  return fmaf(-e * e, sum, e);
+}
+
+// Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.  At 8 bytes an element, those of
+// half types, a multiprocessor has 50 instructions for each in the time that memory takes.
 //     loss = -(positive * log(s) + (1 - target) * log(1 - s)), s = sigmoid(input)
 struct BceWithLogits {
   static constexpr bool kHasPosWeight = true;
 
   __device__ __forceinline__ static BceTerm term(float input, float target, float positive, float log_weight) {
     const float e = expf(-fabsf(input));
-    const float sigmoid = (input < 0.0f ? e : 1.0f) / (1.0f + e);
-    const float log_sigmoid = (input > 0.0f ? 0.0f : input) - log1pf(e);
+    const float sigmoid = __fdividef(input < 0.0f ? e : 1.0f, 1.0f + e);  // the divisor is between 1 and 2
+    const float log_sigmoid = (input > 0.0f ? 0.0f : input) - log1p_of_unit(e);
     return {(1.0f - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive};
   }
   __device__ __forceinline__ static BceTerm term(float input, float target) {
@@ -99,8 +110,9 @@ void bce(DType dtype, const BceOperands<void, float>& operands, float* partial, 
                                       operands.grad_scale,
                                       operands.numel};
     const auto kernel = wide ? bce_kernel<Loss, T, kPack<T>> : bce_kernel<Loss, T, 1>;
-    const int blocks = block_count(operands.numel / (wide ? kPack<T> : 1));
-    launch(kernel, dim3(blocks), dim3(kThreads), kThreads / 32 * sizeof(float), stream, typed, partial);
+    constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
+    const int blocks = block_count(kernel, kSharedBytes, operands.numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, partial);
     if (sum) sum_partials(partial, blocks, scale, static_cast<T*>(sum), stream);
   });
 }

@@ -6,7 +6,7 @@
 
 namespace genimg_fast::cuda {
 
-int bce_partials(int64_t numel) { return block_count(numel); }
+int bce_partials(int64_t numel) { return most_blocks(numel); }
 
 void bce_loss(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale, void* sum,
               Stream stream) {

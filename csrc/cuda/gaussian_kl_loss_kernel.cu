@@ -23,7 +23,7 @@ __global__ void gaussian_kl_kernel(GaussianKlOperands<T, float> operands, float*
 
 }  // namespace
 
-int gaussian_kl_partials(int64_t numel) { return block_count(numel); }
+int gaussian_kl_partials(int64_t numel) { return most_blocks(numel); }
 
 void gaussian_kl(DType dtype, const GaussianKlOperands<void, float>& operands, float* partial, double scale, void* sum,
                  Stream stream) {
@@ -39,8 +39,9 @@ void gaussian_kl(DType dtype, const GaussianKlOperands<void, float>& operands, f
                                              operands.grad_scale,
                                              operands.numel};
     const auto kernel = wide ? gaussian_kl_kernel<T, kPack<T>> : gaussian_kl_kernel<T, 1>;
-    const int blocks = block_count(operands.numel / (wide ? kPack<T> : 1));
-    launch(kernel, dim3(blocks), dim3(kThreads), kThreads / 32 * sizeof(float), stream, typed, partial);
+    constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
+    const int blocks = block_count(kernel, kSharedBytes, operands.numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, partial);
     if (sum) sum_partials(partial, blocks, scale, static_cast<T*>(sum), stream);
   });
 }

@@ -10,6 +10,10 @@
 
 #include "cuda/channel_vector.h"
 
+namespace genimg_fast::cuda {
+constexpr int kThreads = 256;  // a block of the elementwise and reduction kernels
+}
+
 #ifdef GENIMG_FAST_CUDA_ON_CPU
 #include "cuda_on_cpu.h"
 #else
@@ -52,6 +56,17 @@ inline bool kernels_await() {
   const int arch = compute_capability_major() * 100 + device_attribute(cudaDevAttrComputeCapabilityMinor) * 10;
   constexpr int kCompiledFor[] = {__CUDA_ARCH_LIST__};
   return arch >= 900 && std::find(std::begin(kCompiledFor), std::end(kCompiledFor), arch) != std::end(kCompiledFor);
+}
+
+// Blocks of kThreads of this kernel that the current GPU has room for at once.
+template <typename... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), size_t shared_bytes) {
+  int of_multiprocessor = 0;
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_multiprocessor, kernel, kThreads, shared_bytes));
+  return of_multiprocessor * multiprocessor_count();
+}
+inline int most_resident_blocks() {
+  return device_attribute(cudaDevAttrMaxThreadsPerMultiProcessor) / kThreads * multiprocessor_count();
 }
 
 // Sets `bytes` bytes to 0 in the order of the stream; not a kernel.
@@ -169,13 +184,19 @@ void dispatch(DType dtype, const Body& body) {
   }
 }
 
-constexpr int kThreads = 256;  // a block of the elementwise and reduction kernels
-
-// Blocks for `items` units of work, one a thread: enough to fill any GPU, few enough for a cheap second reduction
-// stage.
-inline int block_count(int64_t items) {
+inline int blocks_for(int64_t items, int most) {
   const int64_t blocks = (items + kThreads - 1) / kThreads;
-  return static_cast<int>(blocks < 1 ? 1 : blocks > 2048 ? 2048 : blocks);
+  return static_cast<int>(blocks < 1 ? 1 : blocks > most ? most : blocks);
 }
+
+// Blocks for `items` units of work, one a thread, but no more than the GPU has room for: after a grid of a few more,
+// the last of them would run alone, too few to keep the memory busy.
+template <typename... Parameters>
+int block_count(void (*kernel)(Parameters...), size_t shared_bytes, int64_t items) {
+  return blocks_for(items, resident_blocks(kernel, shared_bytes));
+}
+
+// No kernel has more.
+inline int most_blocks(int64_t items) { return blocks_for(items, most_resident_blocks()); }
 
 }  // namespace genimg_fast::cuda

@@ -49,8 +49,9 @@ void reparameterize(DType dtype, const void* mu, const void* logvar, NoiseSeed s
     using T = decltype(zero);
     const bool wide = is_aligned(mu) && is_aligned(logvar) && is_aligned(z);
     const auto kernel = wide ? reparameterize_kernel<T, kPack<T>> : reparameterize_kernel<T, 1>;
-    launch(kernel, dim3(block_count(numel / (wide ? kPack<T> : 1))), dim3(kThreads), 0, stream,
-           static_cast<const T*>(mu), static_cast<const T*>(logvar), seed, static_cast<T*>(z), numel);
+    const int blocks = block_count(kernel, 0, numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, static_cast<const T*>(mu), static_cast<const T*>(logvar),
+           seed, static_cast<T*>(z), numel);
   });
 }
 
@@ -60,8 +61,9 @@ void reparameterize_backward(DType dtype, const void* grad, const void* logvar, 
     using T = decltype(zero);
     const bool wide = is_aligned(grad) && is_aligned(logvar) && is_aligned(grad_logvar);
     const auto kernel = wide ? reparameterize_backward_kernel<T, kPack<T>> : reparameterize_backward_kernel<T, 1>;
-    launch(kernel, dim3(block_count(numel / (wide ? kPack<T> : 1))), dim3(kThreads), 0, stream,
-           static_cast<const T*>(grad), static_cast<const T*>(logvar), seed, static_cast<T*>(grad_logvar), numel);
+    const int blocks = block_count(kernel, 0, numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, static_cast<const T*>(grad), static_cast<const T*>(logvar),
+           seed, static_cast<T*>(grad_logvar), numel);
   });
 }
 

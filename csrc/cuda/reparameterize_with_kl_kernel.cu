@@ -77,7 +77,7 @@ __global__ void reparameterize_with_kl_backward_kernel(ReparameterizeWithKlGradi
 
 }  // namespace
 
-int reparameterize_with_kl_scratch(int64_t numel) { return block_count(numel) + 1; }  // the partials and the ticket
+int reparameterize_with_kl_scratch(int64_t numel) { return most_blocks(numel) + 1; }  // the partials and the ticket
 
 void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void>& operands, NoiseSeed seed,
                             float* scratch, double scale, void* sum, Stream stream) {
@@ -91,9 +91,10 @@ void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void
                                                 static_cast<const T*>(operands.logvar), static_cast<T*>(operands.z),
                                                 static_cast<T*>(operands.kl), operands.numel};
     const auto kernel = wide ? reparameterize_with_kl_kernel<T, kPack<T>> : reparameterize_with_kl_kernel<T, 1>;
-    const int blocks = block_count(operands.numel / (wide ? kPack<T> : 1));
-    launch(kernel, dim3(blocks), dim3(kThreads), (kThreads + 1) * sizeof(double), stream, typed, seed, scratch + 1,
-           ticket, scale, static_cast<T*>(sum));
+    constexpr size_t kSharedBytes = (kThreads + 1) * sizeof(double);
+    const int blocks = block_count(kernel, kSharedBytes, operands.numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, seed, scratch + 1, ticket, scale,
+           static_cast<T*>(sum));
   });
 }
 
@@ -115,7 +116,8 @@ void reparameterize_with_kl_backward(DType dtype, const ReparameterizeWithKlGrad
                                                  operands.numel};
     const auto kernel =
         wide ? reparameterize_with_kl_backward_kernel<T, kPack<T>> : reparameterize_with_kl_backward_kernel<T, 1>;
-    launch(kernel, dim3(block_count(operands.numel / (wide ? kPack<T> : 1))), dim3(kThreads), 0, stream, typed, seed);
+    const int blocks = block_count(kernel, 0, operands.numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, typed, seed);
   });
 }
 

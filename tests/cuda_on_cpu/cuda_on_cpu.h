@@ -183,12 +183,18 @@ inline void __threadfence() {}
 inline int atomicAdd(int* p, int value) { return std::exchange(*p, *p + value); }
 
 inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline float __fdividef(float x, float y) { return x / y; }
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 namespace genimg_fast::cuda {
 
 // As in cuda/platform.cuh.
 inline int multiprocessor_count() { return 132; }
+inline int most_resident_blocks() { return 8; }  // so few that small arrays take several rounds of a grid
+template <typename... Parameters>
+int resident_blocks(void (*)(Parameters...), size_t) {
+  return most_resident_blocks();
+}
 inline void set_zero(void* p, size_t bytes, Stream) { std::memset(p, 0, bytes); }
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream, Args... args) {

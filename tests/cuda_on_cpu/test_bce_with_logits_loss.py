@@ -54,6 +54,15 @@ def test_sum(kernels, memory, with_grad, dtype):
             assert_accurate(grad, 0.37 * exact_grad, "float32", f"size {size}")
 
 
+def test_small_losses_keep_their_digits(kernels, memory):
+    """Of confident, correct logits, whose loss is exp(-|x|): and in between, where a polynomial stands for log1p."""
+    x = memory.input(np.concatenate([np.linspace(0, 30, 4001), 2.0 ** np.arange(-30.0, 6.0)]), "float32")
+    t, loss = memory.input(np.ones(x.size), "float32"), memory.output(x.size, "float32")
+    partial = memory.output(kernels.bce_with_logits_partials(x.size), np.float32)
+    kernels.bce_with_logits_loss("float32", x, t, None, None, loss, None, x.size, partial, 1.0, None)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-x.astype(np.float64))), rtol=3e-7)
+
+
 def test_nan_and_inf_travel(kernels, memory):
     inf, nan = np.inf, np.nan
     x, t = memory.input(np.array([inf, inf, -inf, nan, 1e38]), "float32"), memory.input([0.0, 1, 0, 0, 1], np.float32)
