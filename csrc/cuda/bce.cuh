@@ -26,7 +26,9 @@ struct Bce {
   __device__ __forceinline__ static BceTerm term(float input, float target) {
     const float log_input = at_least(-100.0f, logf(input)), log_rest = at_least(-100.0f, log1pf(-input));
     const float loss = (target - 1.0f) * log_rest - target * log_input;
-    return {target >= 0.0f && target <= 1.0f ? loss : NAN, (input - target) / at_least(1e-12f, (1.0f - input) * input)};
+    // The divisor is between 1e-12 and 1/4.
+    const float grad = __fdividef(input - target, at_least(1e-12f, (1.0f - input) * input));
+    return {target >= 0.0f && target <= 1.0f ? loss : NAN, grad};
   }
 };
 
