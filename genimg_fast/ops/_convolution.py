@@ -57,6 +57,26 @@ def check_arguments(
     _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
 
 
+def unsupported(shape: Sequence[int], block: Block) -> str | None:
+    """What the kernels of no device compute."""
+    if block.groups != 1:
+        return f"groups={block.groups}; the kernels take 1"
+    if len(shape) != 4:
+        return "unbatched input; the kernels take (N, C, H, W)"
+    if block.weight.numel() == 0:
+        return "a weight without elements"  # by whose sizes they would divide
+    if block.negative_slope < 0:
+        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    return None
+
+
+def unsupported_on_cpu(input: torch.Tensor, block: Block) -> str | None:
+    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    if any(t is not None and t.dtype != input.dtype for t in norm):
+        return "batch normalisation in another dtype than input"
+    return unsupported(input.shape, block)
+
+
 def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
     """Batch statistics need several values a channel."""
     n, _, h, w = output_shape

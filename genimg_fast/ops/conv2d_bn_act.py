@@ -19,6 +19,7 @@ from genimg_fast.ops._convolution import (
     records_gradient,
     slower,
     slower_chain,
+    unsupported_on_cpu,
 )
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
@@ -67,7 +68,7 @@ def conv2d_bn_act(
         *norm.values(),
         unless=convolution_block.unsupported(input.shape, input.dtype, block)
         if on_cuda
-        else _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
+        else _unsupported(input, block),
         slower=lambda: convolution_block.slower(input.shape, input.dtype, block) if on_cuda else _slower(input, block),
     )
     if native:
@@ -81,31 +82,23 @@ def conv2d_bn_act(
     )  # fmt: skip
 
 
-def _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm) -> str | None:
-    if groups != 1:
-        return f"groups={groups}; the kernels take 1"
-    if input.dim() != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if any(
-        input.shape[d + 2] + 2 * padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) or weight.shape[d + 2] == 0
-        for d in (0, 1)
-    ):
+def _unsupported(input: torch.Tensor, block: Block) -> str | None:
+    if reason := unsupported_on_cpu(input, block):
+        return reason
+    if min(block.output_shape(input.shape)[2:]) <= 0:
         return "the kernel is larger than the padded input"  # PyTorch raises
-    if records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"]) and not _has_gradient_kernels(
-        weight, stride, padding, dilation
+    if not _has_gradient_kernels(block) and records_gradient(
+        input, block.weight, block.bias, block.bn_weight, block.bn_bias
     ):
-        return f"dilation={dilation}; the kernels of the gradients take 1, or stride 1 and no padding beyond the kernel"
-    if negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
-    if any(t is not None and t.dtype != input.dtype for t in norm.values()):
-        return "batch normalisation in another dtype than input"
+        return f"dilation={block.dilation}; the kernels of the gradients take 1, or stride 1 and no padding beyond the kernel"
     return None
 
 
-def _has_gradient_kernels(weight, stride, padding, dilation) -> bool:
+def _has_gradient_kernels(block: Block) -> bool:
     # is_mirrored() of csrc/cpu/convolution_layer.cpp
-    return dilation == (1, 1) or (
-        stride == (1, 1) and all(padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) for d in (0, 1))
+    kernel = block.weight.shape[2:]
+    return block.dilation == (1, 1) or (
+        block.stride == (1, 1) and all(block.padding[d] <= block.dilation[d] * (kernel[d] - 1) for d in (0, 1))
     )
 
 

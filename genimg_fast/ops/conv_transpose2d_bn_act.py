@@ -19,6 +19,7 @@ from genimg_fast.ops._convolution import (
     records_gradient,
     slower,
     slower_chain,
+    unsupported_on_cpu,
 )
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
@@ -89,18 +90,9 @@ def conv_transpose2d_bn_act(
 
 
 def _unsupported(input: torch.Tensor, block: Block) -> str | None:
-    if block.groups != 1:
-        return f"groups={block.groups}; the kernels take 1"
     if block.dilation != (1, 1):
         return f"dilation={block.dilation}; the kernels take 1"
-    if input.dim() != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if block.negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
-    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    if any(t is not None and t.dtype != input.dtype for t in norm):
-        return "batch normalisation in another dtype than input"
-    return None
+    return unsupported_on_cpu(input, block)
 
 
 def _slower(input: torch.Tensor, block: Block) -> str | None:

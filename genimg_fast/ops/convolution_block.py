@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast.backends import cuda
-from genimg_fast.ops import _check, _packed
+from genimg_fast.ops import _check, _convolution, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
@@ -80,12 +80,8 @@ def tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) ->
 
 def unsupported(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str | None:
     """Why the CUDA kernels cannot serve a block on an input of this shape, or None."""
-    if block.groups != 1:
-        return f"groups={block.groups}; the kernels take 1"
-    if len(shape) != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if block.negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    if reason := _convolution.unsupported(shape, block):
+        return reason
     if block.transposed:
         return f"dilation={block.dilation}; the kernels take 1" if block.dilation != (1, 1) else None
     if min(block.output_shape(shape)[2:]) <= 0:
