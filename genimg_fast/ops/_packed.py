@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _SHAPES = 4  # of the input, for which a chain keeps packed weights
 _TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
 
-# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}
+# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}, the oldest first.
+# Several threads may run a model at once: each step below is a whole one, whatever others keep and forget in between.
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -64,17 +65,18 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
         return []
     now = state(weights)
     kept = _kept.setdefault(weights[0], {})
-    if key in kept and kept[key][0] == now:
-        return kept[key][1]
+    known = kept.get(key)
+    if known is not None and known[0] == now:
+        return known[1]
     if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
         return []
     packed = pack()
-    kept.pop(key, None)
-    for other_state, other in kept.values():  # what is packed alike for another shape is kept once
+    for other_state, other in tuple(kept.values()):  # what is packed alike for another shape is kept once
         if other_state == now:
             packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
-    while len(kept) >= _SHAPES:
-        del kept[next(iter(kept))]
+    kept.pop(key, None)
+    for oldest in tuple(kept)[: 1 - _SHAPES]:
+        kept.pop(oldest, None)
     kept[key] = (now, packed)
     return packed
 
