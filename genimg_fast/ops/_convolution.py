@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 
 import torch
 
@@ -13,8 +14,8 @@ from genimg_fast.reference.block_chain import Block
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
     """An int or two of them as (height, width), like torch's own arguments."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or any(v < minimum for v in values):
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or any(not isinstance(v, Integral) or v < minimum for v in values):
         raise ValueError(f"{op}: {name} must be one or two integers >= {minimum}, got {value!r}")
     return values  # type: ignore[return-value]
 
@@ -26,6 +27,7 @@ def check_arguments(
     bias: torch.Tensor | None,
     norm: dict[str, torch.Tensor | None],
     training: bool,
+    eps: float,
     groups: int,
     activation: str,
     *,
@@ -50,11 +52,14 @@ def check_arguments(
         _check.shape(op, name, value, (out_channels,), "one value an output channel")
     if (norm["running_mean"] is None) != (norm["running_var"] is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
-    if input.dim() == 3 and (training or norm["running_mean"] is not None):
+    normalizes = training or norm["running_mean"] is not None
+    if normalizes:
+        _check.eps(op, eps, training)
+    if normalizes and input.dim() == 3:
         raise ValueError(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
         )
-    _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
+    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
 
 
 def unsupported(shape: Sequence[int], block: Block) -> str | None:
@@ -80,7 +85,7 @@ def unsupported_on_cpu(input: torch.Tensor, block: Block) -> str | None:
 def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
     """Batch statistics need several values a channel."""
     n, _, h, w = output_shape
-    if n * h * w == 1:
+    if (n, h, w) == (1, 1, 1):
         raise ValueError(
             f"{op}: Expected more than 1 value per channel when training, got output size {tuple(output_shape)}"
         )

@@ -83,7 +83,7 @@ def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
         mean, var = (next(fixed), next(fixed)) if statistics == _FIXED else (None, None)
         yield Block(
             bool(transposed), weight, bias, mean, var, bn_weight, bn_bias, statistics == _BATCH, 0.0, next(numbers),
-            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.activation_name(activation), next(numbers),
+            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.name_of(activation, _check.ACTIVATIONS), next(numbers),
         )  # fmt: skip
 
 

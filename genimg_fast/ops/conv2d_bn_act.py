@@ -49,16 +49,15 @@ def conv2d_bn_act(
     op = "conv2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=False)
+    check_arguments(op, input, weight, bias, norm, training, eps, groups, activation, transposed=False)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
-    if training:
-        check_batch_statistics(op, _output_shape(input, weight, stride, padding, dilation))
-
     block = Block(
         False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
+    if training:
+        check_batch_statistics(op, block.output_shape(input.shape))
     on_cuda = input.device.type == "cuda"
     native = _backend.use_native(
         op,
@@ -107,11 +106,3 @@ def _slower(input: torch.Tensor, block: Block) -> str | None:
         return None
     records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
     return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
-
-
-def _output_shape(input, weight, stride, padding, dilation):
-    size = [
-        (input.shape[d + 2] + 2 * padding[d] - dilation[d] * (weight.shape[d + 2] - 1) - 1) // stride[d] + 1
-        for d in (0, 1)
-    ]
-    return input.shape[0], weight.shape[0], *size

@@ -52,20 +52,19 @@ def conv_transpose2d_bn_act(
     op = "conv_transpose2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=True)
+    check_arguments(op, input, weight, bias, norm, training, eps, groups, activation, transposed=True)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     output_padding, dilation = pair(op, "output_padding", output_padding, 0), pair(op, "dilation", dilation, 1)
     if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise ValueError(
             f"{op}: output_padding {output_padding} must be smaller than stride {stride} or dilation {dilation}"
         )
-    if training and dilation == (1, 1):
-        check_batch_statistics(op, _output_shape(input, weight, stride, padding, output_padding))
-
     block = Block(
         True, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, output_padding, dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
+    if training:
+        check_batch_statistics(op, block.output_shape(input.shape))
     on_cuda = input.device.type == "cuda"
     native = _backend.use_native(
         op,
@@ -100,10 +99,3 @@ def _slower(input: torch.Tensor, block: Block) -> str | None:
         return None
     records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
     return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
-
-
-def _output_shape(input, weight, stride, padding, output_padding):
-    size = [
-        (input.shape[d + 2] - 1) * stride[d] - 2 * padding[d] + weight.shape[d + 2] + output_padding[d] for d in (0, 1)
-    ]
-    return input.shape[0], weight.shape[1], *size

@@ -397,6 +397,9 @@ def test_a_weight_without_elements_is_left_to_pytorch(c_in, c_out):
         ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
+        ({"stride": 2.0}, ValueError, "stride must be one or two integers >= 1, got 2.0"),
+        ({"padding": (1, 1, 1)}, ValueError, r"padding must be one or two integers >= 0, got \(1, 1, 1\)"),
+        ({"training": True, "eps": 0.0}, ValueError, "_bn_act: eps must be > 0 when training, got 0.0"),
         ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),
     ],
 )
