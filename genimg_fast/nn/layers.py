@@ -59,9 +59,6 @@ class Call(NamedTuple):
         return function(input, *self.args, **self.kwargs)
 
 
-Layer = nn.Module | Call
-
-
 class Step(NamedTuple):
     """Layers that run together."""
 
