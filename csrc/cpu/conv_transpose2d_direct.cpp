@@ -3,10 +3,13 @@
 //
 //   per phase:  C [rows x Cout] = A [rows x depth] * B [depth x Cout],   depth = live taps x Cin
 //
-//   A  the input pixels that the taps see; padding is zeros.  A block of rows is gathered into a buffer that stays in
-//   L2. B  the weights, packed into panels of kTileColumns columns: [phase][panel][tap][Cin][column]. C  never exists:
-//   a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes through scale,
-//      shift and activation in L1, and is stored to the rows' places in the output.
+//   A  the input pixels that the taps see; padding is zeros.  A block of rows is gathered into a buffer
+//      that stays in L2.
+//
+//   B  the weights, packed into panels of kTileColumns columns: [phase][panel][tap][Cin][column].
+//
+//   C  never exists: a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes
+//      through scale, shift and activation in L1, and is stored to the rows' places in the output.
 //
 // Near the edge of an image some taps see padding: on 4 x 4 pixels a quarter of all products.  In a small block rows
 // are ordered so that those a tap does not see come first or last, and the tap leaves them out.
