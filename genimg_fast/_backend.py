@@ -9,6 +9,7 @@ explain.py) listens to these answers.  The setting is process-wide, like the fla
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -38,7 +39,12 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
+class _OfThread(threading.local):
+    backend: str | None = None
+
+
 _backend = os.environ.get("GENIMG_FAST_BACKEND", "auto")
+_of_thread = _OfThread()  # goes before it
 _decisions: list[Decision] | None = None  # filled while explain() listens
 _heeds_speed = True
 _native_calls = 0
@@ -47,7 +53,7 @@ _native_calls = 0
 def current_backend() -> str:
     """The backend in force: "auto", "native" or "reference"."""
     # Checked here and not at import, so that a mistyped environment variable does not break `import genimg_fast`.
-    return _checked(_backend, "GENIMG_FAST_BACKEND")
+    return _of_thread.backend or _checked(_backend, "GENIMG_FAST_BACKEND")
 
 
 @contextmanager
@@ -66,6 +72,16 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _backend = before
+
+
+@contextmanager
+def use_backend_in_this_thread(name: str) -> Iterator[None]:
+    """`use_backend` for a check that the first use of an op may start in any thread, whatever others compute meanwhile."""
+    before, _of_thread.backend = _of_thread.backend, name
+    try:
+        yield
+    finally:
+        _of_thread.backend = before
 
 
 @contextmanager
