@@ -1,29 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv2d(input))): a chain of one block on the CPU kernels, a block on the CUDA kernels.
-
-Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
-"""
+"""activation(batch_norm(conv2d(input))): checks the arguments of one block, and what its CPU kernels can compute."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from genimg_fast import _backend
-from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import (
-    check_arguments,
-    check_batch_statistics,
-    pair,
-    records_gradient,
-    slower,
-    slower_chain,
-    unsupported_on_cpu,
-)
-from genimg_fast.ops.batch_norm_act import batch_norm_act
-from genimg_fast.ops.block_chain import block_chain
-from genimg_fast.reference.activation import activate
+from genimg_fast.ops._convolution import check_arguments, pair, records_gradient, unsupported_on_cpu
+from genimg_fast.ops._run_block import run_block
 from genimg_fast.reference.block_chain import Block
 
 
@@ -56,29 +40,7 @@ def conv2d_bn_act(
         False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
-    if training:
-        check_batch_statistics(op, block.output_shape(input.shape))
-    on_cuda = input.device.type == "cuda"
-    native = _backend.use_native(
-        op,
-        input,
-        weight,
-        bias,
-        *norm.values(),
-        unless=convolution_block.unsupported(input.shape, input.dtype, block)
-        if on_cuda
-        else _unsupported(input, block),
-        slower=lambda: convolution_block.slower(input.shape, input.dtype, block) if on_cuda else _slower(input, block),
-    )
-    if native:
-        return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])
-    raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    if not training and running_mean is None:
-        return activate(raw, activation, negative_slope)
-    return batch_norm_act(
-        raw, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
-        activation=activation, negative_slope=negative_slope,
-    )  # fmt: skip
+    return run_block(input, block, _unsupported)
 
 
 def _unsupported(input: torch.Tensor, block: Block) -> str | None:
@@ -99,10 +61,3 @@ def _has_gradient_kernels(block: Block) -> bool:
     return block.dilation == (1, 1) or (
         block.stride == (1, 1) and all(block.padding[d] <= block.dilation[d] * (kernel[d] - 1) for d in (0, 1))
     )
-
-
-def _slower(input: torch.Tensor, block: Block) -> str | None:
-    if input.dim() != 4:
-        return None
-    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
-    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
