@@ -68,8 +68,13 @@ def unsupported(shape: Sequence[int], block: Block) -> str | None:
         return f"groups={block.groups}; the kernels take 1"
     if len(shape) != 4:
         return "unbatched input; the kernels take (N, C, H, W)"
+    # by whose sizes they would divide; PyTorch refuses such tensors, or gives an empty one
     if block.weight.numel() == 0:
-        return "a weight without elements"  # by whose sizes they would divide
+        return "a weight without elements"
+    if any(size == 0 for size in shape[2:]):
+        return "images without pixels"
+    if any(size <= 0 for size in block.output_shape(shape)[2:]):
+        return "no output: padding cuts it off" if block.transposed else "the kernel is larger than the padded input"
     if block.negative_slope < 0:
         return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
     return None

@@ -46,8 +46,6 @@ def conv2d_bn_act(
 def _unsupported(input: torch.Tensor, block: Block) -> str | None:
     if reason := unsupported_on_cpu(input, block):
         return reason
-    if min(block.output_shape(input.shape)[2:]) <= 0:
-        return "the kernel is larger than the padded input"  # PyTorch raises
     if not _has_gradient_kernels(block) and records_gradient(
         input, block.weight, block.bias, block.bn_weight, block.bn_bias
     ):

@@ -78,8 +78,6 @@ def unsupported(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str |
         return reason
     if block.transposed:
         return f"dilation={block.dilation}; the kernels take 1" if block.dilation != (1, 1) else None
-    if min(block.output_shape(shape)[2:]) <= 0:
-        return "the kernel is larger than the padded input"  # PyTorch raises
     return why_not_tensor_cores(dtype, block.weight, False)
 
 

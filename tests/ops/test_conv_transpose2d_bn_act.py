@@ -332,6 +332,16 @@ def test_a_weight_without_elements_is_left_to_pytorch(c_in, c_out):
         layer(input)
 
 
+def test_an_output_without_pixels_is_pytorchs():
+    input, weight = torch.ones(2, 3, 1, 2), torch.ones(3, 4, 2, 2)
+    assert conv_transpose2d_bn_act(input, weight, padding=1).shape == (2, 4, 0, 1)
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match="no output: padding cuts it off"):
+        conv_transpose2d_bn_act(input, weight, padding=1)
+    layer = nn.ConvTranspose2d(3, 4, 2, padding=1)
+    fuse(layer)
+    assert layer(input).shape == (2, 4, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
