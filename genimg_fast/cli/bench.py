@@ -26,7 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only what has TEXT in its name")
     parser.add_argument(
-        "--seconds", type=float, default=8.0, help="of timing for each row, about (default: %(default)s)"
+        "--seconds", type=_common.duration, default=8.0, help="of timing for each row, about (default: %(default)s)"
     )
     parser.add_argument(
         "--out",

@@ -74,7 +74,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="for all that it makes (default: %(default)s)",
     )
     parser.add_argument(
-        "--minutes", type=float, default=4.0, help="about how long to take, all included (default: %(default)s)"
+        "--minutes",
+        type=_common.duration,
+        default=4.0,
+        help="about how long to take, all included (default: %(default)s)",
     )
     return parser
 
