@@ -89,8 +89,8 @@ def record_decisions(*, heed_speed: bool = True) -> Iterator[list[Decision]]:
     """Collects the decisions taken in the block, in order.
 
     Args:
-        heed_speed: False for who asks of a small example what serves larger ones: "auto" then takes the native kernels
-            wherever they can run.
+        heed_speed: False where a small example stands for larger ones: "auto" then takes the native kernels wherever they
+            can run.
     """
     global _decisions, _heeds_speed
     before, _decisions, _heeds_speed = (_decisions, _heeds_speed), [], heed_speed
@@ -121,14 +121,15 @@ def inside_func_transform() -> bool:
 
 
 def is_recording_for_export() -> bool:
-    """torch.export, ONNX export or torch.jit.trace listen to the operators that are called."""
+    """Whether torch.export, ONNX export or torch.jit.trace records the operators that are called."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def may_fuse(input: Any) -> bool:
-    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy.
+    """Whether a fused call may take the layers' place.
 
-    Nor complex numbers and integers: PyTorch's layers serve some of them.
+    Not where others record the operators that are called: an export, a subclass of Tensor, an fx Proxy.  Nor for complex
+    numbers and integers, some of which PyTorch's layers serve.
     """
     if type(input) not in (torch.Tensor, torch.nn.Parameter) or not input.is_floating_point():
         return False

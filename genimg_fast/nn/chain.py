@@ -51,7 +51,7 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
 
 
 def may_chain_on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
-    """In inference there is less to gain: a `Sampler` captures all of it."""
+    """Not in inference without gradients, where there is less to gain: a `Sampler` captures the whole pass."""
     parameters = (t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))
     return (
         isinstance(input, torch.Tensor)

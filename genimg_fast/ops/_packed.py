@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Packed weights in inference, kept for as long as the weights do not change.
 
-A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: against them
-the CPU kernels compare some values with those they packed, and where they differ pack for that call.  On CUDA, where that
-would take a copy to the host, packing is one small kernel a call, and weights are kept only inside `kept_on_cuda`.
+A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: to
+notice them, the CPU kernels compare some values with those that they packed, and where these differ pack for that call.  On
+CUDA such a comparison would take a copy to the host: there packing is one small kernel a call, and packed weights are kept
+only inside `kept_on_cuda`.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ _used_on_cuda: list[torch.Tensor] | None = None
 
 @contextmanager
 def kept_on_cuda() -> Iterator[list[torch.Tensor]]:
-    """For who captures a CUDA graph: calls in the block, the warm-up's first, pack a weight once, and the graph not at all.
+    """For code that captures a CUDA graph: warm-up calls in the block pack each weight once, and the graph packs none.
 
-    Yields the packed weights that these calls use: the graph reads them, and others may drop them before it ends.  Whoever
-    enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
+    Yields the packed weights that these calls use, for the caller to hold: the graph reads them, and others may drop them
+    before it ends.  The caller sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a
+    weight has changed.
     """
     global _used_on_cuda
     before, _used_on_cuda = _used_on_cuda, []
