@@ -4,6 +4,9 @@
 `allow_winograd` (default True): whether convolutions may use Toom-Cook (Winograd) products where these are faster.  They
 multiply less, err up to six times as much as plain sums do, and turn an infinite input into NaNs in the outputs around
 it.  Convolutions of float64 do not use them.
+
+The environment variable GENIMG_FAST_CPU_ISA ("portable", "avx2" or "avx512") holds the kernels to a narrower instruction set than
+the CPU's.
 """
 
 from __future__ import annotations
