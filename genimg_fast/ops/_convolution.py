@@ -9,13 +9,13 @@ from numbers import Integral
 import torch
 
 from genimg_fast.ops import _check
-from genimg_fast.reference.block_chain import Block
+from genimg_fast.reference.block_chain import Block, output_size
 
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
     """An int or two of them as (height, width), like torch's own arguments."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or any(not isinstance(v, Integral) or v < minimum for v in values):
+    if len(values) != 2 or any(not isinstance(v, (int, Integral)) or v < minimum for v in values):
         raise ValueError(f"{op}: {name} must be one or two integers >= {minimum}, got {value!r}")
     return values  # type: ignore[return-value]
 
@@ -71,9 +71,10 @@ def unsupported(shape: Sequence[int], block: Block) -> str | None:
     # by whose sizes they would divide; PyTorch refuses such tensors, or gives an empty one
     if block.weight.numel() == 0:
         return "a weight without elements"
-    if any(size == 0 for size in shape[2:]):
+    if shape[2] == 0 or shape[3] == 0:
         return "images without pixels"
-    if any(size <= 0 for size in block.output_shape(shape)[2:]):
+    height, width = output_size(block, shape, block.weight.shape)
+    if height <= 0 or width <= 0:
         return "no output: padding cuts it off" if block.transposed else "the kernel is larger than the padded input"
     if block.negative_slope < 0:
         return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
