@@ -39,7 +39,7 @@ struct RowBlock {
 // A range of panels of a block: the unit of work.
 template <typename T>
 struct RowBlockJob {
-  const ConvolutionCall<T>& call;
+  const ConvTranspose2dCall<T>& call;
   const T* packed;  // of the block's phase
   RowBlock block;
   int64_t first_panel, last_panel;
@@ -127,7 +127,7 @@ void pack(const Deconvolution& conv, const T* weight, T* packed) {
 }
 
 template <typename T>
-void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   const Deconvolution& conv = call.conv;
   const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
   const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
@@ -157,7 +157,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
 #define INSTANTIATE(T)                                       \
   template int64_t packed_count<T>(const Deconvolution&);    \
   template void pack<T>(const Deconvolution&, const T*, T*); \
-  template void run<T>(const ConvolutionCall<T>&, std::vector<ChannelSums<T>>*);
+  template void run<T>(const ConvTranspose2dCall<T>&, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
