@@ -58,4 +58,4 @@ format: $(STAMP)
 	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.h' 'tests/*.cpp' 'tests/*.cu' | xargs -r $(BIN)/clang-format -i
 
 clean:
-	rm -rf build dist *.egg-info genimg_fast/*.so runs
+	rm -rf build dist *.egg-info genimg_fast/*.so

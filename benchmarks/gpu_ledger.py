@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the CUDA library is compiled from.
-_SOURCES = ("csrc/cuda/*", "csrc/common/*", "csrc/ops/*_cuda.cpp", "csrc/ops/tensor_cuda.h")
+# What the CUDA library is compiled from; of csrc/cpu, the headers that csrc/ops/saved_gradient.h includes.
+_SOURCES = ("csrc/cuda/*", "csrc/common/*", "csrc/ops/*_cuda.cpp", "csrc/ops/*.h")
+_SOURCES += ("csrc/cpu/aligned_array.h", "csrc/cpu/kept_block.h")
 
 _NONE = """The CUDA kernels compile for sm_80 to sm_100 and run, thread by thread, on the CPU in the tests
 (`tests/cuda_on_cpu`). They have *not yet run on silicon*. `make gpu-check` does that, in eight minutes, on any machine with an

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import gpu_ledger
+from genimg_fast._files import write_atomically
 from genimg_fast.benchmark import charts, machine
 from genimg_fast.benchmark.runtimes import RUNTIMES
 
@@ -108,7 +109,8 @@ def main() -> int:
     gpus = [report for report in reports.values() if gpu_ledger.is_gpu_report(report)]
     readme = ROOT / "README.md"
     text = rewrite(readme.read_text(), CPU, sections)
-    readme.write_text(rewrite(text, GPU, [gpu_ledger.section(gpus, gpu_ledger.source_hash(ROOT))]))
+    text = rewrite(text, GPU, [gpu_ledger.section(gpus, gpu_ledger.source_hash(ROOT))])
+    write_atomically(readme, lambda file: file.write(text.encode()))
     print(f"README.md: {len(sections)} CPU(s), {len(gpus)} GPU(s)")
     return 0
 

@@ -9,6 +9,7 @@ explain.py) listens to these answers.  The setting is process-wide, like the fla
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -38,7 +39,12 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
+class _OfThread(threading.local):
+    backend: str | None = None
+
+
 _backend = os.environ.get("GENIMG_FAST_BACKEND", "auto")
+_of_thread = _OfThread()  # goes before it
 _decisions: list[Decision] | None = None  # filled while explain() listens
 _heeds_speed = True
 _native_calls = 0
@@ -47,7 +53,7 @@ _native_calls = 0
 def current_backend() -> str:
     """The backend in force: "auto", "native" or "reference"."""
     # Checked here and not at import, so that a mistyped environment variable does not break `import genimg_fast`.
-    return _checked(_backend, "GENIMG_FAST_BACKEND")
+    return _of_thread.backend or _checked(_backend, "GENIMG_FAST_BACKEND")
 
 
 @contextmanager
@@ -69,12 +75,22 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def use_backend_in_this_thread(name: str) -> Iterator[None]:
+    """`use_backend` for a check that the first use of an op may start in any thread, whatever others compute meanwhile."""
+    before, _of_thread.backend = _of_thread.backend, name
+    try:
+        yield
+    finally:
+        _of_thread.backend = before
+
+
+@contextmanager
 def record_decisions(*, heed_speed: bool = True) -> Iterator[list[Decision]]:
     """Collects the decisions taken in the block, in order.
 
     Args:
-        heed_speed: False for who asks of a small example what serves larger ones: "auto" then takes the native kernels
-            wherever they can run.
+        heed_speed: False where a small example stands for larger ones: "auto" then takes the native kernels wherever they
+            can run.
     """
     global _decisions, _heeds_speed
     before, _decisions, _heeds_speed = (_decisions, _heeds_speed), [], heed_speed
@@ -105,14 +121,15 @@ def inside_func_transform() -> bool:
 
 
 def is_recording_for_export() -> bool:
-    """torch.export, ONNX export or torch.jit.trace listen to the operators that are called."""
+    """Whether torch.export, ONNX export or torch.jit.trace records the operators that are called."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def may_fuse(input: Any) -> bool:
-    """Not where others listen to the operators that are called: a recording for export, a subclass of Tensor, an fx Proxy.
+    """Whether a fused call may take the layers' place.
 
-    Nor complex numbers and integers: PyTorch's layers serve some of them.
+    Not where others record the operators that are called: an export, a subclass of Tensor, an fx Proxy.  Nor for complex
+    numbers and integers, some of which PyTorch's layers serve.
     """
     if type(input) not in (torch.Tensor, torch.nn.Parameter) or not input.is_floating_point():
         return False

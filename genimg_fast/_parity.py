@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from genimg_fast import functional
-from genimg_fast._backend import Decision, record_decisions, use_backend
+from genimg_fast._backend import Decision, record_decisions, use_backend_in_this_thread
 
 ERROR_FACTOR = 6.0  # how much larger than PyTorch's own an error may be: what Winograd convolutions need
 ROUNDINGS = 16  # an error of so many roundings of the largest value is always good enough
@@ -160,9 +160,9 @@ def check(op: str, device: torch.device | str, dtype: torch.dtype = torch.float3
         KeyError: there is no such op.
         RuntimeError: `device` has no native kernels, or none for this case.
     """
-    with use_backend("native"):
+    with use_backend_in_this_thread("native"):
         native = _outputs_and_gradients(op, device, dtype, dtype)
-    with use_backend("reference"):
+    with use_backend_in_this_thread("reference"):
         reference = _outputs_and_gradients(op, device, dtype, dtype)
         exact = _outputs_and_gradients(op, device, torch.float64, dtype)
 

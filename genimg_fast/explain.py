@@ -54,7 +54,9 @@ def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
         raise TypeError(f"explain: model must be a torch.nn.Module, got {type(model).__name__}")
     arguments = example if isinstance(example, tuple) else (example,)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(), _backend.record_decisions() as decisions:
+    tensors = [t for t in (*model.parameters(), *buffers.values(), *arguments) if isinstance(t, torch.Tensor)]
+    gpus = {t.get_device() for t in tensors if t.is_cuda}  # the default is all, which would make a context on each
+    with torch.no_grad(), torch.random.fork_rng(gpus), _backend.record_decisions() as decisions:
         torch.func.functional_call(model, buffers, arguments)
     plain_layers = [
         (f"{path}.{layer}".strip("."), name, reason)

@@ -88,27 +88,33 @@ def conv2d_bn_act(
     activation: str = "none",
     negative_slope: float = 0.01,
 ) -> torch.Tensor:
-    """Convolution, batch normalisation and activation in one call.
+    """Convolution, batch normalisation and activation in one call: a block of an encoder or a discriminator.
 
     Equal to ``activation(F.batch_norm(F.conv2d(input, weight, bias, ...), running_mean, running_var, bn_weight, bn_bias,
     training, momentum, eps))``, without the batch normalisation when not training and no running statistics are given.
+    The block is that of DCGAN's discriminator (Radford, Metz and Chintala 2016).
 
     Args:
         input: (N, Cin, H, W), or (Cin, H, W) without batch normalisation.
         weight: (Cout, Cin / groups, kH, kW), of input's dtype.
-        bias: (Cout,), the convolution's.
+        bias: (Cout,), the convolution's, of input's dtype.
         running_mean, running_var: (Cout,). With ``training`` they are updated in place, as ``F.batch_norm`` does.
-        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation.
+        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation. These and the running statistics have
+            input's dtype, or are float32 with a half-precision input.
         training: normalise with the statistics of this batch.
         momentum: weight of the new value in the running statistics.
+        eps: added to the variance.
+        stride, padding, groups, dilation: of the convolution, as in ``F.conv2d``.
         activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
         negative_slope: of "leaky_relu".
 
     Returns:
-        (N, Cout, H', W') with H' = (H + 2 * padding - dilation * (kH - 1) - 1) // stride + 1, in input's memory format.
+        (N, Cout, H', W') with H' = (H + 2 * padding - dilation * (kH - 1) - 1) // stride + 1, in input's memory format
+        and dtype; under autocast in autocast's.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line; ValueError if
+            ``training`` meets a single value per channel.
     """
     return ops.conv2d_bn_act(
         input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
@@ -146,20 +152,24 @@ def conv_transpose2d_bn_act(
     Args:
         input: (N, Cin, H, W), or (Cin, H, W) without batch normalisation.
         weight: (Cin, Cout / groups, kH, kW), of input's dtype.
-        bias: (Cout,), the convolution's.
+        bias: (Cout,), the convolution's, of input's dtype.
         running_mean, running_var: (Cout,). With ``training`` they are updated in place, as ``F.batch_norm`` does.
-        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation.
+        bn_weight, bn_bias: (Cout,), the affine part of the batch normalisation. These and the running statistics have
+            input's dtype, or are float32 with a half-precision input.
         training: normalise with the statistics of this batch.
         momentum: weight of the new value in the running statistics.
+        eps: added to the variance.
+        stride, padding, output_padding, groups, dilation: of the convolution, as in ``F.conv_transpose2d``.
         activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
         negative_slope: of "leaky_relu".
 
     Returns:
         (N, Cout, H', W') with H' = (H - 1) * stride - 2 * padding + dilation * (kH - 1) + output_padding + 1, in input's
-        memory format.
+        memory format and dtype; under autocast in autocast's.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line; ValueError if
+            ``training`` meets a single value per channel.
     """
     return ops.conv_transpose2d_bn_act(
         input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
@@ -284,18 +294,17 @@ def gan_loss(logits: torch.Tensor, real: bool, kind: str = "bce", *, generator: 
     """The loss of one player of a GAN on one batch.
 
     The discriminator minimises ``gan_loss(D(x), True) + gan_loss(D(G(z).detach()), False)``, and the generator
-    ``gan_loss(D(G(z)), True, generator=True)``. Equal, as a mean over the logits, to
+    ``gan_loss(D(G(z)), True, generator=True)``. Equal, as a mean over the logits l, to
 
-    ===============  ==============================  ==============================  ==================  ============
-
-    kind             discriminator, real             discriminator, fake             generator           source
-    ===============  ==============================  ==============================  ==================  ===================
-    "bce"            -log sigmoid(logit)             -log(1 - sigmoid(logit))        as real             Goodfellow 2014,
-                                                                                                         non-saturating
-    "hinge"          relu(1 - logit)                 relu(1 + logit)                 -logit              Lim and Ye 2017
-    "wasserstein"    -logit                          logit                           as real             Arjovsky 2017
-    "lsgan"          (logit - 1)^2                   logit^2                         as real             Mao 2017
-    ===============  ==============================  ==============================  ==================  ===================
+    ===============  =================  =======================  =========  ==============
+    kind             discriminator on   discriminator on         generator  source
+                     a real image       a fake image
+    ===============  =================  =======================  =========  ==============
+    "bce"            -log sigmoid(l)    -log(1 - sigmoid(l))     as real    Goodfellow et al. 2014, non-saturating
+    "hinge"          relu(1 - l)        relu(1 + l)              -l         Lim and Ye 2017
+    "wasserstein"    -l                 l                        as real    Arjovsky et al. 2017
+    "lsgan"          (l - 1)^2          l^2                      as real    Mao et al. 2017
+    ===============  =================  =======================  =========  ==============
 
     Args:
         logits: the discriminator's output, any shape, before any sigmoid. Under autocast they are taken to float32.
@@ -336,6 +345,7 @@ def gradient_penalty(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line.
+        RuntimeError: within ``torch.inference_mode``, which records no gradient.
     """
     return ops.gradient_penalty(discriminator, real, fake, generator=generator)
 
@@ -346,7 +356,7 @@ def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.G
     Equal to ``mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)``, with other noise of the same distribution: Philox4x32-10
     and Box-Muller, float32 whatever the dtype, drawn in the kernel and drawn again in backward, so that it is never stored.
 
-    One call draws one 64-bit seed from torch's generator of mu's device; ``torch.manual_seed`` therefore reproduces it. The
+    One call takes one 63-bit seed from torch's generator of mu's device; ``torch.manual_seed`` therefore reproduces it. The
     same seed gives the same noise on every device, layout, dtype, backend and number of threads (floats to a few ulp). Under
     ``torch.vmap`` the seed obeys ``randomness``: "different" draws one an example, "same" one for all, "error" raises.
 
@@ -371,8 +381,8 @@ def reparameterize_with_kl(
     Equal to ``reparameterize(mu, logvar, generator=generator), gaussian_kl_loss(mu, logvar, reduction)``, with the same
     noise for the same seed. Either may be left unused. On CUDA one kernel makes both, and one both gradients.
 
-    For who has a reconstruction loss of their own (perceptual, adversarial, another likelihood), or several layers of
-    latents, each with its divergence. Where the loss is that of `elbo_loss`, sample with `reparameterize`: `elbo_loss`
+    It is for models with a reconstruction loss of their own (perceptual, adversarial, another likelihood), or with several
+    layers of latents, each with its divergence. Where the loss is that of `elbo_loss`, sample with `reparameterize`: `elbo_loss`
     makes the divergence in the pass that reads the images, and its gradients with it.
 
     Args:

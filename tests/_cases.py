@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The shapes, layouts and tolerances of all parity tests and benchmarks, in one place.
+"""The shapes, layouts and tolerances of all parity tests, in one place.
 
 Correctness is measured against float64.  The root mean square of the error may be at most `ERROR_FACTOR` times that of
 PyTorch's own kernel on the same input, and the largest error twice as much again (the largest of a few values is luck).

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -60,6 +62,26 @@ def test_once_for_each_op_device_and_dtype(checks):
             assert loss(dtype)[1].native
     cpu = torch.device("cpu")
     assert checks == [(OP, cpu, torch.float32), (OP, cpu, torch.float64)]
+
+
+def test_other_threads_keep_their_backend_while_one_checks(monkeypatch):
+    case, checking, may_go_on = _parity.CASES[OP], threading.Event(), threading.Event()
+
+    def slow_case(inputs):
+        checking.set()
+        assert current_backend() in ("native", "reference")
+        assert may_go_on.wait(60)
+        return case(inputs)
+
+    monkeypatch.setitem(_parity.CASES, OP, slow_case)
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(loss)
+        assert checking.wait(60)
+        try:
+            assert current_backend() == "auto"
+        finally:
+            may_go_on.set()
+        assert checked.result()[1].native
 
 
 def test_a_wrong_kernel_is_told_once_and_replaced(wrong_kernel):

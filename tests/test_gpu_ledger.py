@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -78,10 +79,22 @@ def test_the_hash_is_that_of_the_cuda_sources(tmp_path):
         "csrc/common/philox.h",
         "csrc/ops/elbo_loss_cuda.cpp",
         "csrc/ops/tensor_cuda.h",
+        "csrc/ops/convolution.h",
     ):
         (tmp_path / changed).write_text((tmp_path / changed).read_text() + "\n")
         assert gpu_ledger.source_hash(tmp_path) != before, changed
         before = gpu_ledger.source_hash(tmp_path)
+
+
+def test_the_hash_is_of_all_that_the_cuda_library_includes():
+    csrc = gpu_ledger.ROOT / "csrc"
+    compiled, found = [*csrc.glob("cuda/*.cu"), *csrc.glob("ops/*_cuda.cpp")], set()
+    while compiled:
+        file = compiled.pop()
+        found.add(file)
+        included = {csrc / name for name in re.findall(r'#include "([\w./]+)"', file.read_text())}
+        compiled += [header for header in included - found if header.exists()]
+    assert found <= {path for pattern in gpu_ledger._SOURCES for path in gpu_ledger.ROOT.glob(pattern)}
 
 
 def test_the_readme_tells_what_the_reports_say():

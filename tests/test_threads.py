@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from genimg_fast import functional, use_backend
+from genimg_fast import functional, fuse, use_backend
 from tests import _cases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +66,27 @@ print(test_threads.threads_that_run(test_threads.run_all_kernels))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == [str(allowed)], done.stderr
+
+
+def test_threads_share_a_model_in_inference():
+    """On more shapes than are remembered, so that they forget each other's packed weights."""
+    model = nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU()).eval().requires_grad_(False)
+    fuse(model)
+    images = [_cases.randn((n, 8, size, size), seed=n) for n in range(1, 5) for size in (3, 4)]
+    with use_backend("native"):
+        expected = [model(x) for x in images]
+
+        def run(first: int) -> None:
+            for i in range(first, first + 200):
+                assert torch.equal(model(images[i % len(images)]), expected[i % len(images)])
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(run, range(8)))
+        finally:
+            sys.setswitchinterval(interval)
 
 
 class GradientsOfKernels(Dataset):

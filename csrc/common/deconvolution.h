@@ -2,9 +2,13 @@
 // The geometry of a transposed convolution, for host and device.
 //
 // Output row oy receives weight row ky from input row iy where oy + padding = iy * stride + ky.  So the rows with the
-// same residue r = oy % stride see the same taps: ky = (r + padding) mod stride, + stride, + 2 stride, ... and iy = oy
-// / stride + (r + padding - ky) / stride.  One residue a dimension makes a phase; each phase is an ordinary stride-1
-// convolution over its own taps, and a stride of s makes s * s of them.  With k4 s2 p1, rows:
+// same residue r = oy % stride see the same taps:
+//
+//      ky = (r + padding) % stride, that + stride, that + 2 * stride, ...
+//      iy = oy / stride + (r + padding - ky) / stride
+//
+// One residue a dimension makes a phase; each phase is an ordinary stride-1 convolution over its own taps, and a stride
+// of s makes s * s of them.  With k4 s2 p1, rows:
 //
 //      output row   0   1   2   3   4   5          phase 0 (even):  ky = 1 from iy = j,     ky = 3 from iy = j - 1
 //      phase        0   1   0   1   0   1          phase 1 (odd):   ky = 0 from iy = j + 1, ky = 2 from iy = j

@@ -31,8 +31,7 @@ GENIMG_FAST_HOST_DEVICE void philox4x32(uint32_t* counter, uint32_t key0, uint32
 }
 
 struct BoxMuller {
-  // The 24 high bits of a word make a float exactly.  Uniform numbers are (bits + 1) * kUniformStep: in (0, 1], never
-  // 0.
+  // The 24 high bits of a word make a float exactly.  Uniform numbers are (bits + 1) * kUniformStep, in (0, 1].
   static constexpr float kUniformStep = 1.0f / 16777216.0f;
   static constexpr float kAngleStep = 1.57079632679489662f / 4194304.0f;  // a quarter turn in 2^22 steps
   // Polynomials in x^2 on |x| <= pi / 4: sin(x) = x + x^3 S, cos(x) = 1 - x^2 / 2 + x^4 C.

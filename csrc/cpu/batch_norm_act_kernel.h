@@ -34,6 +34,7 @@ void batch_norm_act_backward(const T* grad, const T* input, const ChannelLayout&
                              bool training, T* grad_input, T* grad_weight, T* grad_bias);
 
 // The two stages of the above, for statistics that other processes have a part in.
+
 // Sums over each channel, dy being the gradient before activation: the gradients of bias and weight.  Zeros where there
 // is no element.
 struct GradientSums {

@@ -85,7 +85,7 @@ Variant choose(const Deconvolution& conv, bool packed_once) {
 }
 
 template <typename T>
-void run(const ConvolutionCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
+void run(const ConvTranspose2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
   if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
   if (variant == Variant::narrow) return narrow::run(call, sums);
   direct::run(call, sums);
@@ -120,7 +120,7 @@ template <typename T>
 void conv_transpose2d(const Deconvolution& conv, const T* input, const Prologue<T>& prologue,
                       const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue, T* output, T* mean,
                       T* var, MemoryOrder order) {
-  const ConvolutionCall<T> call{conv, input, prologue, packed, epilogue, output, order};
+  const ConvTranspose2dCall<T> call{conv, input, prologue, packed, epilogue, output, order};
   std::vector<ChannelSums<T>> sums;
   run(call, layout.variant, mean ? &sums : nullptr);
   if (mean) combine(sums, conv.out_channels, mean, var);

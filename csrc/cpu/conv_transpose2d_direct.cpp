@@ -3,10 +3,13 @@
 //
 //   per phase:  C [rows x Cout] = A [rows x depth] * B [depth x Cout],   depth = live taps x Cin
 //
-//   A  the input pixels that the taps see; padding is zeros.  A block of rows is gathered into a buffer that stays in
-//   L2. B  the weights, packed into panels of kTileColumns columns: [phase][panel][tap][Cin][column]. C  never exists:
-//   a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes through scale,
-//      shift and activation in L1, and is stored to the rows' places in the output.
+//   A  the input pixels that the taps see; padding is zeros.  A block of rows is gathered into a buffer
+//      that stays in L2.
+//
+//   B  the weights, packed into panels of kTileColumns columns: [phase][panel][tap][Cin][column].
+//
+//   C  never exists: a tile of kTileRows x kTileColumns is summed in registers over the full depth, goes
+//      through scale, shift and activation in L1, and is stored to the rows' places in the output.
 //
 // Near the edge of an image some taps see padding: on 4 x 4 pixels a quarter of all products.  In a small block rows
 // are ordered so that those a tap does not see come first or last, and the tap leaves them out.
@@ -36,7 +39,7 @@ struct RowBlock {
 // A range of panels of a block: the unit of work.
 template <typename T>
 struct RowBlockJob {
-  const ConvolutionCall<T>& call;
+  const ConvTranspose2dCall<T>& call;
   const T* packed;  // of the block's phase
   RowBlock block;
   int64_t first_panel, last_panel;
@@ -124,7 +127,7 @@ void pack(const Deconvolution& conv, const T* weight, T* packed) {
 }
 
 template <typename T>
-void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   const Deconvolution& conv = call.conv;
   const TileShape tile = GENIMG_FAST_DISPATCH_ISA(tile_shape<T>());
   const int64_t panels = (conv.out_channels + tile.columns - 1) / tile.columns;
@@ -154,7 +157,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
 #define INSTANTIATE(T)                                       \
   template int64_t packed_count<T>(const Deconvolution&);    \
   template void pack<T>(const Deconvolution&, const T*, T*); \
-  template void run<T>(const ConvolutionCall<T>&, std::vector<ChannelSums<T>>*);
+  template void run<T>(const ConvTranspose2dCall<T>&, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -41,7 +41,7 @@ struct NarrowPlan {
 // Positions [first, last) of one image: the unit of work.
 template <typename T>
 struct ImageBand {
-  const ConvolutionCall<T>& call;
+  const ConvTranspose2dCall<T>& call;
   const NarrowPlan& plan;
   int64_t image, first, last;
   const T *scale, *shift;            // of each value of an output row
@@ -117,7 +117,7 @@ void pack(const Deconvolution& conv, const T* weight, T* packed) {
 }
 
 template <typename T>
-void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums) {
   const Deconvolution& conv = call.conv;
   if (conv.batch == 0) return;
   const NarrowPlan plan = make_plan<T>(conv);
@@ -164,7 +164,7 @@ void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums) {
 #define INSTANTIATE(T)                                       \
   template int64_t packed_count<T>(const Deconvolution&);    \
   template void pack<T>(const Deconvolution&, const T*, T*); \
-  template void run<T>(const ConvolutionCall<T>&, std::vector<ChannelSums<T>>*);
+  template void run<T>(const ConvTranspose2dCall<T>&, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

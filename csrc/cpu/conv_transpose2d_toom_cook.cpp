@@ -46,7 +46,7 @@ struct Panel {
 // One strip of tile rows, one range of panels: the unit of work.
 template <typename T>
 struct StripJob {
-  const ConvolutionCall<T>& call;
+  const ConvTranspose2dCall<T>& call;
   const ToomCookPlan& plan;
   int64_t first_row, last_row;  // of the batch's tile rows
   int64_t first_panel, last_panel;
@@ -98,7 +98,7 @@ void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed) {
 }
 
 template <typename T>
-void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums) {
+void run(const ConvTranspose2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums) {
   const Deconvolution& conv = call.conv;
   if (conv.batch == 0) return;
   const int64_t lanes = vector_bytes(active_isa()) / sizeof(T);
@@ -147,7 +147,7 @@ void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>*
 #define INSTANTIATE(T)                                                \
   template int64_t packed_count<T>(const Deconvolution&, int64_t);    \
   template void pack<T>(const Deconvolution&, int64_t, const T*, T*); \
-  template void run<T>(const ConvolutionCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
+  template void run<T>(const ConvTranspose2dCall<T>&, int64_t, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

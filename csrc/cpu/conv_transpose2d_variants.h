@@ -11,7 +11,7 @@
 namespace genimg_fast::cpu {
 
 template <typename T>
-struct ConvolutionCall {
+struct ConvTranspose2dCall {
   const Deconvolution& conv;
   const T* input;
   const Prologue<T>& prologue;
@@ -27,7 +27,7 @@ int64_t packed_count(const Deconvolution& conv);
 template <typename T>
 void pack(const Deconvolution& conv, const T* weight, T* packed);
 template <typename T>
-void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums);
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums);
 }  // namespace direct
 
 namespace toom_cook {
@@ -37,7 +37,7 @@ int64_t packed_count(const Deconvolution& conv, int64_t m);
 template <typename T>
 void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed);
 template <typename T>
-void run(const ConvolutionCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
+void run(const ConvTranspose2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
 }  // namespace toom_cook
 
 namespace narrow {
@@ -47,7 +47,7 @@ int64_t packed_count(const Deconvolution& conv);
 template <typename T>
 void pack(const Deconvolution& conv, const T* weight, T* packed);
 template <typename T>
-void run(const ConvolutionCall<T>& call, std::vector<ChannelSums<T>>* sums);
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums);
 }  // namespace narrow
 
 }  // namespace genimg_fast::cpu

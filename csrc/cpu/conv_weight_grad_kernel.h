@@ -7,8 +7,8 @@ namespace genimg_fast::cpu {
 
 // The gradient of a convolution's weight.  `conv` leads from large [N, H, W, Cin] to small [N, H', W', Cout]:
 //
-//   grad_weight[o][i][ky][kx] = sum over n, y, x of small[n][y][x][o] * large[n][y * stride - padding + ky *
-//   dilation][..][i]
+//   grad_weight[o][i][ky][kx] = sum over n, y, x of small[n][y][x][o] * large[n][Y][X][i]
+//   Y = y * stride - padding + ky * dilation, and X likewise
 //
 //   Conv2d           large is its input, small the gradient of its output; grad_weight is [Cout, Cin, kH, kW]
 //   ConvTranspose2d  small is its input, large the gradient of its output; grad_weight is [Cin, Cout, kH, kW] of that

@@ -10,6 +10,17 @@
 namespace genimg_fast::cpu {
 namespace {
 
+const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable"; }
+
+bool isa_from_name(const char* name, Isa* isa) {
+  for (Isa candidate : {Isa::portable, Isa::avx2, Isa::avx512})
+    if (std::strcmp(name, isa_name(candidate)) == 0) {
+      *isa = candidate;
+      return true;
+    }
+  return false;
+}
+
 Isa initial_isa() {
   Isa asked;
   const char* name = std::getenv("GENIMG_FAST_CPU_ISA");
@@ -41,17 +52,6 @@ bool set_active_isa(Isa isa) {
   if (isa > best_isa()) return false;
   current().store(isa, std::memory_order_relaxed);
   return true;
-}
-
-const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable"; }
-
-bool isa_from_name(const char* name, Isa* isa) {
-  for (Isa candidate : {Isa::portable, Isa::avx2, Isa::avx512})
-    if (std::strcmp(name, isa_name(candidate)) == 0) {
-      *isa = candidate;
-      return true;
-    }
-  return false;
 }
 
 }  // namespace genimg_fast::cpu

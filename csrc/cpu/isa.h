@@ -8,11 +8,9 @@ namespace genimg_fast::cpu {
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 
-Isa best_isa();             // the widest this CPU and this binary have
-Isa active_isa();           // best_isa(), or what set_active_isa() or GENIMG_FAST_CPU_ISA asked for
-bool set_active_isa(Isa);   // false, and no change, if the CPU lacks it
-const char* isa_name(Isa);  // "portable", "avx2", "avx512"
-bool isa_from_name(const char* name, Isa* isa);
+Isa best_isa();            // the widest this CPU and this binary have
+Isa active_isa();          // best_isa(), or what set_active_isa() or GENIMG_FAST_CPU_ISA asked for
+bool set_active_isa(Isa);  // false, and no change, if the CPU lacks it
 
 // GENIMG_FAST_VECTOR_BYTES of the bodies compiled for it.
 inline int64_t vector_bytes(Isa isa) { return 16 << static_cast<int>(isa); }

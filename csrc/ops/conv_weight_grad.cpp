@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Schema and CPU registration of conv_weight_grad.
+// Schema and CPU registration of conv_weight_grad: the kernel by itself, for its tests.  In training block_chain calls
+// the kernel directly.
 #include "cpu/conv_weight_grad_kernel.h"
-#include "ops/tensor.h"
+#include "ops/convolution.h"
 
 namespace genimg_fast {
 namespace {
-
-using Pair = std::vector<int64_t>;
-using torch::headeronly::MemoryFormat;
 
 void check_prologue(const OptionalTensor& prologue, const Tensor& image) {
   check(!prologue || (prologue->dim() == 2 && prologue->size(0) == 3 && prologue->size(1) == image.size(1) &&

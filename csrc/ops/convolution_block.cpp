@@ -18,7 +18,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "convolution_block_training(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, float "
       "eps, int[] geometry, int activation, float negative_slope, int tensor_cores, int tile) -> (Tensor output, "
-      "Tensor raw, "
-      "Tensor mean, Tensor var)");
+      "Tensor raw, Tensor mean, Tensor var)");
   library.def("convolution_block_pack(Tensor input, Tensor weight, int[] geometry) -> Tensor");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Opens the `genimg_fast` namespace of torch.ops and ties the CPU kernels' threads to torch's pool, so that
 // torch.set_num_threads and DataLoader workers are obeyed.  Each op registers itself in ops/<op>.cpp.
-#include "cpu/conv_transpose2d_bn_act_kernel.h"
+#include "cpu/convolution_variant.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "ops/tensor.h"

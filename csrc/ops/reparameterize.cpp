@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Schema and CPU registration of reparameterize, and of philox4x32, the generator behind its noise.
+// Schema and CPU registration of reparameterize, and of philox4x32, the generator behind its noise, for the tests.
 #include "ops/reparameterize.h"
 
 #include "cpu/reparameterize_kernel.h"

@@ -2,8 +2,11 @@
 """Settings of the CPU kernels.  Process-wide, like the flags of `torch.backends`.
 
 `allow_winograd` (default True): whether convolutions may use Toom-Cook (Winograd) products where these are faster.  They
-multiply less, err up to six times as much as plain sums in float32, and turn an infinite input into NaNs in the outputs
-around it.
+multiply less, err up to six times as much as plain sums do, and turn an infinite input into NaNs in the outputs around
+it.  Convolutions of float64 do not use them.
+
+The environment variable GENIMG_FAST_CPU_ISA ("portable", "avx2" or "avx512") holds the kernels to a narrower instruction set than
+the CPU's.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import torch
 
 from genimg_fast import _extension
 
-# The numbers are those of Variant in csrc/cpu/conv_transpose2d_bn_act_kernel.h.
+# The numbers are those of Variant in csrc/cpu/convolution_variant.h.
 VARIANTS = {"direct": 1, "toom_cook_2": 2, "toom_cook_4": 3, "narrow": 4}
 
 allow_winograd: bool
@@ -25,9 +28,9 @@ allow_winograd: bool
 
 @contextmanager
 def force_variant(name: str) -> Iterator[None]:
-    """Computes the block's transposed convolutions by one variant, for tests and benchmarks.
+    """Computes all convolutions, and their gradients, by one variant, for tests and benchmarks.
 
-    A shape that the variant cannot compute is computed by "direct".
+    What the variant cannot compute is computed by "direct".
 
     Raises:
         ValueError: if `name` is not one of `VARIANTS`.

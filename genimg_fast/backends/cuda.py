@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# By whether they are of wgmma, the numbers of WgmmaTileChoice and GemmTileChoice in csrc/cuda.
+# (whether wgmma multiplies, the tile's number in WgmmaTileChoice or else in GemmTileChoice of csrc/cuda)
 TILES = {
     "mma_128x128": (False, 0),
     "mma_256x64": (False, 1),

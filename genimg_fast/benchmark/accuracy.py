@@ -63,10 +63,12 @@ class Errors:
 
         errors: dict[str, Any] = {"name": str(self.convolution), "eager": error(Runtime())}
         before = cpu.allow_winograd
-        for name, allowed in (("winograd", True), ("plain", False)):
-            cpu.allow_winograd = allowed
-            errors[name] = error(runtime)
-        cpu.allow_winograd = before
+        try:
+            for name, allowed in (("winograd", True), ("plain", False)):
+                cpu.allow_winograd = allowed
+                errors[name] = error(runtime)
+        finally:
+            cpu.allow_winograd = before
         return errors
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
+from genimg_fast._files import write_atomically
 from genimg_fast.benchmark import machine
 from genimg_fast.benchmark.runtimes import RUNTIMES
 
@@ -30,8 +32,8 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
         if has_data:
             figure = function(report)
             figure.text(0.5, 0.004, _source(report["machine"]), ha="center", va="bottom", fontsize=7, color="dimgray")
-            figure.savefig(folder / name, dpi=110)
             paths.append(folder / name)
+            write_atomically(paths[-1], partial(figure.savefig, format="png", dpi=110))
     return paths
 
 

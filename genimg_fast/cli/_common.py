@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def add_device(group: argparse._ArgumentGroup) -> None:
 
 def add_seed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--seed", type=int, default=0, help="the same seed gives the same picture (default: %(default)s)"
+        "--seed", type=seed, default=0, help="the same seed gives the same picture (default: %(default)s)"
     )
 
 
@@ -66,6 +67,22 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def duration(text: str) -> float:
+    """An argparse type: a time, 0 or more and finite."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more and finite, got {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    """An argparse type: what a `torch.Generator` takes for a seed."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2^63 - 1, got {value}")
     return value
 
 

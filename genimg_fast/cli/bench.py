@@ -26,7 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only what has TEXT in its name")
     parser.add_argument(
-        "--seconds", type=float, default=8.0, help="of timing for each row, about (default: %(default)s)"
+        "--seconds", type=_common.duration, default=8.0, help="of timing for each row, about (default: %(default)s)"
     )
     parser.add_argument(
         "--out",
@@ -44,6 +44,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     from genimg_fast import _extension
+    from genimg_fast._files import write_atomically
     from genimg_fast.benchmark import charts, machine, suite
 
     device = _common.choose_device("cpu" if args.suite == "cpu" and args.device == "auto" else args.device)
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         say=lambda text: print(text, flush=True),
     )
     report = {"machine": described, "device": device.type, "suite": args.suite, **measured}
-    (args.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
+    text = json.dumps(report, indent=1) + "\n"
+    write_atomically(args.out / "bench.json", lambda file: file.write(text.encode()))
     pictures = [str(path) for path in charts.draw(report, args.out)]
     print(f"\nwritten: {', '.join([str(args.out / 'bench.json'), *pictures])}")
     return 1 if any("ours" in row["failed"] for row in report["rows"]) else 0

@@ -7,6 +7,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,7 +74,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="for all that it makes (default: %(default)s)",
     )
     parser.add_argument(
-        "--minutes", type=float, default=4.0, help="about how long to take, all included (default: %(default)s)"
+        "--minutes",
+        type=_common.duration,
+        default=4.0,
+        help="about how long to take, all included (default: %(default)s)",
     )
     return parser
 
@@ -97,13 +101,13 @@ def run(args: argparse.Namespace) -> int:
         results[name] = _train(
             name, planned, args.out / name, max(planned.fewest_steps, min(affordable, planned.most_steps))
         )
-    _pictures(args.out, results)
+    drawn = _pictures(args.out, results)
     healthy, parity = _parity_line(device)
     rows = [("parity with the reference", parity), *_elbo_lines(args.out / "conv_vae")]
     rows += [(f"{name}, training step", _speed(speeds[name])) for name in RUNS]
     print(f"\n{_table(rows)}\n\nPictures, checkpoints and logs are in {args.out}.")
     print(f"Curves: tensorboard --logdir {args.out}")
-    return 0 if healthy else 1
+    return 0 if healthy and drawn else 1
 
 
 def _claim(out: Path) -> None:
@@ -148,20 +152,26 @@ def _train(name: str, planned: Run, out: Path, steps: int) -> TrainResult:
     return train(config)
 
 
-def _pictures(out: Path, results: dict[str, TrainResult]) -> None:
+def _pictures(out: Path, results: dict[str, TrainResult]) -> bool:
+    """Whether all could be made; what could not has been told."""
     from genimg_fast.cli import main
 
+    commands = [["reconstruct", "conv_vae", "--data", DATA, "--out", "reconstructions.png"]]
     for name in RUNS:
-        main(["sample", str(out / name), "--n", "64", "--out", str(out / f"{name}_samples.png")])
-        main(["interpolate", str(out / name), "--rows", "6", "--out", str(out / f"{name}_interpolation.png")])
-    vae = str(out / "conv_vae")
-    main(["reconstruct", vae, "--data", DATA, "--out", str(out / "reconstructions.png")])
+        commands.append(["sample", name, "--n", "64", "--out", f"{name}_samples.png"])
+        commands.append(["interpolate", name, "--rows", "6", "--out", f"{name}_interpolation.png"])
+    codes = [
+        main([command, str(out / run), *options, str(out / picture)]) for command, run, *options, picture in commands
+    ]
     _draw_losses({name: result.history for name, result in results.items()}, out / "losses.png")
+    return not any(codes)
 
 
 def _draw_losses(histories: dict[str, list[dict]], path: Path) -> None:
     """One panel a model, one line a loss."""
     from matplotlib.figure import Figure
+
+    from genimg_fast._files import write_atomically
 
     figure = Figure(figsize=(5.5 * len(histories), 3.6), layout="constrained")
     for axes, (name, history) in zip(figure.subplots(1, len(histories)), histories.items(), strict=True):
@@ -172,7 +182,7 @@ def _draw_losses(histories: dict[str, list[dict]], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=loss.replace("_", " "), linewidth=1)
         axes.set(title=name, xlabel="step", ylabel="loss (nats an image)" if name == "conv_vae" else "loss")
         axes.legend()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, partial(figure.savefig, format="png", dpi=120))
 
 
 def _parity_line(device: torch.device) -> tuple[bool, str]:

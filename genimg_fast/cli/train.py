@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     if args.config:
         model_args = given.pop("model_args", {})
         config = TrainConfig.from_file(args.config, **given)
-        config.model_args.update(model_args)
+        config = dataclasses.replace(config, model_args={**config.model_args, **model_args})  # which checks them
     else:
         config = TrainConfig.from_dict(given)
     result = train(config, resume=args.resume, progress=not args.quiet)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from genimg_fast import functional
+from genimg_fast.nn.norm import run_norm
 from genimg_fast.ops import _check
 
 
@@ -30,25 +30,7 @@ class _BatchNormAct(nn.modules.batchnorm._BatchNorm):
         self.negative_slope = negative_slope
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        self._check_input_dim(input)
-        momentum = self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average
-                momentum = 1.0 / float(self.num_batches_tracked)
-        use_running = self.track_running_stats if self.training else self.running_mean is not None
-        return functional.batch_norm_act(
-            input,
-            self.running_mean if use_running else None,
-            self.running_var if use_running else None,
-            self.weight,
-            self.bias,
-            training=self.training or not use_running,
-            momentum=0.0 if momentum is None else momentum,
-            eps=self.eps,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-        )
+        return run_norm(self, input, self.activation, self.negative_slope)
 
     def extra_repr(self) -> str:
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""

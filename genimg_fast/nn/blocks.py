@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import nn
 
 from genimg_fast.nn.sequential import FusedSequential
+from genimg_fast.ops import _check
 
 
 class ConvTranspose2dBNAct(FusedSequential):
@@ -69,14 +70,15 @@ class ConvTranspose2dBNAct(FusedSequential):
         ]
         if batch_norm:
             layers.append(nn.BatchNorm2d(out_channels, eps, momentum, device=device, dtype=dtype))
-        super().__init__(*layers, *_activation(activation, negative_slope))
+        super().__init__(*layers, *_activation(type(self).__name__, activation, negative_slope))
 
 
 class Conv2dBNAct(FusedSequential):
     """Convolution, batch normalisation and activation, run as one call: a block of an encoder or a discriminator.
 
     Equal to ``nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias),
-    nn.BatchNorm2d(out_channels, eps, momentum), nn.ReLU())``, whose ``state_dict`` keys and initial values it has.
+    nn.BatchNorm2d(out_channels, eps, momentum), nn.ReLU())``, whose ``state_dict`` keys and initial values it has.  Source:
+    the discriminator of DCGAN (Radford, Metz and Chintala 2016).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, groups, dilation: the convolution's.
@@ -130,11 +132,12 @@ class Conv2dBNAct(FusedSequential):
         ]
         if batch_norm:
             layers.append(nn.BatchNorm2d(out_channels, eps, momentum, device=device, dtype=dtype))
-        super().__init__(*layers, *_activation(activation, negative_slope))
+        super().__init__(*layers, *_activation(type(self).__name__, activation, negative_slope))
 
 
-def _activation(name: str, negative_slope: float) -> list[nn.Module]:
+def _activation(block: str, name: str, negative_slope: float) -> list[nn.Module]:
     """The module of an activation: none of them for "none"."""
+    _check.choice(block, "activation", name, tuple(_check.ACTIVATIONS))
     modules: dict[str, list[nn.Module]] = {
         "none": [],
         "relu": [nn.ReLU()],
@@ -142,6 +145,4 @@ def _activation(name: str, negative_slope: float) -> list[nn.Module]:
         "tanh": [nn.Tanh()],
         "sigmoid": [nn.Sigmoid()],
     }
-    if name not in modules:
-        raise ValueError(f"activation must be one of {', '.join(map(repr, modules))}, got {name!r}")
     return modules[name]

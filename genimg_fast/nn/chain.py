@@ -51,7 +51,7 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
 
 
 def may_chain_on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
-    """In inference there is less to gain: a `Sampler` captures all of it."""
+    """Not in inference without gradients, where there is less to gain: a `Sampler` captures the whole pass."""
     parameters = (t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))
     return (
         isinstance(input, torch.Tensor)
@@ -170,7 +170,7 @@ def _norm(block: Block) -> tuple[torch.Tensor | None, ...]:
 def _fits(shape: tuple[int, ...], block: Block) -> bool:
     """Whether the sizes of a block's tensors go together, and with an input of this shape."""
     channels = (block.out_channels,)
-    if any(t is not None and t.shape != channels for t in (block.bias, *_norm(block))):
+    if 0 in block.weight.shape or any(t is not None and t.shape != channels for t in (block.bias, *_norm(block))):
         return False
     if shape[1] != block.weight.shape[0 if block.transposed else 1]:
         return False

@@ -59,9 +59,6 @@ class Call(NamedTuple):
         return function(input, *self.args, **self.kwargs)
 
 
-Layer = nn.Module | Call
-
-
 class Step(NamedTuple):
     """Layers that run together."""
 
@@ -217,8 +214,8 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
 def take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block], input: torch.Tensor) -> None:
     """After an error in the blocks made of these layers: counts no batch that the plain layers would not have counted.
 
-    Each of them counts when the convolution before it is done.  How far they come is tried out, since it is all one now how
-    long that takes.
+    Each of them counts when the convolution before it is done.  How far they would get is found by running them again: after
+    an error the time no longer matters.
     """
     reached = 0
     for block in blocks:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Passes in which nothing ran natively, since PyTorch is faster on such shapes: from then on the layers are called as they are.
+"""Remembers passes in which nothing ran natively, since PyTorch is faster on such shapes: from then on the layers are
+called as they are.
 
-That is always right, so what is remembered need only tell one kind of pass from another.  It spares small layers, which
-PyTorch runs in tens of microseconds, finding out anew that they are best left alone.
+To call them so is right for any pass, so the memory need only tell one kind of pass from another.  It saves small layers,
+which PyTorch runs in tens of microseconds, from finding out anew each time that they are best left alone.
 """
 
 from __future__ import annotations

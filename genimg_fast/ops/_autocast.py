@@ -27,13 +27,13 @@ def float32_under_autocast(function: Function) -> Function:
     """Losses and noise: computed in float32 whatever the autocast dtype, as torch does for its losses."""
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        if first is None or not _autocasts(first):
-            return function(*args, **kwargs)
+    def wrapper(first, *args, **kwargs):
+        if not _autocasts(first):
+            return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(
-                *(_cast(a, torch.float32) for a in args), **{n: _cast(v, torch.float32) for n, v in kwargs.items()}
+                *(_cast(a, torch.float32) for a in (first, *args)),
+                **{n: _cast(v, torch.float32) for n, v in kwargs.items()},
             )
 
     return wrapper  # type: ignore[return-value]

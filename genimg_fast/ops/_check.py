@@ -9,7 +9,6 @@ import torch
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
-ACTIVATION_NAMES = tuple(ACTIVATIONS)
 RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reconstruction.h
 
 
@@ -70,14 +69,16 @@ def expands(op: str, like: torch.Tensor, like_name: str, **tensors: torch.Tensor
             )
 
 
+def eps(op: str, value: float, training: bool) -> None:
+    if value < 0 or (training and value == 0):
+        raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {value}")
+
+
 def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def reduction_name(code: int) -> str:
-    return next(name for name, number in REDUCTIONS.items() if number == code)
-
-
-def activation_name(code: int) -> str:
-    return next(name for name, number in ACTIVATIONS.items() if number == code)
+def name_of(code: int, codes: dict[str, int]) -> str:
+    """The name that stands for `code` in one of the tables above."""
+    return next(name for name, number in codes.items() if number == code)

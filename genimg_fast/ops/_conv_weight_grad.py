@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Registers `torch.ops.genimg_fast.conv_weight_grad`, the weight gradient that the convolutions' backward passes share."""
+"""Registers `torch.ops.genimg_fast.conv_weight_grad`, the kernel of the weight gradient by itself, for its tests.
+
+In training the native `block_chain_backward` calls the kernel directly.
+"""
 
 from __future__ import annotations
 

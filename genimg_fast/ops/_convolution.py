@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 
 import torch
 
 from genimg_fast.ops import _check
-from genimg_fast.reference.block_chain import Block
+from genimg_fast.reference.block_chain import Block, output_size
 
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
     """An int or two of them as (height, width), like torch's own arguments."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or any(v < minimum for v in values):
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or any(not isinstance(v, (int, Integral)) or v < minimum for v in values):
         raise ValueError(f"{op}: {name} must be one or two integers >= {minimum}, got {value!r}")
     return values  # type: ignore[return-value]
 
@@ -26,6 +27,7 @@ def check_arguments(
     bias: torch.Tensor | None,
     norm: dict[str, torch.Tensor | None],
     training: bool,
+    eps: float,
     groups: int,
     activation: str,
     *,
@@ -50,17 +52,46 @@ def check_arguments(
         _check.shape(op, name, value, (out_channels,), "one value an output channel")
     if (norm["running_mean"] is None) != (norm["running_var"] is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
-    if input.dim() == 3 and (training or norm["running_mean"] is not None):
+    normalizes = training or norm["running_mean"] is not None
+    if normalizes:
+        _check.eps(op, eps, training)
+    if normalizes and input.dim() == 3:
         raise ValueError(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
         )
-    _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
+    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
+
+
+def unsupported(shape: Sequence[int], block: Block) -> str | None:
+    """What the kernels of no device compute."""
+    if block.groups != 1:
+        return f"groups={block.groups}; the kernels take 1"
+    if len(shape) != 4:
+        return "unbatched input; the kernels take (N, C, H, W)"
+    # by whose sizes they would divide; PyTorch refuses such tensors, or gives an empty one
+    if block.weight.numel() == 0:
+        return "a weight without elements"
+    if shape[2] == 0 or shape[3] == 0:
+        return "images without pixels"
+    height, width = output_size(block, shape, block.weight.shape)
+    if height <= 0 or width <= 0:
+        return "no output: padding cuts it off" if block.transposed else "the kernel is larger than the padded input"
+    if block.negative_slope < 0:
+        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    return None
+
+
+def unsupported_on_cpu(input: torch.Tensor, block: Block) -> str | None:
+    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    if any(t is not None and t.dtype != input.dtype for t in norm):
+        return "batch normalisation in another dtype than input"
+    return unsupported(input.shape, block)
 
 
 def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
     """Batch statistics need several values a channel."""
     n, _, h, w = output_shape
-    if n * h * w == 1:
+    if (n, h, w) == (1, 1, 1):
         raise ValueError(
             f"{op}: Expected more than 1 value per channel when training, got output size {tuple(output_shape)}"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the losses share whose gradient is made in the forward pass, by the kernel that reads the operands anyway."""
+"""What the losses share.  Their gradient is made in the forward pass, by the kernel that reads the operands anyway."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Packed weights in inference, kept for as long as the weights do not change.
 
-A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: against them
-the CPU kernels compare some values with those they packed, and where they differ pack for that call.  On CUDA, where that
-would take a copy to the host, packing is one small kernel a call, and weights are kept only inside `kept_on_cuda`.
+A weight has changed when its version counter or its address has.  Writes through ``weight.data`` move neither: to
+notice them, the CPU kernels compare some values with those that they packed, and where these differ pack for that call.  On
+CUDA such a comparison would take a copy to the host: there packing is one small kernel a call, and packed weights are kept
+only inside `kept_on_cuda`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _SHAPES = 4  # of the input, for which a chain keeps packed weights
 _TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
 
-# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}
+# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}, the oldest first.
+# Several threads may run a model at once: each step below is a whole one, whatever others keep and forget in between.
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -37,10 +39,11 @@ _used_on_cuda: list[torch.Tensor] | None = None
 
 @contextmanager
 def kept_on_cuda() -> Iterator[list[torch.Tensor]]:
-    """For who captures a CUDA graph: calls in the block, the warm-up's first, pack a weight once, and the graph not at all.
+    """For code that captures a CUDA graph: warm-up calls in the block pack each weight once, and the graph packs none.
 
-    Yields the packed weights that these calls use: the graph reads them, and others may drop them before it ends.  Whoever
-    enters it sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a weight changed.
+    Yields the packed weights that these calls use, for the caller to hold: the graph reads them, and others may drop them
+    before it ends.  The caller sees to it that nothing writes through ``weight.data`` meanwhile, and captures anew when a
+    weight has changed.
     """
     global _used_on_cuda
     before, _used_on_cuda = _used_on_cuda, []
@@ -64,17 +67,18 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
         return []
     now = state(weights)
     kept = _kept.setdefault(weights[0], {})
-    if key in kept and kept[key][0] == now:
-        return kept[key][1]
+    known = kept.get(key)
+    if known is not None and known[0] == now:
+        return known[1]
     if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
         return []
     packed = pack()
-    kept.pop(key, None)
-    for other_state, other in kept.values():  # what is packed alike for another shape is kept once
+    for other_state, other in tuple(kept.values()):  # what is packed alike for another shape is kept once
         if other_state == now:
             packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
-    while len(kept) >= _SHAPES:
-        del kept[next(iter(kept))]
+    kept.pop(key, None)
+    for oldest in tuple(kept)[: 1 - _SHAPES]:
+        kept.pop(oldest, None)
     kept[key] = (now, packed)
     return packed
 

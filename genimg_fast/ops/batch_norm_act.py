@@ -120,9 +120,8 @@ def check_arguments(op, input, running_mean, running_var, weight, bias, training
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     if not training and running_mean is None:
         raise ValueError(f"{op}: running_mean and running_var must be given when not training")
-    if eps < 0 or (training and eps == 0):
-        raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {eps}")
-    _check.choice(op, "activation", activation, _check.ACTIVATION_NAMES)
+    _check.eps(op, eps, training)
+    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
 
 
 def _new_channels(input):
@@ -159,7 +158,7 @@ def _gradients(ctx, grad, training):
     """The gradients of input, weight and bias; None for a weight or bias that was not given."""
     input, mean, var, weight, bias = ctx.saved_tensors
     if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
-        name = _check.activation_name(ctx.activation)
+        name = _check.name_of(ctx.activation, _check.ACTIVATIONS)
         grads = reference.batch_norm_act_backward(
             grad, input, mean, var, weight, bias, ctx.eps, name, ctx.negative_slope, training
         )

@@ -54,7 +54,9 @@ def _backward(ctx, grad, _):
     if grad is None:
         grad_input = None
     elif torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
-        grad_input = reference.bce_loss_backward(grad, input, target, weight, _check.reduction_name(ctx.reduction))
+        grad_input = reference.bce_loss_backward(
+            grad, input, target, weight, _check.name_of(ctx.reduction, _check.REDUCTIONS)
+        )
     else:
         grad_input = _loss.times_upstream(gradient, grad, input.dtype)
     return grad_input, None, None, None, None

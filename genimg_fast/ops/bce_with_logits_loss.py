@@ -63,7 +63,7 @@ def _backward(ctx, grad, _):
         grad_input = None
     elif torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
         grad_input = reference.bce_with_logits_loss_backward(
-            grad, input, target, weight, pos_weight, _check.reduction_name(ctx.reduction)
+            grad, input, target, weight, pos_weight, _check.name_of(ctx.reduction, _check.REDUCTIONS)
         )
     else:
         grad_input = _loss.times_upstream(gradient, grad, input.dtype)

@@ -83,7 +83,7 @@ def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
         mean, var = (next(fixed), next(fixed)) if statistics == _FIXED else (None, None)
         yield Block(
             bool(transposed), weight, bias, mean, var, bn_weight, bn_bias, statistics == _BATCH, 0.0, next(numbers),
-            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.activation_name(activation), next(numbers),
+            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.name_of(activation, _check.ACTIVATIONS), next(numbers),
         )  # fmt: skip
 
 
@@ -121,8 +121,8 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.mark_non_differentiable(*stored, *statistics)
     ctx.set_materialize_grads(False)
     ctx.counts = [len(parameters), len(fixed), len(stored), len(statistics)]
-    # only the sign or value of an activation that follows no batch normalisation is read off the output; where it is not
-    # kept, it may be changed in place, as the output of a convolution or a batch normalisation may
+    # The output is kept only where backward reads an activation's branch or value off it: after no batch normalisation.
+    # Elsewhere it may be changed in place, as the output of a convolution or a batch normalisation may.
     activation, statistics_of_last = ctx.codes[-5:-3]
     kept = output if statistics_of_last == _NONE and activation != _check.ACTIVATIONS["none"] else None
     ctx.save_for_backward(input, kept, *parameters, *fixed, *stored, *statistics)

@@ -1,28 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv2d(input))): a chain of one block on the CPU kernels, a block on the CUDA kernels.
-
-Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
-"""
+"""activation(batch_norm(conv2d(input))): checks the arguments of one block, and what its CPU kernels can compute."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from genimg_fast import _backend
-from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import (
-    check_arguments,
-    check_batch_statistics,
-    pair,
-    records_gradient,
-    slower,
-    slower_chain,
-)
-from genimg_fast.ops.batch_norm_act import batch_norm_act
-from genimg_fast.ops.block_chain import block_chain
-from genimg_fast.reference.activation import activate
+from genimg_fast.ops._convolution import check_arguments, pair, records_gradient, unsupported_on_cpu
+from genimg_fast.ops._run_block import run_block
 from genimg_fast.reference.block_chain import Block
 
 
@@ -48,77 +33,29 @@ def conv2d_bn_act(
     op = "conv2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=False)
+    check_arguments(op, input, weight, bias, norm, training, eps, groups, activation, transposed=False)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
-    if training:
-        check_batch_statistics(op, _output_shape(input, weight, stride, padding, dilation))
-
     block = Block(
         False, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, (0, 0), dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
-    on_cuda = input.device.type == "cuda"
-    native = _backend.use_native(
-        op,
-        input,
-        weight,
-        bias,
-        *norm.values(),
-        unless=convolution_block.unsupported(input.shape, input.dtype, block)
-        if on_cuda
-        else _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm),
-        slower=lambda: convolution_block.slower(input.shape, input.dtype, block) if on_cuda else _slower(input, block),
-    )
-    if native:
-        return convolution_block.convolution_block(input, block) if on_cuda else block_chain(input, [block])
-    raw = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    if not training and running_mean is None:
-        return activate(raw, activation, negative_slope)
-    return batch_norm_act(
-        raw, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
-        activation=activation, negative_slope=negative_slope,
-    )  # fmt: skip
+    return run_block(input, block, _unsupported)
 
 
-def _unsupported(input, weight, bias, stride, padding, groups, dilation, negative_slope, norm) -> str | None:
-    if groups != 1:
-        return f"groups={groups}; the kernels take 1"
-    if input.dim() != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if any(
-        input.shape[d + 2] + 2 * padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) or weight.shape[d + 2] == 0
-        for d in (0, 1)
+def _unsupported(input: torch.Tensor, block: Block) -> str | None:
+    if reason := unsupported_on_cpu(input, block):
+        return reason
+    if not _has_gradient_kernels(block) and records_gradient(
+        input, block.weight, block.bias, block.bn_weight, block.bn_bias
     ):
-        return "the kernel is larger than the padded input"  # PyTorch raises
-    if records_gradient(input, weight, bias, norm["bn_weight"], norm["bn_bias"]) and not _has_gradient_kernels(
-        weight, stride, padding, dilation
-    ):
-        return f"dilation={dilation}; the kernels of the gradients take 1, or stride 1 and no padding beyond the kernel"
-    if negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
-    if any(t is not None and t.dtype != input.dtype for t in norm.values()):
-        return "batch normalisation in another dtype than input"
+        return f"dilation={block.dilation}; the kernels of the gradients take 1, or stride 1 and no padding beyond the kernel"
     return None
 
 
-def _has_gradient_kernels(weight, stride, padding, dilation) -> bool:
+def _has_gradient_kernels(block: Block) -> bool:
     # is_mirrored() of csrc/cpu/convolution_layer.cpp
-    return dilation == (1, 1) or (
-        stride == (1, 1) and all(padding[d] <= dilation[d] * (weight.shape[d + 2] - 1) for d in (0, 1))
+    kernel = block.weight.shape[2:]
+    return block.dilation == (1, 1) or (
+        block.stride == (1, 1) and all(block.padding[d] <= block.dilation[d] * (kernel[d] - 1) for d in (0, 1))
     )
-
-
-def _slower(input: torch.Tensor, block: Block) -> str | None:
-    if input.dim() != 4:
-        return None
-    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
-    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
-
-
-def _output_shape(input, weight, stride, padding, dilation):
-    size = [
-        (input.shape[d + 2] + 2 * padding[d] - dilation[d] * (weight.shape[d + 2] - 1) - 1) // stride[d] + 1
-        for d in (0, 1)
-    ]
-    return input.shape[0], weight.shape[0], *size

@@ -1,28 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""activation(batch_norm(conv_transpose2d(input))): a chain of one block on the CPU kernels, a block on the CUDA kernels.
-
-Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
-"""
+"""activation(batch_norm(conv_transpose2d(input))): checks the arguments of one block, and what its CPU kernels can compute."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from genimg_fast import _backend
-from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import (
-    check_arguments,
-    check_batch_statistics,
-    pair,
-    records_gradient,
-    slower,
-    slower_chain,
-)
-from genimg_fast.ops.batch_norm_act import batch_norm_act
-from genimg_fast.ops.block_chain import block_chain
-from genimg_fast.reference.activation import activate
+from genimg_fast.ops._convolution import check_arguments, pair, unsupported_on_cpu
+from genimg_fast.ops._run_block import run_block
 from genimg_fast.reference.block_chain import Block
 
 
@@ -51,67 +36,21 @@ def conv_transpose2d_bn_act(
     op = "conv_transpose2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    check_arguments(op, input, weight, bias, norm, training, groups, activation, transposed=True)
+    check_arguments(op, input, weight, bias, norm, training, eps, groups, activation, transposed=True)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     output_padding, dilation = pair(op, "output_padding", output_padding, 0), pair(op, "dilation", dilation, 1)
     if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise ValueError(
             f"{op}: output_padding {output_padding} must be smaller than stride {stride} or dilation {dilation}"
         )
-    if training and dilation == (1, 1):
-        check_batch_statistics(op, _output_shape(input, weight, stride, padding, output_padding))
-
     block = Block(
         True, weight, bias, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps, stride, padding, output_padding, dilation, groups,
         activation, negative_slope,
     )  # fmt: skip
-    on_cuda = input.device.type == "cuda"
-    native = _backend.use_native(
-        op,
-        input,
-        weight,
-        bias,
-        *norm.values(),
-        unless=convolution_block.unsupported(input.shape, input.dtype, block)
-        if on_cuda
-        else _unsupported(input, block),
-        slower=lambda: convolution_block.slower(input.shape, input.dtype, block) if on_cuda else _slower(input, block),
-    )
-    if native:
-        return convolution_block.convolution_block(input, block, nchw) if on_cuda else block_chain(input, [block])
-    raw = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    if not training and running_mean is None:
-        return activate(raw, activation, negative_slope)
-    return batch_norm_act(
-        raw, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
-        activation=activation, negative_slope=negative_slope,
-    )  # fmt: skip
+    return run_block(input, block, _unsupported, nchw)
 
 
 def _unsupported(input: torch.Tensor, block: Block) -> str | None:
-    if block.groups != 1:
-        return f"groups={block.groups}; the kernels take 1"
     if block.dilation != (1, 1):
         return f"dilation={block.dilation}; the kernels take 1"
-    if input.dim() != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if block.negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
-    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
-    if any(t is not None and t.dtype != input.dtype for t in norm):
-        return "batch normalisation in another dtype than input"
-    return None
-
-
-def _slower(input: torch.Tensor, block: Block) -> str | None:
-    if input.dim() != 4:
-        return None
-    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
-    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
-
-
-def _output_shape(input, weight, stride, padding, output_padding):
-    size = [
-        (input.shape[d + 2] - 1) * stride[d] - 2 * padding[d] + weight.shape[d + 2] + output_padding[d] for d in (0, 1)
-    ]
-    return input.shape[0], weight.shape[1], *size
+    return unsupported_on_cpu(input, block)

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast.backends import cuda
-from genimg_fast.ops import _check, _packed
+from genimg_fast.ops import _check, _convolution, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
 from genimg_fast.ops._registration import register
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
 from genimg_fast.reference.activation import activate_backward
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
-from genimg_fast.reference.block_chain import Block
+from genimg_fast.reference.block_chain import Block, output_size
 
 
 class Geometry(NamedTuple):
@@ -41,14 +41,8 @@ class Geometry(NamedTuple):
         return Geometry(bool(transposed), (s0, s1), (p0, p1), (o0, o1), (d0, d1))
 
     def output_shape(self, input: torch.Tensor, weight: torch.Tensor) -> tuple[int, ...]:
-        size = []
-        for d in (0, 1):
-            reach = self.dilation[d] * (weight.shape[d + 2] - 1) + 1 - 2 * self.padding[d]
-            if self.transposed:
-                size.append((input.shape[d + 2] - 1) * self.stride[d] + reach + self.output_padding[d])
-            else:
-                size.append((input.shape[d + 2] - reach) // self.stride[d] + 1)
-        return input.shape[0], weight.shape[1 if self.transposed else 0], *size
+        channels = weight.shape[1 if self.transposed else 0]
+        return input.shape[0], channels, *output_size(self, input.shape, weight.shape)
 
     def convolve(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if self.transposed:
@@ -80,16 +74,10 @@ def tensor_cores(input: torch.Tensor, weight: torch.Tensor, transposed: bool) ->
 
 def unsupported(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str | None:
     """Why the CUDA kernels cannot serve a block on an input of this shape, or None."""
-    if block.groups != 1:
-        return f"groups={block.groups}; the kernels take 1"
-    if len(shape) != 4:
-        return "unbatched input; the kernels take (N, C, H, W)"
-    if block.negative_slope < 0:
-        return "a negative negative_slope: the backward pass reads the branch off the sign of the output"
+    if reason := _convolution.unsupported(shape, block):
+        return reason
     if block.transposed:
         return f"dilation={block.dilation}; the kernels take 1" if block.dilation != (1, 1) else None
-    if min(block.output_shape(shape)[2:]) <= 0:
-        return "the kernel is larger than the padded input"  # PyTorch raises
     return why_not_tensor_cores(dtype, block.weight, False)
 
 
@@ -246,7 +234,7 @@ def _setup_context(ctx, inputs, output):
     (
         input, weight, _, bias, running_mean, _, _, _, _, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile, _,
     ) = inputs  # fmt: skip
-    ctx.activation, ctx.has_norm = _check.activation_name(code), running_mean is not None
+    ctx.activation, ctx.has_norm = _check.name_of(code, _check.ACTIVATIONS), running_mean is not None
     ctx.save_for_backward(input, weight, bias, output)
 
 
@@ -269,7 +257,7 @@ def _setup_context_training(ctx, inputs, output):
         input, weight, bias, bn_weight, bn_bias, ctx.eps, ctx.geometry, code, ctx.slope, ctx.tensor_cores, ctx.tile,
     ) = inputs  # fmt: skip
     _, raw, mean, var = output
-    ctx.activation = _check.activation_name(code)
+    ctx.activation = _check.name_of(code, _check.ACTIVATIONS)
     ctx.mark_non_differentiable(raw, mean, var)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(input, weight, bias, bn_weight, bn_bias, raw, mean, var)

@@ -65,7 +65,7 @@ def _given(block: Block, names: Sequence[str]) -> list[torch.Tensor]:
 class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, blocks: tuple[Block, ...], nchw: bool, *parameters: torch.Tensor) -> Any:
-        # Batch statistics are not those of the running ones, which are changed after this.
+        # A block in training does not read its running statistics, and they change after this: they are not saved.
         blocks = tuple(b._replace(running_mean=None, running_var=None) if b.training else b for b in blocks)
         ctx.tensor_cores = [kernels.tensor_cores(input, block.weight, block.transposed) for block in blocks]
         stored: list[torch.Tensor | None] = []
@@ -75,8 +75,10 @@ class _Chain(torch.autograd.Function):
             for i, block in enumerate(blocks):
                 is_last = i + 1 == len(blocks)
                 x, kept, moments = _forward(x, block, ctx.tensor_cores[i], nchw and is_last)
-                asked_for = not (is_last and kept is x and block.activation == "none")  # whose gradient needs nothing
-                stored.append(kept if asked_for else None)
+                needs_nothing = (
+                    is_last and kept is x and block.activation == "none"
+                )  # its gradient is that of the output
+                stored.append(None if needs_nothing else kept)
                 statistics += moments
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)

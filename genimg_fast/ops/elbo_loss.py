@@ -70,8 +70,8 @@ def _backward(ctx, grad_total, grad_reconstruction, grad_kl, *_):
     if torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
         grad_recon, grad_mu, grad_logvar = reference.elbo_loss_backward(
             grad_reconstruction, grad_kl, recon, target, mu, logvar,
-            next(name for name, code in _check.RECONSTRUCTIONS.items() if code == ctx.reconstruction),
-            _check.reduction_name(ctx.reduction),
+            _check.name_of(ctx.reconstruction, _check.RECONSTRUCTIONS),
+            _check.name_of(ctx.reduction, _check.REDUCTIONS),
         )  # fmt: skip
     else:
         upstreams = grad_reconstruction, grad_kl, grad_kl

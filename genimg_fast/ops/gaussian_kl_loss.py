@@ -44,7 +44,11 @@ def _backward(ctx, grad, *_):
     if grad is None:
         return None, None, None, None
     if torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
-        return *reference.gaussian_kl_loss_backward(grad, mu, logvar, _check.reduction_name(ctx.reduction)), None, None
+        return (
+            *reference.gaussian_kl_loss_backward(grad, mu, logvar, _check.name_of(ctx.reduction, _check.REDUCTIONS)),
+            None,
+            None,
+        )
     return *(_loss.times_upstream(gradient, grad, mu.dtype) for gradient in gradients), None, None
 
 

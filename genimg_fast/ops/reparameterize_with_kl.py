@@ -54,7 +54,7 @@ def _backward(ctx, grad_z, grad_kl):
     if grad_kl is None:
         gradients = (None, None) if grad_z is None else gradients_of_sample(grad_z, logvar, seed)
     elif torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
-        reduction = _check.reduction_name(ctx.reduction)
+        reduction = _check.name_of(ctx.reduction, _check.REDUCTIONS)
         gradients = reference.reparameterize_with_kl_backward(grad_z, grad_kl, mu, logvar, seed, reduction)
     else:
         gradients = torch.ops.genimg_fast.reparameterize_with_kl_backward(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """activation(batch_norm(input)) with the statistics of all processes: the stages of batch_norm_act with a collective between.
 
-What the processes say to each other does not depend on the backend: each chooses its own, by its own input, and one that
-waited for another collective than the others would wait for ever.
+The collectives do not depend on the backend.  Each process chooses its backend by its own input, and if the choice changed
+the collective, processes would wait for each other for ever.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,14 +50,19 @@ class Block(NamedTuple):
         return arguments
 
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        kernel, size = self.weight.shape[2:], []
-        for d in (0, 1):
-            reach = self.dilation[d] * (kernel[d] - 1) + 1 - 2 * self.padding[d]
-            if self.transposed:
-                size.append((input_shape[d + 2] - 1) * self.stride[d] + reach + self.output_padding[d])
-            else:
-                size.append((input_shape[d + 2] - reach) // self.stride[d] + 1)
-        return input_shape[0], self.out_channels, *size
+        return input_shape[0], self.out_channels, *output_size(self, input_shape, self.weight.shape)
+
+
+def output_size(geometry: Any, input_shape: Sequence[int], weight_shape: Sequence[int]) -> list[int]:
+    """Height and width of what a convolution makes; `geometry` has the attributes of a `Block` that they depend on."""
+    size = []
+    for d in (0, 1):
+        reach = geometry.dilation[d] * (weight_shape[d + 2] - 1) + 1 - 2 * geometry.padding[d]
+        if geometry.transposed:
+            size.append((input_shape[d + 2] - 1) * geometry.stride[d] + reach + geometry.output_padding[d])
+        else:
+            size.append((input_shape[d + 2] - reach) // geometry.stride[d] + 1)
+    return size
 
 
 def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:

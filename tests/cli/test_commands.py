@@ -279,6 +279,8 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
     [
         (["sample", "run", "--out", "x.jpg"], "argument --out: must end in .png, got 'x.jpg'"),
         (["sample", "run", "--out", "x.png", "--n", "0"], "argument --n: must be at least 1, got 0"),
+        (["sample", "run", "--out", "x.png", "--seed", "-1"], "argument --seed: must be from 0 to 2^63 - 1, got -1"),
+        (["demo", "--minutes", "nan"], "argument --minutes: must be 0 or more and finite, got nan"),
         (
             ["train", "vae", "--data", "x", "--out", "y", "--model-arg", "width"],
             "--model-arg: expected KEY=VALUE, got 'width'",

@@ -44,6 +44,15 @@ def test_demo_leaves_all_that_it_promises(tiny, tmp_path, capsys):
     assert not (out / "dcgan").exists()
 
 
+def test_a_picture_that_cannot_be_made_fails_the_demo(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_draw_losses", lambda histories, path: None)
+    assert not demo._pictures(tmp_path, {})  # there is no run
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in errors] == [
+        f"genimg-fast {command}" for command in ("reconstruct", "sample", "interpolate", "sample", "interpolate")
+    ]
+
+
 def test_demo_leaves_other_folders_alone(tiny, tmp_path, capsys):
     mine = tmp_path / "dcgan" / "weights"
     mine.parent.mkdir()

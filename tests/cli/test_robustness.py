@@ -20,6 +20,8 @@ import safetensors.torch
 import torch
 
 from genimg_fast import _files, cli
+from genimg_fast.benchmark import charts
+from genimg_fast.cli import demo
 from genimg_fast.training import checkpoint
 from tests.data import _samples
 
@@ -92,7 +94,7 @@ def test_read_only_output(run, tmp_path, refused, monkeypatch):
     locked.mkdir(mode=0o500)
     monkeypatch.setattr(checkpoint, "claim_folder", as_nobody(checkpoint.claim_folder))
     refused(training(locked / "new"), "cannot write .*: Permission denied")
-    monkeypatch.setattr(_files.tempfile, "mkstemp", as_nobody(_files.tempfile.mkstemp))
+    monkeypatch.setattr(_files, "open", as_nobody(open), raising=False)
     refused(["sample", str(run), "--out", str(locked / "x.png")], "Permission denied: '.*x.png")
     out = str(locked / "x.pt2")
     refused(["export", str(run), "--format", "torch-export", "--out", out], "Permission denied: '.*x.pt2")
@@ -138,6 +140,24 @@ def test_output_on_a_full_disk(run, tmp_path, refused, full_disk, argv, before):
     refused([command, str(run), *options, str(out)], f"File too large: '{re.escape(str(out))}'")
     left = [(file.name, file.read_bytes()) for file in out.parent.iterdir()]
     assert left == ([] if before is None else [(name, before)])
+
+
+def test_charts_on_a_full_disk(tmp_path, full_disk):
+    milliseconds = {"low": 1.0, "median": 2.0, "high": 3.0}
+    row = {"name": "a row", "best": None, "runtimes": {"ours": {"milliseconds": milliseconds, "held_to_isa": True}}}
+    facts = {"cpu": "a CPU", "cores": 1, "threads": 1, "isa": "avx2", "gpu": None, "date": "today", "commit": None}
+    report = {"rows": [row], "machine": {**facts, "versions": {"torch": "2"}}}
+    history = [{"split": "train", "step": step, "generator_loss": 1.0} for step in range(9)]
+    for name, draw in (
+        ("rows.png", lambda: charts.draw(report, tmp_path)),
+        ("losses.png", lambda: demo._draw_losses({"a": history, "b": history}, tmp_path / "losses.png")),
+    ):
+        (tmp_path / name).write_bytes(b"an older file")
+        with pytest.raises(OSError, match=f"File too large: '.*{name}'"):
+            draw()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == dict.fromkeys(
+        ("rows.png", "losses.png"), b"an older file"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the command line leaves it out

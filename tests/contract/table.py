@@ -143,9 +143,9 @@ def cell(property: Property, subject: Subject) -> Cell:
 _HEAD = """\
 # What PyTorch's users rely on
 
-Rewritten by `python -m tests.contract.table` from the table that `tests/contract` checks, cell by cell; a test fails where this page
-is not what it would write. In a cell that passes, value and gradients equal those of plain PyTorch. The kernels meant are those of the CPU; where
-there is a GPU, every cell is checked on it too.
+`python -m tests.contract.table` writes this page from the table that `tests/contract` checks, cell by cell; a test fails where the page
+is out of date. Where a cell holds, value and gradients equal those of plain PyTorch. "Native" means the CPU kernels; on a machine with
+a GPU every cell is checked there too.
 
 - **native**: holds on the native kernels.
 - PyTorch: holds, and PyTorch's own operators compute it; under `use_backend("native")` the functions raise and say why.
@@ -154,10 +154,10 @@ there is a GPU, every cell is checked on it too.
 """
 
 _MEANINGS = """\
-`torch.compile` is with `fullgraph=True`, forward and backward; with dynamic shapes one graph serves all batch sizes. `torch.export` and ONNX
-export have a free batch size and write standard operators alone: who runs the file need not have this package; an ONNX file computes
-inference, also of a plain model in training. Noise is checked with a given seed. Checkpointing is both
-the reentrant and the other kind. Under autocast convolutions take the lower dtype; losses and noise stay in float32, and batch
+`torch.compile` is with `fullgraph=True`, forward and backward; with dynamic shapes one graph serves all batch sizes. `torch.export` and
+ONNX export leave the batch size free and write standard operators only, so that the file runs without this package. PyTorch's ONNX
+exporter writes inference, even of a model in training. Noise is checked with a given seed, checkpointing both with
+`use_reentrant=True` and without. Under autocast convolutions take the lower dtype; losses and noise stay in float32, and batch
 normalisation in the dtype of its input, as in PyTorch. Determinism is bit for bit, under `torch.use_deterministic_algorithms(True)`.
 
 ## Several processes
@@ -169,9 +169,9 @@ Checked with two and three processes (gloo on the CPU) in `tests/contract/test_p
 - `nn.SyncBatchNorm` is fused, with the activation after it, and trains on the CPU too, which PyTorch's own refuses: the gradients, weights
   and running statistics are those of one process on the joined batch, also where the shares differ in size, or one is empty, and where the
   processes run on different backends. So they are under `torch.compile`, in one graph, and with the derivatives of a recorded backward.
-  The processes talk once forward and once backward. In `eval()`, and alone, it fuses into the convolution as `BatchNorm2d` does. Transforms
-  of `torch.func` and forward-mode AD are refused: they do not go through what processes say to each other. While it is fused it is no
-  instance of `nn.SyncBatchNorm`, since `DistributedDataParallel` refuses those on the CPU: convert first, then `fuse`, then wrap.
+  The processes talk once forward and once backward. In `eval()`, and in a single process, it fuses into the convolution as `BatchNorm2d`
+  does. Transforms of `torch.func` and forward-mode AD are refused, since collectives have no such derivatives. While it is fused it is
+  no instance of `nn.SyncBatchNorm`, since `DistributedDataParallel` refuses those on the CPU: convert first, then `fuse`, then wrap.
 - FSDP2 (`fully_shard`) wraps a fused model, and `fuse` takes a wrapped one: the same gradients, the same training.
 
 ## Training
@@ -180,11 +180,12 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 
 ## Where a fused model is another than the plain one
 
-- In inference on the CPU weights are kept packed. Whatever the version counter of a parameter tells of is seen: optimizers,
-  `load_state_dict`, writes under `torch.no_grad()`. Writes behind its back, through `weight.data`, `weight.detach()` or NumPy, are seen if
-  they change one of 32 values looked at: all weights or many of them, but maybe not one unit's. Edit single units under `torch.no_grad()`.
-- The output of a convolution with `LeakyReLU` and no batch normalisation between them must not be changed in place before `backward()`, which
-  raises then, as PyTorch does for the outputs of the other activations, and of an in-place `LeakyReLU`.
+- In inference on the CPU weights are kept packed. A change is noticed by the parameter's version counter, which optimizers,
+  `load_state_dict` and writes under `torch.no_grad()` advance. A write that bypasses the counter, through `weight.data`,
+  `weight.detach()` or NumPy, is noticed only if it changes one of 32 sampled values: a change of many weights is, that of a single
+  unit may not be. Edit single units under `torch.no_grad()`.
+- Where a convolution is followed by `LeakyReLU` without a batch normalisation between them, changing the output in place makes
+  `backward()` raise. PyTorch does the same for the other activations and for an in-place `LeakyReLU`.
 - `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass. `unfuse` brings it back.
 """

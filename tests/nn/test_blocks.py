@@ -83,5 +83,5 @@ def test_copies_pickles_and_slices():
 
 def test_unknown_activation_gets_one_clear_line():
     for block in (Conv2dBNAct, ConvTranspose2dBNAct):
-        with pytest.raises(ValueError, match=r"activation must be one of 'none', 'relu', .*, got 'gelu'"):
+        with pytest.raises(ValueError, match=r"BNAct: activation must be one of 'none', 'relu', .*, got 'gelu'"):
             block(2, 2, 1, activation="gelu")

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import nn
 
-from genimg_fast import _backend, functional, unfuse
+from genimg_fast import _backend, functional, fuse, unfuse
 from genimg_fast.backends import cpu
 from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._check import ACTIVATIONS
@@ -358,6 +359,19 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
         conv2d_bn_act(input, weight, **kwargs)
 
 
+@pytest.mark.parametrize(("c_in", "c_out"), [(0, 4), (6, 0)])
+def test_a_weight_without_elements_is_left_to_pytorch(c_in, c_out):
+    input, weight = torch.ones(2, c_in, 8, 8), torch.ones(c_out, c_in, 4, 4)
+    with _backend.record_decisions() as decisions, contextlib.suppress(RuntimeError):  # PyTorch refuses most of them
+        conv2d_bn_act(input, weight, stride=2, padding=1)
+    assert [d.reason for d in decisions] == ["a weight without elements"]
+    layer = nn.Conv2d(6, 4, 4, 2, 1)
+    layer.weight, layer.bias = nn.Parameter(weight), None
+    fuse(layer)
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match="a weight without elements"):
+        layer(input)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -383,6 +397,9 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
         ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
+        ({"stride": 2.0}, ValueError, "stride must be one or two integers >= 1, got 2.0"),
+        ({"padding": (1, 1, 1)}, ValueError, r"padding must be one or two integers >= 0, got \(1, 1, 1\)"),
+        ({"training": True, "eps": 0.0}, ValueError, "_bn_act: eps must be > 0 when training, got 0.0"),
         ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),
     ],
 )

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import nn
 
-from genimg_fast import _backend, unfuse
+from genimg_fast import _backend, fuse, unfuse
 from genimg_fast.backends import cpu
 from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._check import ACTIVATIONS
@@ -318,6 +319,29 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
         conv_transpose2d_bn_act(input, weight, **kwargs)
 
 
+@pytest.mark.parametrize(("c_in", "c_out"), [(0, 4), (6, 0)])
+def test_a_weight_without_elements_is_left_to_pytorch(c_in, c_out):
+    input, weight = torch.ones(2, c_in, 8, 8), torch.ones(c_in, c_out, 4, 4)
+    with _backend.record_decisions() as decisions, contextlib.suppress(RuntimeError):  # PyTorch refuses most of them
+        conv_transpose2d_bn_act(input, weight, stride=2, padding=1)
+    assert [d.reason for d in decisions] == ["a weight without elements"]
+    layer = nn.ConvTranspose2d(6, 4, 4, 2, 1)
+    layer.weight, layer.bias = nn.Parameter(weight), None
+    fuse(layer)
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match="a weight without elements"):
+        layer(input)
+
+
+def test_an_output_without_pixels_is_pytorchs():
+    input, weight = torch.ones(2, 3, 1, 2), torch.ones(3, 4, 2, 2)
+    assert conv_transpose2d_bn_act(input, weight, padding=1).shape == (2, 4, 0, 1)
+    with _backend.use_backend("native"), pytest.raises(RuntimeError, match="no output: padding cuts it off"):
+        conv_transpose2d_bn_act(input, weight, padding=1)
+    layer = nn.ConvTranspose2d(3, 4, 2, padding=1)
+    fuse(layer)
+    assert layer(input).shape == (2, 4, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -349,6 +373,9 @@ def test_what_the_kernel_cannot_do_is_correct_and_explained(more, reason):
         ({"weight": None}, TypeError, "weight must be a Tensor, got NoneType"),
         ({"activation": "gelu"}, ValueError, "activation must be one of 'none', 'relu', .* got 'gelu'"),
         ({"stride": 0}, ValueError, "stride must be one or two integers >= 1, got 0"),
+        ({"stride": 2.0}, ValueError, "stride must be one or two integers >= 1, got 2.0"),
+        ({"padding": (1, 1, 1)}, ValueError, r"padding must be one or two integers >= 0, got \(1, 1, 1\)"),
+        ({"training": True, "eps": 0.0}, ValueError, "_bn_act: eps must be > 0 when training, got 0.0"),
         ({"output_padding": 2}, ValueError, r"output_padding \(2, 2\) must be smaller than stride \(2, 2\)"),
     ],
 )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Runs one block: as a chain of one on the CPU kernels, as a block on the CUDA kernels, or by PyTorch.
+
+Where the native kernels cannot or should not run, PyTorch's convolution is followed by the fused batch_norm_act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from genimg_fast import _backend
+from genimg_fast.ops import convolution_block
+from genimg_fast.ops._convolution import check_batch_statistics, records_gradient, slower, slower_chain
+from genimg_fast.ops.batch_norm_act import batch_norm_act
+from genimg_fast.ops.block_chain import block_chain
+from genimg_fast.reference.activation import activate
+from genimg_fast.reference.block_chain import Block
+
+
+def run_block(
+    input: torch.Tensor,
+    block: Block,
+    unsupported_on_cpu: Callable[[torch.Tensor, Block], str | None],
+    nchw: bool = False,
+) -> torch.Tensor:
+    """The function called `block.op`, its arguments checked but for the size of the batch.
+
+    Args:
+        nchw: the output in this order, whatever that of input, if the CUDA kernels serve the call and can.
+    """
+    if block.training:
+        check_batch_statistics(block.op, block.output_shape(input.shape))
+    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    if input.device.type == "cuda":
+        native = _backend.use_native(
+            block.op, input, block.weight, block.bias, *norm,
+            unless=convolution_block.unsupported(input.shape, input.dtype, block),
+            slower=lambda: convolution_block.slower(input.shape, input.dtype, block),
+        )  # fmt: skip
+        if native:
+            return convolution_block.convolution_block(input, block, nchw)
+    else:
+        native = _backend.use_native(
+            block.op, input, block.weight, block.bias, *norm,
+            unless=unsupported_on_cpu(input, block),
+            slower=lambda: _slower_on_cpu(input, block),
+        )  # fmt: skip
+        if native:
+            return block_chain(input, [block])
+    geometry = (block.stride, block.padding)
+    if block.transposed:
+        raw = F.conv_transpose2d(
+            input, block.weight, block.bias, *geometry, block.output_padding, block.groups, block.dilation
+        )
+    else:
+        raw = F.conv2d(input, block.weight, block.bias, *geometry, block.dilation, block.groups)
+    if not block.training and block.running_mean is None:
+        return activate(raw, block.activation, block.negative_slope)
+    return batch_norm_act(
+        raw, *norm, training=block.training, momentum=block.momentum, eps=block.eps, activation=block.activation,
+        negative_slope=block.negative_slope,
+    )  # fmt: skip
+
+
+def _slower_on_cpu(input: torch.Tensor, block: Block) -> str | None:
+    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
+    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
