@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +96,15 @@ def reject_stale(operator: str) -> None:
     global _CPU, _CUDA
     reason = f"it has no operator {operator}: it was built from another version of the sources; build it again"
     _CPU, _CUDA = (LibraryStatus(False, f"{s.detail}: {reason}") if s.loaded else s for s in (_CPU, _CUDA))
+
+
+_asked = os.environ.get("GENIMG_FAST_CPU_ISA")
+if _asked and _asked not in _ISA_NAMES:
+    warnings.warn(
+        f"genimg_fast: GENIMG_FAST_CPU_ISA is {_asked!r} and is ignored; allowed are {', '.join(map(repr, _ISA_NAMES))}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def cpu_isa() -> str | None:

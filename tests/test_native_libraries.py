@@ -165,6 +165,22 @@ print(_extension.cpu_isa())
     assert chosen == (isa if isa in available else available[-1])
 
 
+def test_a_mistyped_instruction_set_is_told():
+    program = """
+print(_extension.cpu_isa(), [str(w.message) for w in seen])
+"""
+    before = (
+        "import warnings; seen = []; warnings.showwarning = lambda m, *_: seen.append(warnings.WarningMessage(m, *_))"
+    )
+    command = [sys.executable, "-c", f"{before}\n{PARITY}{program}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"GENIMG_FAST_CPU_ISA": "avx"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "GENIMG_FAST_CPU_ISA is 'avx' and is ignored; allowed are 'portable', 'avx2', 'avx512'" in done.stdout
+    assert done.stdout.startswith(_extension.available_cpu_isas()[-1])
+
+
 def test_without_the_libraries_everything_runs_on_the_reference(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "genimg_fast", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     program = """

@@ -49,9 +49,4 @@ struct ChannelTensors {
   }
 };
 
-inline Activation activation_of(int64_t code) {
-  check(code >= 0 && code <= static_cast<int64_t>(Activation::sigmoid), "genimg_fast: unknown activation code ", code);
-  return static_cast<Activation>(code);
-}
-
 }  // namespace genimg_fast

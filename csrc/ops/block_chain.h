@@ -66,12 +66,11 @@ struct Block {
   // Takes its tensors from `parameters`, from `next` on.
   Block(const int64_t* code, const double* numbers, const std::vector<Tensor>& parameters, size_t& next)
       : geometry{code[0] != 0, {code[1], code[2]}, {code[3], code[4]}, {code[5], code[6]}, {code[7], code[8]}},
-        activation(static_cast<Activation>(code[9])),
+        activation(activation_of(code[9])),
         statistics(static_cast<Statistics>(code[10])),
         eps(numbers[0]),
         negative_slope(numbers[1]),
         weight(take(parameters, next)) {
-    check(code[9] >= 0 && code[9] <= static_cast<int64_t>(Activation::sigmoid), "block_chain: unknown activation");
     check(code[10] >= 0 && code[10] <= 2, "block_chain: unknown kind of statistics");
     if (code[11]) bias = take(parameters, next);
     if (code[12]) bn_weight = take(parameters, next);

@@ -11,6 +11,7 @@ inline Convolution convolution(const std::vector<int64_t>& input, const std::vec
                                const Pair& stride, const Pair& padding, const Pair& dilation) {
   check(input.size() == 4 && weight.size() == 4 && input[1] == weight[1],
         "conv2d_bn_act: input must be [N, Cin, H, W] and weight [Cout, Cin, kH, kW]");
+  check(weight[0] > 0 && weight[1] > 0, "conv2d_bn_act: weight has no channels");
   check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0 && dilation[0] > 0 && dilation[1] > 0 && weight[2] > 0 && weight[3] > 0,
         "conv2d_bn_act: stride, padding and dilation must be pairs, and the kernel not empty");

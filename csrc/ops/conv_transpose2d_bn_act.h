@@ -11,6 +11,8 @@ inline Deconvolution deconvolution(const std::vector<int64_t>& input, const std:
                                    const Pair& stride, const Pair& padding, const Pair& output_padding) {
   check(input.size() == 4 && weight.size() == 4 && input[1] == weight[0],
         "conv_transpose2d_bn_act: input must be [N, Cin, H, W] and weight [Cin, Cout, kH, kW]");
+  check(weight[0] > 0 && weight[1] > 0 && weight[2] > 0 && weight[3] > 0,
+        "conv_transpose2d_bn_act: weight has no elements");
   check(stride.size() == 2 && padding.size() == 2 && output_padding.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0,
         "conv_transpose2d_bn_act: stride, padding and output_padding must be pairs");

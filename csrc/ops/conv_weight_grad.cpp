@@ -18,7 +18,7 @@ cpu::Prologue<T> prologue_of(const OptionalTensor& rows, int64_t activation, dou
   if (!rows) return {};
   const T* mean = data<T>(rows);
   const int64_t channels = rows->size(1);
-  return {mean, mean + channels, mean + 2 * channels, static_cast<Activation>(activation),
+  return {mean, mean + channels, mean + 2 * channels, activation_of(activation),
           static_cast<T>(negative_slope)};
 }
 

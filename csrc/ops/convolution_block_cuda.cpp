@@ -127,7 +127,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
   const cuda::ChannelAffine affine{channel_vector(bias),      channel_vector(running_mean), channel_vector(running_var),
                                    channel_vector(bn_weight), channel_vector(bn_bias),      eps};
-  const auto activation = static_cast<Activation>(activation_code);
+  const auto activation = activation_of(activation_code);
   const auto negative_slope = static_cast<float>(slope);
   const bool channels_last = !nchw && wants_channels_last(input, weight);
   if (!tensor_cores || !call.phased) {
@@ -181,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
   cuda::batch_norm_act(
       call.dtype, raw.const_data_ptr(), layout,
       {channel_vector(mean), channel_vector(var), channel_vector(bn_weight), channel_vector(bn_bias),
-       static_cast<float>(eps), static_cast<Activation>(activation), static_cast<float>(negative_slope)},
+       static_cast<float>(eps), activation_of(activation), static_cast<float>(negative_slope)},
       out.mutable_data_ptr(), scope.stream);
   return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
 }

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "common/activation.h"
 #include "cpu/aligned_array.h"
 
 namespace genimg_fast {
@@ -32,6 +33,11 @@ void check(bool ok, const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
   throw std::runtime_error(message.str());
+}
+
+inline Activation activation_of(int64_t code) {
+  check(code >= 0 && code <= static_cast<int64_t>(Activation::sigmoid), "genimg_fast: unknown activation code ", code);
+  return static_cast<Activation>(code);
 }
 
 // No holes and no overlaps: the elements fill one block of memory, in any order of dimensions (NCHW, channels_last,

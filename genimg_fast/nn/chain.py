@@ -175,7 +175,7 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
     if shape[1] != block.weight.shape[0 if block.transposed else 1]:
         return False
     n, _, h, w = block.output_shape(shape)
-    if min(shape) <= 0 or min(h, w) <= 0 or (block.training and n * h * w == 1):
+    if min(shape) <= 0 or min(h, w) <= 0 or (block.training and (n * h * w == 1 or block.eps <= 0)):
         return False
     return block.output_padding == (0, 0) or all(o < s for o, s in zip(block.output_padding, block.stride, strict=True))
 

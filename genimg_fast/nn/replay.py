@@ -7,7 +7,9 @@ comparison: of all that the modules hold with what they held.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
@@ -42,6 +44,8 @@ def remember(modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or any(block.training for block in blocks):
         return
     if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not serves_all(input, blocks):
+        return
+    if _refer_back(modules):
         return
     description = describe(blocks)
     if all(t.is_contiguous() for t in (*description.parameters, *description.fixed)) and (
@@ -109,6 +113,31 @@ def _all_modules(modules: Sequence[Any]) -> list[nn.Module]:
 
 def _hooks(modules: list[nn.Module]) -> list[dict]:
     return [v for m in modules for name, v in m.__dict__.items() if name.endswith("_hooks")]
+
+
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+_MOST_REFERENCES = 1000
+
+
+def _refer_back(modules: Sequence[Any]) -> bool:
+    """Whether the first module may be reached from what lies in them: to hold that would keep it for ever."""
+    found: list[Any] = []
+    for m in _all_modules(modules):
+        found += [v for name, v in m.__dict__.items() if name not in _OF_EVERY_MODULE and gc.is_tracked(v)]
+        found += [t.__dict__ for t in (*m._parameters.values(), *m._buffers.values()) if t is not None and t.__dict__]
+    seen = set()
+    while found and len(seen) < _MOST_REFERENCES:
+        value = found.pop()
+        if value is modules[0]:
+            return True
+        if id(value) in seen or isinstance(value, (type, ModuleType)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType):  # not all that its file defines
+            found += [value.__closure__, value.__defaults__, value.__kwdefaults__]
+        else:
+            found += gc.get_referents(value)
+    return bool(found)
 
 
 def _equal(some: list[dict], others: list[dict]) -> bool:

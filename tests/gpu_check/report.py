@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
+
+from genimg_fast._files import write_atomically
 
 
 class Report:
@@ -40,6 +41,5 @@ class Report:
 
     def _write(self) -> None:
         self.content["seconds"] = round(time.monotonic() - self._start, 1)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(part, self.path)
+        text = json.dumps(self.content, indent=1) + "\n"
+        write_atomically(self.path, lambda file: file.write(text.encode()))

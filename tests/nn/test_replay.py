@@ -214,11 +214,30 @@ def test_chains_of_the_same_first_layer_are_told_apart():
         torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(-raw), rtol=1e-4, atol=1e-5)
 
 
-def test_a_pass_that_is_repeated_does_not_keep_its_model():
+class Owned:
+    def __init__(self, owner):
+        self.owner = owner
+
+
+REFERENCES = {
+    "none": lambda m: None,
+    "in a list": lambda m: setattr(m[1], "owner", [m]),
+    "in an object": lambda m: setattr(m[1], "helper", Owned(m)),
+    "in a closure": lambda m: setattr(m[1], "of_owner", lambda: m.training),
+    "a method": lambda m: setattr(m[1], "of_owner", m.modules),
+    "in a parameter": lambda m: setattr(m[0].weight, "owner", m),
+    "its own": lambda m: setattr(m, "all", [m]),
+}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_a_pass_that_is_repeated_does_not_keep_its_model(reference):
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
+    REFERENCES[reference](model)
+    model[0].config = {"sizes": [3, 5], "of": nn.Conv2d, "by": torch.nn}  # which leads nowhere
     with torch.no_grad():
         model(_cases.randn((2, 3, 4, 4)))
-    assert replay._known.get(model) is not None
+    assert (replay._known.get(model) is not None) == (reference == "none")
     there = weakref.ref(model)
     del model
     gc.collect()

@@ -344,6 +344,17 @@ def test_what_the_chain_cannot_serve_breaks_it(chained):
     assert chained == [2, 1]
 
 
+def test_weights_without_channels_are_refused():
+    """Not only by the Python around it: the kernels would divide by their number."""
+    for transposed, shape in ((True, (3, 0, 4, 4)), (True, (3, 5, 0, 4)), (False, (0, 3, 4, 4))):
+        weight = torch.ones(shape)
+        none = (None,) * 5
+        block = Block(transposed, weight, *none, False, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1, "none", 0.0)
+        parameters, _, codes, numbers = ops.describe([block])
+        with pytest.raises(RuntimeError, match="weight has no|the kernel not empty"):
+            torch.ops.genimg_fast.block_chain_inference(torch.ones(2, 3, 8, 8), parameters, [], [], codes, numbers)
+
+
 def test_malformed_calls_of_the_operator_are_refused():
     block = Block(
         True, torch.randn(3, 4, 4, 4), None, None, None, None, None, False, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1,
