@@ -125,7 +125,7 @@ def _refer_back(modules: Sequence[Any]) -> bool:
     for m in _all_modules(modules):
         found += [v for name, v in m.__dict__.items() if name not in _OF_EVERY_MODULE and gc.is_tracked(v)]
         found += [t.__dict__ for t in (*m._parameters.values(), *m._buffers.values()) if t is not None and t.__dict__]
-    seen = set()
+    seen: set[int] = set()
     while found and len(seen) < _MOST_REFERENCES:
         value = found.pop()
         if value is modules[0]:

@@ -351,7 +351,7 @@ def test_weights_without_channels_are_refused():
         none = (None,) * 5
         block = Block(transposed, weight, *none, False, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1, "none", 0.0)
         parameters, _, codes, numbers = ops.describe([block])
-        with pytest.raises(RuntimeError, match="weight has no|the kernel not empty"):
+        with pytest.raises(RuntimeError, match=r"weight has no|the kernel not empty"):
             torch.ops.genimg_fast.block_chain_inference(torch.ones(2, 3, 8, 8), parameters, [], [], codes, numbers)
 
 
