@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from genimg_fast import functional, use_backend
+from genimg_fast.backends import cpu
 from genimg_fast.ops._check import ACTIVATIONS, REDUCTIONS
 from genimg_fast.ops.reparameterize import reparameterize_with_seed
 from genimg_fast.ops.reparameterize_with_kl import reparameterize_with_kl_and_seed
@@ -80,14 +81,17 @@ class ConvolutionCase:
 
 
 def run_native(tensors: Tensors, configuration: Configuration) -> dict[str, torch.Tensor]:
-    """On the native kernels; what they refuse goes where "auto" sends it."""
+    """On the native kernels, with plain sums as on a GPU; what they refuse goes where "auto" sends it."""
     function = getattr(functional, configuration.function)
+    before, cpu.allow_winograd = cpu.allow_winograd, False
     try:
         with use_backend("native"):
             return convolutions.run(function, tensors, configuration)
     except RuntimeError as error:
         if "cannot serve this call" not in str(error):
             raise
+    finally:
+        cpu.allow_winograd = before
     with use_backend("auto"):
         return convolutions.run(function, tensors, configuration)
 
