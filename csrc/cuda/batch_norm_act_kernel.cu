@@ -219,13 +219,15 @@ __device__ __forceinline__ int64_t finish_channel() {
 }
 
 __global__ void finish_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels, float* mean,
-                                      float* var) {
+                                      float* var, RunningStatistics running) {
   await_previous_kernel();
   const int64_t channel = finish_channel();
   const Moments<double> moments = merge_partials<Moments>(partial, splits, channels, channel);
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
   mean[channel] = static_cast<float>(moments.mean);
   var[channel] = static_cast<float>(moments.m2 / moments.count);
+  running.mean.move_towards(channel, static_cast<float>(moments.mean), running.momentum);
+  running.var.move_towards(channel, static_cast<float>(moments.m2 / (moments.count - 1)), running.momentum);
 }
 
 // Merges the splits of each of `groups` equal parts, one part a row of blocks.
@@ -394,7 +396,7 @@ int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout) {
 }
 
 void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
-                           float* var, Stream stream) {
+                           float* var, const RunningStatistics& running, Stream stream) {
   if (layout.channels == 0) return;
   auto* partial = reinterpret_cast<Moments<float>*>(scratch);
   dispatch(dtype, [&](auto zero) {
@@ -407,7 +409,7 @@ void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& 
       const ChannelTiling tiling = make_tiling(layout, kWide, resident_blocks(kernel, shared_bytes));
       launch(kernel, grid_of(tiling), dim3(kThreads), shared_bytes, stream, static_cast<const T*>(input), tiling,
              partial);
-      batch_norm_merge_statistics(scratch, tiling.splits, layout.channels, mean, var, stream);
+      batch_norm_merge_statistics(scratch, tiling.splits, layout.channels, mean, var, running, stream);
     });
   });
 }
@@ -418,7 +420,7 @@ int64_t batch_norm_merge_scratch(int64_t splits, int64_t channels) {
 }
 
 void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channels, float* mean, float* var,
-                                 Stream stream) {
+                                 const RunningStatistics& running, Stream stream) {
   if (channels == 0) return;
   auto* partial = reinterpret_cast<Moments<float>*>(scratch);
   const size_t shared_bytes = state_bytes<Moments<double>>(1);
@@ -430,7 +432,7 @@ void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channel
     splits = kGroups;
   }
   launch(finish_moments_kernel, finish_grid(channels), dim3(kThreads), shared_bytes, stream,
-         static_cast<const Moments<float>*>(partial), splits, channels, mean, var);
+         static_cast<const Moments<float>*>(partial), splits, channels, mean, var, running);
 }
 
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,

@@ -17,17 +17,24 @@ struct BatchNorm {
   float negative_slope;
 };
 
+// What batch statistics change: as F.batch_norm does, by the unbiased variance.
+struct RunningStatistics {
+  RunningVector mean, var;
+  float momentum = 0;
+};
+
 // Floats of scratch that the two reductions below need.
 int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout);
 
 void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
-                           float* var, Stream stream);
+                           float* var, const RunningStatistics& running, Stream stream);
 
 // The last stage alone, for a convolution that has left Moments<float>[splits][channels] (cuda/moments.cuh) at the
-// start of `scratch`, which holds batch_norm_merge_scratch floats.
+// start of `scratch`, which holds batch_norm_merge_scratch floats.  More than one value a channel, where there are
+// running statistics.
 int64_t batch_norm_merge_scratch(int64_t splits, int64_t channels);
 void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channels, float* mean, float* var,
-                                 Stream stream);
+                                 const RunningStatistics& running, Stream stream);
 
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,
                     Stream stream);

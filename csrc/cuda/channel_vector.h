@@ -17,6 +17,15 @@ struct ChannelVector {
   GENIMG_FAST_HOST_DEVICE float operator[](int64_t channel) const;  // in platform.cuh
 };
 
+// One that a kernel writes: a running statistic.
+struct RunningVector {
+  void* values = nullptr;  // [channels] or null
+  DType dtype = DType::float32;
+
+  // Takes a step of `momentum` towards `value`, rounded once.
+  GENIMG_FAST_HOST_DEVICE void move_towards(int64_t channel, float value, float momentum) const;  // in platform.cuh
+};
+
 using ChannelAffine = genimg_fast::ChannelAffine<float, ChannelVector>;
 
 }  // namespace genimg_fast::cuda

@@ -127,6 +127,17 @@ GENIMG_FAST_HOST_DEVICE float ChannelVector::operator[](int64_t channel) const {
   return static_cast<const float*>(values)[channel];
 }
 
+GENIMG_FAST_HOST_DEVICE void RunningVector::move_towards(int64_t channel, float value, float momentum) const {
+  if (!values) return;
+  const float moved = ChannelVector{values, dtype}[channel] * (1.0f - momentum) + value * momentum;
+  if (dtype == DType::float16)
+    static_cast<__half*>(values)[channel] = __float2half_rn(moved);
+  else if (dtype == DType::bfloat16)
+    static_cast<__nv_bfloat16*>(values)[channel] = __float2bfloat16_rn(moved);
+  else
+    static_cast<float*>(values)[channel] = moved;
+}
+
 // The values of channels first, first + 1, ...: all loads are under way before the first is waited for.
 template <int N>
 __device__ __forceinline__ void load_channels(const ChannelVector& vector, int64_t first, float (&values)[N],

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight,
   Tensor mean = float_scratch(input, layout.channels), var = float_scratch(input, layout.channels);
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
-                              mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+                              mutable_data<float>(mean), mutable_data<float>(var), {}, scope.stream);
   const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor output = torch::stable::empty_like(input);
   cuda::batch_norm_act(dtype, input.const_data_ptr(), layout, batch_norm(channels, eps, activation, negative_slope),
@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor> statistics(Tensor input) {
   Tensor mean = float_scratch(input, layout.channels), var = float_scratch(input, layout.channels);
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_statistics(dtype, input.const_data_ptr(), layout, mutable_data<float>(scratch),
-                              mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+                              mutable_data<float>(mean), mutable_data<float>(var), {}, scope.stream);
   return {torch::stable::to(mean, ScalarType::Double), torch::stable::to(var, ScalarType::Double)};
 }
 

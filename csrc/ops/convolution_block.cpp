@@ -8,6 +8,9 @@
 // and float32 as tf32; 2: half types by Hopper's own instructions, where GPU and shape allow.  tile: a GemmTileChoice,
 // or with Hopper's instructions a WgmmaTileChoice, if the shape leaves a choice; -1: what is expected to be fastest.
 // nchw: the output is in that order, whatever the order of input and weight.
+//
+// convolution_block_training_ moves the running statistics too, in the launch that makes those of the batch; a
+// convolution_block_training that did could not have an autograd formula.
 #include "ops/tensor.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
@@ -19,5 +22,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "convolution_block_training(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, float "
       "eps, int[] geometry, int activation, float negative_slope, int tensor_cores, int tile) -> (Tensor output, "
       "Tensor raw, Tensor mean, Tensor var)");
+  library.def(
+      "convolution_block_training_(Tensor input, Tensor weight, Tensor? bias, Tensor? bn_weight, Tensor? bn_bias, "
+      "Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, float eps, int[] geometry, int activation, "
+      "float negative_slope, int tensor_cores, int tile) -> (Tensor output, Tensor raw, Tensor mean, Tensor var)");
   library.def("convolution_block_pack(Tensor input, Tensor weight, int[] geometry) -> Tensor");
 }

@@ -150,9 +150,11 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
 
 // The raw output of the convolution, channels_last, its statistics and what follows from both.  The narrow kernel has
 // no statistics: an image layer has no batch normalisation.
-std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight, OptionalTensor bias,
-                                                    OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
-                                                    std::vector<int64_t> geometry, int64_t activation,
+std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const Tensor& weight,
+                                                    const OptionalTensor& bias, const OptionalTensor& bn_weight,
+                                                    const OptionalTensor& bn_bias,
+                                                    const cuda::RunningStatistics& running, double eps,
+                                                    const std::vector<int64_t>& geometry, int64_t activation,
                                                     double negative_slope, int64_t tensor_cores, int64_t tile) {
   Call call(input, weight, geometry);
   call.narrow = false;
@@ -171,19 +173,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(Tensor input, Tensor weight,
     Tensor scratch = float_scratch(input, cuda::batch_norm_merge_scratch(splits, channels));
     kernel.run(image, packed, affine, Activation::none, 0.0f, raw, mutable_data<float>(scratch), scope.stream);
     cuda::batch_norm_merge_statistics(mutable_data<float>(scratch), splits, channels, mutable_data<float>(mean),
-                                      mutable_data<float>(var), scope.stream);
+                                      mutable_data<float>(var), running, scope.stream);
   } else {
     run_plain(call, input, weight, affine, Activation::none, 0.0f, raw, scope.stream);
     Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(call.dtype, layout));
     cuda::batch_norm_statistics(call.dtype, raw.const_data_ptr(), layout, mutable_data<float>(scratch),
-                                mutable_data<float>(mean), mutable_data<float>(var), scope.stream);
+                                mutable_data<float>(mean), mutable_data<float>(var), running, scope.stream);
   }
-  cuda::batch_norm_act(
-      call.dtype, raw.const_data_ptr(), layout,
-      {channel_vector(mean), channel_vector(var), channel_vector(bn_weight), channel_vector(bn_bias),
-       static_cast<float>(eps), activation_of(activation), static_cast<float>(negative_slope)},
-      out.mutable_data_ptr(), scope.stream);
+  cuda::batch_norm_act(call.dtype, raw.const_data_ptr(), layout,
+                       {channel_vector(mean), channel_vector(var), channel_vector(bn_weight), channel_vector(bn_bias),
+                        static_cast<float>(eps), activation_of(activation), static_cast<float>(negative_slope)},
+                       out.mutable_data_ptr(), scope.stream);
   return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> functional_training(Tensor input, Tensor weight, OptionalTensor bias,
+                                                               OptionalTensor bn_weight, OptionalTensor bn_bias,
+                                                               double eps, std::vector<int64_t> geometry,
+                                                               int64_t activation, double negative_slope,
+                                                               int64_t tensor_cores, int64_t tile) {
+  return training(input, weight, bias, bn_weight, bn_bias, {}, eps, geometry, activation, negative_slope, tensor_cores,
+                  tile);
+}
+
+cuda::RunningVector running_vector(OptionalTensor& t) {
+  return t ? cuda::RunningVector{t->mutable_data_ptr(), cuda_dtype(*t)} : cuda::RunningVector{};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tensor weight, OptionalTensor bias,
+                                                             OptionalTensor bn_weight, OptionalTensor bn_bias,
+                                                             OptionalTensor running_mean, OptionalTensor running_var,
+                                                             double momentum, double eps, std::vector<int64_t> geometry,
+                                                             int64_t activation, double negative_slope,
+                                                             int64_t tensor_cores, int64_t tile) {
+  check_channels(weight.size(geometry.empty() || !geometry[0] ? 0 : 1), std::nullopt, running_mean, running_var);
+  const cuda::RunningStatistics running{running_vector(running_mean), running_vector(running_var),
+                                        static_cast<float>(momentum)};
+  return training(input, weight, bias, bn_weight, bn_bias, running, eps, geometry, activation, negative_slope,
+                  tensor_cores, tile);
 }
 
 Tensor pack(Tensor input, Tensor weight, std::vector<int64_t> geometry) {
@@ -198,6 +225,7 @@ Tensor pack(Tensor input, Tensor weight, std::vector<int64_t> geometry) {
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
   library.impl("convolution_block", TORCH_BOX(&genimg_fast::inference));
-  library.impl("convolution_block_training", TORCH_BOX(&genimg_fast::training));
+  library.impl("convolution_block_training", TORCH_BOX(&genimg_fast::functional_training));
+  library.impl("convolution_block_training_", TORCH_BOX(&genimg_fast::in_place_training));
   library.impl("convolution_block_pack", TORCH_BOX(&genimg_fast::pack));
 }

@@ -174,6 +174,10 @@ def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, geometry, *_):
     return _empty(input, weight, geometry), raw, mean, torch.empty_like(mean)
 
 
+def _fake_training_(input, weight, bias, bn_weight, bn_bias, running_mean, running_var, momentum, *more):
+    return _fake_training(input, weight, bias, bn_weight, bn_bias, *more)
+
+
 def _fake_pack(input, weight, geometry):
     return weight.new_empty(torch.library.get_ctx().new_dynamic_size())
 
@@ -286,4 +290,5 @@ register("convolution_block", _fake, backward=_backward, setup_context=_setup_co
 register(
     "convolution_block_training", _fake_training, backward=_backward_training, setup_context=_setup_context_training
 )
+register("convolution_block_training_", _fake_training_)
 register("convolution_block_pack", _fake_pack)

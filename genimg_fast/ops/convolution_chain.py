@@ -15,8 +15,7 @@ import torch
 
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops import convolution_block as kernels
-from genimg_fast.ops._convolution import activate_backward_from_output, running_updates
-from genimg_fast.ops.batch_norm_act import update_running_statistics
+from genimg_fast.ops._convolution import activate_backward_from_output
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
@@ -33,29 +32,7 @@ def convolution_chain(input: torch.Tensor, blocks: Sequence[Block], nchw: bool =
     """
     _packed.forget(blocks)  # what changes with every step is not worth its memory
     parameters = [t for block in blocks for t in _given(block, _PARAMETERS)]
-    output, *statistics = _Chain.apply(input, tuple(blocks), nchw, *parameters)
-    if statistics:
-        _update_running_statistics(blocks, tuple(input.shape), statistics)
-    return output
-
-
-def _update_running_statistics(
-    blocks: Sequence[Block], shape: tuple[int, ...], statistics: Sequence[torch.Tensor]
-) -> None:
-    """Those of all blocks at once: three launches, where each by itself takes four."""
-    updates = list(running_updates(blocks, shape, statistics))
-    running = [t for mean, var, *_ in updates for t in (mean, var)]
-    is_one_layer_twice = len({id(t) for t in running}) < len(running)
-    if is_one_layer_twice or any(t.dtype != torch.float32 for t in running):
-        for update in updates:
-            update_running_statistics(*update)
-    elif running:
-        batch = [t for _, _, mean, var, *_ in updates for t in (mean, var)]
-        keeps = [1 - momentum for *_, momentum in updates for _ in range(2)]
-        takes = [take for *_, n, momentum in updates for take in (momentum, momentum * n / (n - 1))]
-        with torch.no_grad():
-            torch._foreach_mul_(running, keeps)
-            torch._foreach_add_(running, torch._foreach_mul(batch, takes))
+    return _Chain.apply(input, tuple(blocks), nchw, *parameters)
 
 
 def _given(block: Block, names: Sequence[str]) -> list[torch.Tensor]:
@@ -65,8 +42,6 @@ def _given(block: Block, names: Sequence[str]) -> list[torch.Tensor]:
 class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, blocks: tuple[Block, ...], nchw: bool, *parameters: torch.Tensor) -> Any:
-        # A block in training does not read its running statistics, and they change after this: they are not saved.
-        blocks = tuple(b._replace(running_mean=None, running_var=None) if b.training else b for b in blocks)
         ctx.tensor_cores = [kernels.tensor_cores(input, block.weight, block.transposed) for block in blocks]
         stored: list[torch.Tensor | None] = []
         statistics: list[torch.Tensor] = []
@@ -80,17 +55,20 @@ class _Chain(torch.autograd.Function):
                 )  # its gradient is that of the output
                 stored.append(None if needs_nothing else kept)
                 statistics += moments
-        ctx.mark_non_differentiable(*statistics)
+        running = [t for b in blocks if b.training for t in (b.running_mean, b.running_var) if t is not None]
+        torch.autograd.graph.increment_version(running)  # which is otherwise done above what was called here
+        # A block in training does not read its running statistics, and they have changed: they are not saved.
+        blocks = tuple(b._replace(running_mean=None, running_var=None) if b.training else b for b in blocks)
         ctx.set_materialize_grads(False)
         # Without their tensors, which are saved as such.
         ctx.blocks = [block._replace(**dict.fromkeys(_TENSORS)) for block in blocks]  # type: ignore[arg-type]
         ctx.present = [[getattr(block, name) is not None for name in _TENSORS] for block in blocks]
         ctx.counts = [sum(map(sum, ctx.present)), len(stored)]
         ctx.save_for_backward(input, *(t for block in blocks for t in _given(block, _TENSORS)), *stored, *statistics)
-        return x, *statistics
+        return x
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         input, *saved = ctx.saved_tensors
         tensors, (fixed, stored_end) = iter(saved), (ctx.counts[0], sum(ctx.counts))
         blocks = [
@@ -137,9 +115,9 @@ def _forward(
     """The output of a block, what backward needs of it, and the batch's mean and variance."""
     codes, code = kernels.geometry_of(block).codes(), _check.ACTIVATIONS[block.activation]
     if block.training:
-        output, raw, mean, var = torch.ops.genimg_fast.convolution_block_training(
-            x, block.weight, block.bias, block.bn_weight, block.bn_bias, block.eps, codes, code, block.negative_slope,
-            *tensor_cores,
+        output, raw, mean, var = torch.ops.genimg_fast.convolution_block_training_(
+            x, block.weight, block.bias, block.bn_weight, block.bn_bias, block.running_mean, block.running_var,
+            block.momentum, block.eps, codes, code, block.negative_slope, *tensor_cores,
         )  # fmt: skip
         return output, raw, (mean, var)
     convolution = (x, block.weight, None, block.bias, None, None, None, None, 0.0, codes)

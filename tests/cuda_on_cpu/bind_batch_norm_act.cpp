@@ -10,13 +10,19 @@ CUDA_ON_CPU_BINDINGS {
   });
   cuda_on_cpu::bind("batch_norm_statistics", [](DType dtype, const void* input, int64_t outer, int64_t channels,
                                                 int64_t inner, float* scratch, float* mean, float* var) {
-    cuda::batch_norm_statistics(dtype, input, {outer, channels, inner}, scratch, mean, var, nullptr);
+    cuda::batch_norm_statistics(dtype, input, {outer, channels, inner}, scratch, mean, var, {}, nullptr);
   });
   cuda_on_cpu::bind("batch_norm_merge_scratch", &cuda::batch_norm_merge_scratch);
   cuda_on_cpu::bind("batch_norm_merge_statistics",
                     [](float* scratch, int64_t splits, int64_t channels, float* mean, float* var) {
-                      cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, nullptr);
+                      cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, {}, nullptr);
                     });
+  cuda_on_cpu::bind("batch_norm_running_statistics", [](float* scratch, int64_t splits, int64_t channels, float* mean,
+                                                        float* var, DType mean_dtype, void* running_mean,
+                                                        DType var_dtype, void* running_var, float momentum) {
+    cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var,
+                                      {{running_mean, mean_dtype}, {running_var, var_dtype}, momentum}, nullptr);
+  });
   cuda_on_cpu::bind("batch_norm_act",
                     [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
                        cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,

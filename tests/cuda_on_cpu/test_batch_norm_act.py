@@ -12,6 +12,7 @@ from tests.cuda_on_cpu.memory import (
     assert_accurate,
     channel_vectors,
     decode,
+    encode,
 )
 
 pytestmark = pytest.mark.usefixtures("schedule")
@@ -75,6 +76,25 @@ def test_variance_survives_a_mean_far_larger_than_the_deviation(kernels, memory,
     kernels.batch_norm_statistics("float32", x, *layout, scratch(kernels, memory, "float32", layout), mean, var)
     # As above, four digits of seven; a sum of squares would have none left.
     np.testing.assert_allclose(var, x.astype(np.float64).var(axis=(0, 2)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float16", "bfloat16"), ("bfloat16", "float32")], ids=str)
+def test_running_statistics(kernels, memory, dtypes):
+    """Of partial sums that are merged: 6 splits of 5 values, in each of 3 channels."""
+    values = random((6, 5, 3), 1) + 2
+    scratch = memory.output(kernels.batch_norm_merge_scratch(6, 3), np.float32)
+    scratch[: 6 * 3 * 3] = np.stack([np.full((6, 3), 5), values.mean(1), 5 * values.var(1)], axis=-1).ravel()
+    mean, var = memory.output(3, np.float32), memory.output(3, np.float32)
+    running, before = [], []
+    for dtype, seed in zip(dtypes, (2, 3), strict=True):
+        running.append(memory.output(3, dtype))
+        running[-1][:] = encode(random(3, seed), dtype)
+        before.append(decode(running[-1], dtype))
+    kernels.batch_norm_running_statistics(scratch, 6, 3, mean, var, dtypes[0], running[0], dtypes[1], running[1], 0.25)
+    np.testing.assert_allclose(var, values.var((0, 1)), rtol=1e-6)
+    batch = values.mean((0, 1)), values.var((0, 1), ddof=1)
+    for moved, dtype, old, new in zip(running, dtypes, before, batch, strict=True):
+        assert_accurate(moved, 0.75 * old + 0.25 * new, dtype)
 
 
 @pytest.mark.parametrize("layout", [(40, 2, 64), (2560, 2, 1)], ids=str)

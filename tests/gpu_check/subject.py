@@ -183,6 +183,11 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
             yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine)
             yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine, True)
             yield "convolution_block_training", (image, weight, leaf(8), leaf(8), leaf(8), *affine)
+            running = (randn(8), randn(8).abs() + 0.5, 0.1)
+            yield (
+                "convolution_block_training_",
+                (image.detach(), weight.detach(), None, randn(8), None, *running, *affine),
+            )
             if transposed:  # an image layer, in both orders
                 of_images = (image, leaf(8, 3, 4, 4), None, leaf(3), None, None, None, None, *affine)
                 yield "convolution_block", of_images

@@ -40,6 +40,16 @@ def _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slop
     return out, raw.contiguous(memory_format=torch.channels_last), mean, var
 
 
+def _training_(
+    input, weight, bias, bn_weight, bn_bias, running_mean, running_var, momentum, eps, geometry, code, slope, *tensor_cores
+):  # fmt: skip
+    results = _training(input, weight, bias, bn_weight, bn_bias, eps, geometry, code, slope, *tensor_cores)
+    if running_mean is not None:
+        raw = results[1]
+        F.batch_norm(raw, running_mean, running_var, None, None, True, momentum, eps)
+    return results
+
+
 def _pack(input, weight, geometry):
     calls.append(("pack",))
     return weight.detach().flatten().clone()
@@ -49,7 +59,7 @@ def _pack(input, weight, geometry):
 def cuda_convolutions() -> Iterator[None]:
     """On the CPU, in the tests of a module that imports this."""
     library = torch.library.Library("genimg_fast", "IMPL")
-    for name, function in (("", _inference), ("_training", _training), ("_pack", _pack)):
+    for name, function in (("", _inference), ("_training", _training), ("_training_", _training_), ("_pack", _pack)):
         library.impl(f"convolution_block{name}", function, "CPU")
     calls.clear()
     yield

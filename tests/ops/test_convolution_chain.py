@@ -217,6 +217,24 @@ def test_an_output_that_backward_needs_must_not_be_changed():
         output.sum().backward()
 
 
+def test_running_statistics_are_told_to_have_changed():
+    """The operator that moves them is called below autograd, which counts what changes in place."""
+    input, blocks = make("generator")
+    before = [t._version for t in running(blocks)]
+    convolution_chain(input, blocks)
+    assert all(t._version > v for t, v in zip(running(blocks), before, strict=True))
+
+
+def test_one_layer_twice_moves_its_running_statistics_twice():
+    input, (block, *_) = make("one block")
+    block = block._replace(weight=nn.Parameter(randn((6, 6, 3, 3))), stride=(1, 1), padding=(1, 1), bn_bias=None)
+    block = block._replace(bias=None, bn_weight=None, running_mean=torch.zeros(6), running_var=torch.ones(6))
+    _, (plain,) = copy(input, [block], torch.float32)
+    convolution_chain(input, [block, block])
+    block_chain(input, [plain, plain])
+    torch.testing.assert_close(running([block]), running([plain]))
+
+
 # --- how models get there --------------------------------------------------------------------------------------------
 
 
