@@ -18,8 +18,7 @@ cpu::Prologue<T> prologue_of(const OptionalTensor& rows, int64_t activation, dou
   if (!rows) return {};
   const T* mean = data<T>(rows);
   const int64_t channels = rows->size(1);
-  return {mean, mean + channels, mean + 2 * channels, activation_of(activation),
-          static_cast<T>(negative_slope)};
+  return {mean, mean + channels, mean + 2 * channels, activation_of(activation), static_cast<T>(negative_slope)};
 }
 
 Tensor conv_weight_grad(Tensor small, Tensor large, Pair kernel_size, Pair stride, Pair padding, Pair dilation,

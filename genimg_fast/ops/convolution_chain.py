@@ -50,10 +50,8 @@ class _Chain(torch.autograd.Function):
             for i, block in enumerate(blocks):
                 is_last = i + 1 == len(blocks)
                 x, kept, moments = _forward(x, block, ctx.tensor_cores[i], nchw and is_last)
-                needs_nothing = (
-                    is_last and kept is x and block.activation == "none"
-                )  # its gradient is that of the output
-                stored.append(None if needs_nothing else kept)
+                is_plain = is_last and kept is x and block.activation == "none"  # its gradient is the output's
+                stored.append(None if is_plain else kept)
                 statistics += moments
         running = [t for b in blocks if b.training for t in (b.running_mean, b.running_var) if t is not None]
         torch.autograd.graph.increment_version(running)  # which is otherwise done above what was called here
