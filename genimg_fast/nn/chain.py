@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -71,14 +73,18 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     runs: list[tuple[bool, list[Block]]] = []
     (input,) = to_autocast_dtype(input)  # type: ignore[assignment]
     shape: tuple[int, ...] = tuple(input.shape)
+    autocasts = torch.is_autocast_enabled(input.device.type)
+    native = _backend.current_backend() == "native"
+    distrusted = {} if native else {block.op: _first_use.why_distrusted(block.op, input) for block in blocks}
     for block in blocks:
-        weight, bias = to_autocast_dtype(block.weight, block.bias)
-        block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
-        served = _serves_on_cuda(input, shape, block)
+        if autocasts:
+            weight, bias = to_autocast_dtype(block.weight, block.bias)
+            block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
+        served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, _allows_tf32(input))
+        served = served and not distrusted.get(block.op) and _tensors_served_on_cuda(input, block)
         if not runs or runs[-1][0] != served:
             runs.append((served, []))
         runs[-1][1].append(block)
-        shape = block.output_shape(shape)
     put_back = torch.channels_last not in (memory_format(given), memory_format(blocks[-1].weight))
     for i, (served, run) in enumerate(runs):
         if served:
@@ -91,23 +97,63 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     return input.contiguous() if chained and put_back else input
 
 
-def _serves_on_cuda(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
-    """Whether the kernels serve the block.  Where they do not, the function of the block checks and decides."""
-    half = input.dtype in (torch.float16, torch.bfloat16)
-    for t in (block.weight, block.bias, *_norm(block)):
-        of_norm = t is not block.weight and t is not block.bias
+class _Sized(NamedTuple):
+    """A weight of which only the sizes are asked for."""
+
+    shape: torch.Size
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def _sizes(block: Block) -> Block:
+    """What of a block `_sizes_served_on_cuda` depends on: it can be hashed, and holds no tensor."""
+    weight: Any = _Sized(block.weight.shape)
+    return block._replace(
+        weight=weight, bias=None, running_mean=None, running_var=None, bn_weight=None, bn_bias=None, momentum=0.0
+    )
+
+
+def _allows_tf32(input: torch.Tensor) -> str:
+    """A setting that decides which kernels float32 has."""
+    return torch.backends.cudnn.conv.fp32_precision if input.dtype is torch.float32 else ""  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes_served_on_cuda(
+    shape: tuple[int, ...], block: Block, dtype: torch.dtype, native: bool, allows_tf32: str
+) -> tuple[bool, tuple[int, ...]]:
+    """Whether the kernels serve blocks of these sizes on images of this shape, and the shape of what they make.
+
+    Remembered: to find out takes as long as a kernel of a small image.
+    """
+    served = (
+        _fits(shape, block)
+        and convolution_block.unsupported(shape, dtype, block) is None
+        and (native or convolution_block.slower(shape, dtype, block) is None)
+    )
+    return served, block.output_shape(shape)
+
+
+def _tensors_served_on_cuda(input: torch.Tensor, block: Block) -> bool:
+    """Whether the kernels serve the block's tensors, whatever their sizes are said to be elsewhere.
+
+    Where they do not, the function of the block checks and decides.
+    """
+    if not _is_like(block.weight, input) or (block.bias is not None and not _is_like(block.bias, input)):
+        return False
+    half, channels = input.dtype in (torch.float16, torch.bfloat16), (block.out_channels,)
+    for t in (block.bias, *_norm(block)):
         if t is not None and not (
-            (t.dtype is input.dtype or (half and of_norm and t.dtype is torch.float32))
-            and t.device == input.device
-            and t.layout is torch.strided
+            t.shape == channels and t.is_contiguous() and _is_like(t, input, or_float32=half and t is not block.bias)
         ):
             return False
-    return (
-        _fits(shape, block)
-        and convolution_block.unsupported(shape, input.dtype, block) is None
-        and (_backend.current_backend() == "native" or convolution_block.slower(shape, input.dtype, block) is None)
-        and (_backend.current_backend() == "native" or _first_use.why_distrusted(block.op, input) is None)
-    )
+    return True
+
+
+def _is_like(t: torch.Tensor, input: torch.Tensor, or_float32: bool = False) -> bool:
+    is_of_dtype = t.dtype is input.dtype or (or_float32 and t.dtype is torch.float32)
+    return is_of_dtype and t.device == input.device and t.layout is torch.strided
 
 
 def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:

@@ -285,7 +285,8 @@ def test_models(as_on_cuda, groups):
     assert model.to(memory_format=torch.channels_last)(latents).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_autocast(as_on_cuda):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(as_on_cuda, dtype):
     """Without batch normalisation, whose kernels on the CPU take no bfloat16."""
 
     def model(cls):
@@ -293,7 +294,7 @@ def test_autocast(as_on_cuda):
         layers = (nn.ConvTranspose2d(5, 8, 4), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh())
         return cls(*layers)
 
-    latents = randn((4, 5, 1, 1))
+    latents = randn((4, 5, 1, 1)).to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
         actual, expected = results(model(FusedSequential), latents), results(model(nn.Sequential), latents)
     assert as_on_cuda == [(2, True)]
