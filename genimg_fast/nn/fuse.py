@@ -92,7 +92,7 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
     Args:
         model: any module; it may be a layer or a loss itself.
         filter_fn: called with the path and the module of each candidate; False leaves it, and the layers it calls, as they
-            are.
+            are.  If it raises, the model stays what it was.
 
     Returns:
         What was fused and what was not, with the reason; prints as a table.
@@ -153,22 +153,29 @@ class _Fuser:
 
     def fuse(self) -> FuseReport:
         modules = [(name, module) for name, module in self.model.named_modules()]
+        classes = [type(module) for _, module in modules]
+        try:
+            return self.fuse_all(modules)
+        except BaseException:  # of filter_fn
+            for (_, module), cls in zip(modules, classes, strict=True):
+                module.__class__ = cls
+            raise
+
+    def fuse_all(self, modules: list[tuple[str, nn.Module]]) -> FuseReport:
         for _, module in modules:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
                 module.__class__ = _PLAIN[type(module)]
             if type(module) is nn.SyncBatchNorm and not must_be_called(module):
                 # the class that `plan` knows; undone below where nothing fused it
                 module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
-        try:
-            for name, module in modules:
-                self.rows[module] = self.fuse_module(name, module)
-            for name, module in modules:
-                if module not in self.left_to_callers:
-                    self.rows[module] += self.fuse_layer(name, module)
-        finally:  # also where filter_fn raises
-            for _, module in modules:
-                if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
-                    module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
+        for name, module in modules:
+            self.rows[module] = self.fuse_module(name, module)
+        for name, module in modules:
+            if module not in self.left_to_callers:
+                self.rows[module] += self.fuse_layer(name, module)
+        for _, module in modules:
+            if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
+                module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
         return FuseReport(self.model, tuple(row for rows in self.rows.values() for row in rows))
 
     def fuse_module(self, name: str, module: nn.Module) -> list[FuseRow]:

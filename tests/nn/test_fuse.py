@@ -134,6 +134,21 @@ def test_losses_of_any_reduction():
         torch.testing.assert_close(plain(x, y), expected)
 
 
+def test_a_filter_fn_that_raises_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 3)))
+    model.loss = nn.BCELoss()
+    before = [type(m) for m in model.modules()]
+
+    def not_the_loss(name, module):
+        if name == "loss":
+            raise KeyError(name)
+        return True
+
+    with pytest.raises(KeyError, match="loss"):
+        genimg_fast.fuse(model, filter_fn=not_the_loss)
+    assert [type(m) for m in model.modules()] == before
+
+
 def test_filter_fn_leaves_modules_out():
     model = Autoencoder()
     asked = []
