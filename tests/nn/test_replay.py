@@ -214,6 +214,34 @@ def test_chains_of_the_same_first_layer_are_told_apart():
         torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(-raw), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_blocks_among_other_layers_are_repeated_run_by_run():
+    torch.manual_seed(0)
+    model = FusedSequential(
+        nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU(), nn.Sequential(nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.Tanh())
+    ).eval()  # fmt: skip
+    model[3].__class__ = FusedSequential
+    input = _cases.randn((2, 3, 4, 4))
+    expected = unfuse(copy.deepcopy(model))(input)
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+    known = [replay._known[layer] for layer in (model[0], model[3][0])]
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+    assert [replay._known[layer] for layer in (model[0], model[3][0])] == known
+    model[3][1] = nn.Sigmoid()
+    model[0].bias.add_(1)
+    torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_run_at_the_start_of_longer_chain_is_kept():
+    conv, relu, gelu = nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU()
+    input = _cases.randn((2, 3, 4, 4))
+    run_in_turn([conv, relu, gelu], input)
+    known = replay._known[conv]
+    run_in_turn([conv, relu, gelu], input)
+    assert replay._known[conv] is known
+
+
 def test_a_pass_that_is_repeated_does_not_keep_its_model():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     with torch.no_grad():
