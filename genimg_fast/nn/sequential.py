@@ -127,8 +127,9 @@ def _run_alone(modules: Sequence[Any], run: list[Step], input: torch.Tensor) -> 
     step = run[0]
     if step.kind in BLOCKS:
         blocks = [block(step.layers, input) for step in run]
-        remember(modules, input, blocks)
-        return _run_blocks(input, blocks, [step.layers for step in run])
+        layers: list[Sequence[Any]] = [step.layers for step in run]
+        remember(modules, input, blocks, layers)
+        return _run_blocks(input, blocks, layers)
     return batch_norm_act(step.layers, input) if step.kind else step.layers[0](input)
 
 

@@ -176,7 +176,7 @@ def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     expected = model(input)
-    chain = replay._known[model].chain
+    (chain,) = replay._known[model].parts
     assert torch.equal(repeat(input, chain), expected)
     assert repeat(input.double(), chain) is None
     del model
