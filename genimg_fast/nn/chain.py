@@ -179,4 +179,6 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
 def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
+    if any(memory_format(block.weight) is torch.channels_last for block in blocks):  # as in PyTorch, so is the output
+        input = _channels_last(input)
     return block_chain(input, blocks)
