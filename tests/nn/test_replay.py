@@ -233,6 +233,37 @@ def test_blocks_among_other_layers_are_repeated_run_by_run():
 
 
 @torch.no_grad()
+def test_blocks_that_pytorch_runs_faster_are_repeated_among_those_of_the_kernels():
+    torch.manual_seed(0)
+    pointwise, head = nn.Conv2d(5, 4, 1), nn.Conv2d(3, 3, 1)
+    layers = [
+        head,
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 5, 4, 2, 1),
+        pointwise,
+        nn.Tanh(),
+        nn.ConvTranspose2d(4, 3, 4, 2, 1),
+    ]
+    input = _cases.randn((2, 3, 4, 4))
+    plain = nn.Sequential(*copy.deepcopy(layers))
+    torch.testing.assert_close(run_in_turn(layers, input), plain(input), rtol=1e-4, atol=1e-5)
+    repeated = replay.replay(layers, input)
+    assert repeated is not None
+    torch.testing.assert_close(repeated, plain(input), rtol=1e-4, atol=1e-5)
+    for model in (layers, plain):
+        model[3].weight.data.add_(1)
+        model[5].bias.data.add_(1)
+    torch.testing.assert_close(run_in_turn(layers, input), plain(input), rtol=1e-4, atol=1e-5)
+    there = weakref.ref(head)
+    del layers, head
+    gc.collect()
+    assert there() is None
+    layers = [pointwise, nn.ReLU()]
+    run_in_turn(layers, _cases.randn((2, 5, 4, 4)))
+    assert pointwise not in replay._known  # nothing of it is the kernels'
+
+
+@torch.no_grad()
 def test_a_run_at_the_start_of_longer_chain_is_kept():
     conv, relu, gelu = nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU()
     input = _cases.randn((2, 3, 4, 4))
