@@ -64,17 +64,18 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
         return []
     now = state(weights)
     kept = _kept.setdefault(weights[0], {})
-    if key in kept and kept[key][0] == now:
-        return kept[key][1]
+    known = kept.get(key)  # at any line from here on other threads may add to `kept` and take from it
+    if known is not None and known[0] == now:
+        return known[1]
     if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
         return []
     packed = pack()
     kept.pop(key, None)
-    for other_state, other in kept.values():  # what is packed alike for another shape is kept once
+    for other_state, other in list(kept.values()):  # what is packed alike for another shape is kept once
         if other_state == now:
             packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
-    while len(kept) >= _SHAPES:
-        del kept[next(iter(kept))]
+    for oldest in list(kept)[: 1 - _SHAPES]:
+        kept.pop(oldest, None)
     kept[key] = (now, packed)
     return packed
 
