@@ -185,6 +185,8 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
   they change one of 32 values looked at: all weights or many of them, but maybe not one unit's. Edit single units under `torch.no_grad()`.
 - The output of a convolution with `LeakyReLU` and no batch normalisation between them must not be changed in place before `backward()`, which
   raises then, as PyTorch does for the outputs of the other activations, and of an in-place `LeakyReLU`.
+- Activation checkpointing that is not reentrant runs forward again only until it has what backward needs. PyTorch's batch normalisations
+  have then updated their running statistics twice; those of the fused call that ends the checkpointed part have done so once.
 - `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass. `unfuse` brings it back.
 """
