@@ -76,9 +76,10 @@ def test_what_pytorch_runs_faster_is_planned_once_beside_what_the_kernels_run():
     model = FusedSequential(*small(), nn.GELU(), nn.ConvTranspose2d(5, 5, 4, 2, 1)).eval()
     input = _cases.randn((2, 3, 4, 4))
     with torch.no_grad():
-        model(input)
-        assert not plain.is_known([model], input)
-        assert plain.is_known(list(model)[:3], input)
+        for _ in range(3):  # the kernels' part is repeated
+            model(input)
+            assert not plain.is_known([model], input)
+            assert plain.is_known(list(model)[:3], input)
 
 
 def test_a_pass_that_ran_natively_is_not_left_plain():
