@@ -199,11 +199,16 @@ def record_native(op: str) -> None:
 
 
 def _note(decision: Decision) -> None:
-    global _native_calls
     if decision.native and not torch.compiler.is_compiling():
-        _native_calls += 1
+        count_native_call()
     if _decisions is not None:
         _decisions.append(decision)
+
+
+def count_native_call() -> None:
+    """For callers that repeat what the native kernels served, and decide nothing."""
+    global _native_calls
+    _native_calls += 1
 
 
 def native_calls() -> int:

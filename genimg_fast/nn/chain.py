@@ -24,18 +24,13 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         return input
     if not may_chain(input):
         return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _one_by_one(input, blocks)
-    for served, run in _runs(input, blocks):
+    for served, _, run in native_runs(input, blocks):
         input = _run(input, run) if served else _one_by_one(input, run)
     return input
 
 
-def serves_all(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
-    """Whether `run_blocks` runs the blocks as one native chain."""
-    return may_chain(input) and [served for served, _ in _runs(input, blocks)] == [True]
-
-
-def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list[Block]]]:
-    """The blocks cut into runs, and whether the native chain serves each."""
+def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, tuple[int, ...], list[Block]]]:
+    """The blocks cut into runs: whether the native chain serves each, the shape of its input, and its blocks."""
     tensors = [input, *(t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))]
     records = records_gradient(*tensors)
     heed_speed = _backend.current_backend() == "auto"
@@ -48,7 +43,8 @@ def _runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, list
         runs[-1][1].append(block)
         shape = block.output_shape(shape)
     return [
-        (served and not (heed_speed and slower_chain(input, run, first, records)), run) for served, run, first in runs
+        (served and not (heed_speed and slower_chain(input, run, first, records)), first, run)
+        for served, run, first in runs
     ]
 
 
@@ -229,4 +225,6 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
 def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
+    if any(memory_format(block.weight) is torch.channels_last for block in blocks):  # as in PyTorch, so is the output
+        input = _channels_last(input)
     return block_chain(input, blocks)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from genimg_fast import _backend
+from genimg_fast.nn.layers import Call
 
 # Remembered for a module, at 300 bytes each: images of 16 heights and 16 widths, in training and in inference.  Where more
 # shapes than that take turns, one that comes again was forgotten, and costs what it cost the first time.
@@ -54,7 +55,12 @@ def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
         return kind
-    return *kind, *map(id, modules[1:]), *map(id, first._modules.values())
+    return *kind, *map(_identity, modules[1:]), *map(id, first._modules.values())
+
+
+def _identity(layer: Any) -> int:
+    # a call is made anew in each pass
+    return id(layer.function if type(layer) is Call else layer)
 
 
 def _may_choose() -> bool:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Repeats a forward pass in inference that was one native chain, for as long as nothing it depends on has changed.
+"""Repeats a forward pass in inference that was convolution blocks alone, for as long as nothing it depends on has changed.
 
 Finding out afresh what a pass has to do takes about as long as a small generator's convolutions of one image.  Here it takes one
-comparison: of all that the modules hold with what they held.
+comparison: of all that the modules hold with what they held.  Blocks that the native chain serves are kept as such chains;
+the layers of those between them are called as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
-from genimg_fast.nn.chain import serves_all
+from genimg_fast.nn.chain import may_chain, native_runs
 from genimg_fast.ops import _packed
 from genimg_fast.ops.block_chain import describe
 from genimg_fast.reference.block_chain import Block
@@ -29,39 +30,60 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(modules[0], nn.Module):
         return None
     known = _known.get(modules[0])
-    if known is None or known.shape != input.shape:
+    if known is None or known.shape != input.shape or known.others != modules[1:]:
         return None
-    output = None
-    if known.others == modules[1:] and known.holds(modules[0], input):
-        output = torch.ops.genimg_fast.block_chain_repeat.default(input, known.chain)
-    if output is None and _known.get(modules[0]) is known:  # and no other thread was here before
+    output = known.run(modules[0], input) if known.holds(modules[0], input) else None
+    if output is not None:
+        _backend.count_native_call()
+    elif _known.get(modules[0]) is known:  # and no other thread was here before
         _known.pop(modules[0], None)  # with its packed weights
     return output
 
 
-def remember(modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block]) -> None:
-    """`blocks` are all that a pass of the modules on `input` runs."""
+def remember(
+    modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]]
+) -> None:
+    """`blocks`, made of these layers, are all that a pass of the modules on `input` runs."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or any(block.training for block in blocks):
         return
-    if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not serves_all(input, blocks):
+    if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not may_chain(input):
         return
     if _refer_back(modules):
         return
+    parts: list[int | list[Any]] = []
+    for served, shape, run in native_runs(input, blocks):
+        if served and (chain := _keep(input.new_empty(shape), run)) is not None:
+            parts.append(chain)
+        elif served or _backend.current_backend() != "auto":
+            return
+        else:
+            flat = [layer for together in layers[: len(run)] for layer in together]
+            parts.append([... if layer is modules[0] else layer for layer in flat])
+        layers = layers[len(run) :]
+    if any(isinstance(part, int) for part in parts):
+        _known[modules[0]] = _Replay(modules, input, blocks, parts)
+
+
+def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
+    """The number of the native chain; None where it cannot be kept."""
     description = describe(blocks)
-    if all(t.is_contiguous() for t in (*description.parameters, *description.fixed)) and (
-        packed := _packed.packed_weights(input, blocks, description)
-    ):
-        parameters, fixed, codes, numbers = description
-        chain = torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers)
-        _known[modules[0]] = _Replay(modules, input, blocks, chain)
+    parameters, fixed, codes, numbers = description
+    if not all(t.is_contiguous() for t in (*parameters, *fixed)):
+        return None
+    packed = _packed.packed_weights(input, blocks, description)
+    return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None
 
 
 class _Replay:
     """It holds what lies in the modules, but not the first of them, which lives for as long as others want it."""
 
-    def __init__(self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], chain: int):
-        self.chain = chain  # of block_chain_keep
-        finalize(self, torch.ops.genimg_fast.block_chain_release, chain)
+    def __init__(
+        self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], parts: Sequence[int | list[Any]]
+    ):
+        self.parts = parts  # chains of block_chain_keep, and layers with `...` for the first module
+        for part in parts:
+            if isinstance(part, int):
+                finalize(self, torch.ops.genimg_fast.block_chain_release, part)
         self.shape, self.dtype = input.shape, input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
@@ -85,6 +107,18 @@ class _Replay:
         self.weights = [block.weight for block in blocks]
         self.versions = [w._version for w in self.weights]  # a packed weight's; the kernels look at the memory itself
         self.settings = torch.ops.genimg_fast.cpu_settings()
+
+    def run(self, first: nn.Module, input: torch.Tensor) -> torch.Tensor | None:
+        output: torch.Tensor | None = input
+        for part in self.parts:
+            if isinstance(part, int):
+                output = torch.ops.genimg_fast.block_chain_repeat.default(output, part)
+                if output is None:
+                    break
+            else:
+                for layer in part:
+                    output = (first if layer is ... else layer)(output)
+        return output
 
     def holds(self, first: nn.Module, input: torch.Tensor) -> bool:
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,15 +61,16 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
-
-    def one_by_one(input: torch.Tensor) -> torch.Tensor:
-        for layer in layers:
-            input = layer(input)
-        return input
-
     if may_fuse(input):
-        return run_steps(layers, lambda: plan([("", layer) for layer in layers]), one_by_one, input)
-    return one_by_one(input)
+        as_they_are = partial(_one_by_one, layers)
+        return run_steps(layers, lambda: plan([("", layer) for layer in layers]), as_they_are, input)
+    return _one_by_one(layers, input)
+
+
+def _one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    for layer in layers:
+        input = layer(input)
+    return input
 
 
 def run_steps(
@@ -95,21 +97,40 @@ def run_steps(
 
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
-    output = input
-    blocks: list[Block] = []  # convolution blocks that stand one after the other
-    layers: list[Sequence[Any]] = []  # of each of them
-    nothing_else = True
+    runs = _runs(steps)
+    if len(runs) == 1:
+        return _run_alone(modules, runs[0], input)
+    for run in runs:
+        input = _run_apart(run, input) if run[0].kind else run[0].layers[0](input)
+    return input
+
+
+def _run_apart(run: list[Step], input: torch.Tensor) -> torch.Tensor:
+    """One of several, which is repeated, or left to PyTorch, whatever becomes of the others."""
+    layers = [layer for step in run for layer in step.layers]
+    return run_steps(layers, lambda: run, partial(_one_by_one, layers), input)
+
+
+def _runs(steps: list[Step]) -> list[list[Step]]:
+    """Convolution blocks that stand one after the other are together; every other step is alone."""
+    runs: list[list[Step]] = []
     for step in _with_those_inside(steps):
-        if step.kind in BLOCKS:
-            blocks.append(block(step.layers, output))
-            layers.append(step.layers)
-            continue
-        output = _run_blocks(output, blocks, layers)
-        blocks, layers, nothing_else = [], [], False
-        output = batch_norm_act(step.layers, output) if step.kind else step.layers[0](output)
-    if nothing_else and blocks:
-        remember(modules, input, blocks)
-    return _run_blocks(output, blocks, layers)
+        if runs and step.kind in BLOCKS and runs[-1][0].kind in BLOCKS:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return runs
+
+
+def _run_alone(modules: Sequence[Any], run: list[Step], input: torch.Tensor) -> torch.Tensor:
+    """One of `_runs`, which is all that a pass of the modules runs."""
+    step = run[0]
+    if step.kind in BLOCKS:
+        blocks = [block(step.layers, input) for step in run]
+        layers: list[Sequence[Any]] = [step.layers for step in run]
+        remember(modules, input, blocks, layers)
+        return _run_blocks(input, blocks, layers)
+    return batch_norm_act(step.layers, input) if step.kind else step.layers[0](input)
 
 
 def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[Any]]) -> torch.Tensor:

@@ -121,6 +121,8 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
 _FEWEST_MULTIPLY_ADDS = 20e6
 """Below which a chain's gradients take less time than setting them up from Python."""
 _IMAGE_CHANNELS = 4
+_FEW_CHANNELS = 16
+"""At which PyTorch's kernels of the same vectors are as fast."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
 
@@ -140,7 +142,11 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
         shape = block.output_shape(shape)
     if records and work < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
-    if len(blocks) == 1 and image_layer and memory_format(input) is torch.contiguous_format:
+    lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
+    few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
+    if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
+        return "a lone layer of few channels: changing the memory order costs more than the kernels save"
+    if lone and image_layer:
         made_image = first.out_channels <= _IMAGE_CHANNELS
         if not records and (made_image or pixels < _LARGE_BATCH):
             return "a lone layer on images: changing the memory order costs more than the kernel saves"

@@ -39,7 +39,7 @@ def batch_norm_act(
             f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
         )
     if not _backend.use_native(
-        op, input, running_mean, running_var, weight, bias, slower=lambda: _why_slower(input, training)
+        op, input, running_mean, running_var, weight, bias, slower=lambda: _why_slower(input, training, activation)
     ):
         return reference.batch_norm_act(
             input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
@@ -87,9 +87,11 @@ def _move_towards(running: torch.Tensor, batch: torch.Tensor, momentum: float, s
 _is_batched = torch._C._functorch.is_batchedtensor
 
 
-def _why_slower(input: torch.Tensor, training: bool) -> str | None:
+def _why_slower(input: torch.Tensor, training: bool, activation: str) -> str | None:
     if input.device.type != "cpu":
         return None
+    if not training and activation == "none":
+        return "a fixed scale and shift alone, which is one pass in PyTorch too"
     least = _WORTH_A_KERNEL if training else _WORTH_A_KERNEL_IN_INFERENCE
     if input.numel() < least:
         return f"fewer than {least} elements, for which calling PyTorch's own operators is quicker"

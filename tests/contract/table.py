@@ -186,6 +186,8 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
   unit may not be. Edit single units under `torch.no_grad()`.
 - Where a convolution is followed by `LeakyReLU` without a batch normalisation between them, changing the output in place makes
   `backward()` raise. PyTorch does the same for the other activations and for an in-place `LeakyReLU`.
+- Activation checkpointing that is not reentrant runs forward again only until it has what backward needs. PyTorch's batch normalisations
+  have then updated their running statistics twice; those of the fused call that ends the checkpointed part have done so once.
 - `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass. `unfuse` brings it back.
 """

@@ -7,11 +7,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from genimg_fast import _backend, unfuse
 from genimg_fast.nn import FusedSequential, plain
-from genimg_fast.nn.layers import Step
+from genimg_fast.nn.layers import Call, Step
+from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
 
@@ -58,6 +60,26 @@ def test_another_kind_of_pass_is_planned_anew(plans, change):
     assert len(plans) == 1
     change(model, input)
     assert len(plans) == 2
+
+
+def test_functions_that_a_method_calls_are_recognised():
+    conv, input = nn.Conv2d(3, 5, 1), _cases.randn((2, 3, 4, 4))
+    first, second, other = (
+        Call(function, (), {}) for function in (F.relu, F.relu, torch.tanh)
+    )  # made anew in each pass
+    run_in_turn([conv, first], input)
+    assert plain.is_known([conv, second], input)
+    assert not plain.is_known([conv, other], input)
+
+
+def test_what_pytorch_runs_faster_is_planned_once_beside_what_the_kernels_run():
+    model = FusedSequential(*small(), nn.GELU(), nn.ConvTranspose2d(5, 5, 4, 2, 1)).eval()
+    input = _cases.randn((2, 3, 4, 4))
+    with torch.no_grad():
+        for _ in range(3):  # the kernels' part is repeated
+            model(input)
+            assert not plain.is_known([model], input)
+            assert plain.is_known(list(model)[:3], input)
 
 
 def test_a_pass_that_ran_natively_is_not_left_plain():

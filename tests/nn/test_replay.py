@@ -176,7 +176,7 @@ def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     expected = model(input)
-    chain = replay._known[model].chain
+    (chain,) = replay._known[model].parts
     assert torch.equal(repeat(input, chain), expected)
     assert repeat(input.double(), chain) is None
     del model
@@ -212,6 +212,65 @@ def test_chains_of_the_same_first_layer_are_told_apart():
         assert replay.replay([conv, tanh], input) is not None
         conv.__class__ = Negated
         torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(-raw), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_blocks_among_other_layers_are_repeated_run_by_run():
+    torch.manual_seed(0)
+    model = FusedSequential(
+        nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU(), nn.Sequential(nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.Tanh())
+    ).eval()  # fmt: skip
+    model[3].__class__ = FusedSequential
+    input = _cases.randn((2, 3, 4, 4))
+    expected = unfuse(copy.deepcopy(model))(input)
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+    known = [replay._known[layer] for layer in (model[0], model[3][0])]
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+    assert [replay._known[layer] for layer in (model[0], model[3][0])] == known
+    model[3][1] = nn.Sigmoid()
+    model[0].bias.add_(1)
+    torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_blocks_that_pytorch_runs_faster_are_repeated_among_those_of_the_kernels():
+    torch.manual_seed(0)
+    pointwise, head = nn.Conv2d(5, 4, 1), nn.Conv2d(3, 3, 1)
+    layers = [
+        head,
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 5, 4, 2, 1),
+        pointwise,
+        nn.Tanh(),
+        nn.ConvTranspose2d(4, 3, 4, 2, 1),
+    ]
+    input = _cases.randn((2, 3, 4, 4))
+    plain = nn.Sequential(*copy.deepcopy(layers))
+    torch.testing.assert_close(run_in_turn(layers, input), plain(input), rtol=1e-4, atol=1e-5)
+    repeated = replay.replay(layers, input)
+    assert repeated is not None
+    torch.testing.assert_close(repeated, plain(input), rtol=1e-4, atol=1e-5)
+    for model in (layers, plain):
+        model[3].weight.data.add_(1)
+        model[5].bias.data.add_(1)
+    torch.testing.assert_close(run_in_turn(layers, input), plain(input), rtol=1e-4, atol=1e-5)
+    there = weakref.ref(head)
+    del layers, head
+    gc.collect()
+    assert there() is None
+    layers = [pointwise, nn.ReLU()]
+    run_in_turn(layers, _cases.randn((2, 5, 4, 4)))
+    assert pointwise not in replay._known  # nothing of it is the kernels'
+
+
+@torch.no_grad()
+def test_a_run_at_the_start_of_longer_chain_is_kept():
+    conv, relu, gelu = nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU()
+    input = _cases.randn((2, 3, 4, 4))
+    run_in_turn([conv, relu, gelu], input)
+    known = replay._known[conv]
+    run_in_turn([conv, relu, gelu], input)
+    assert replay._known[conv] is known
 
 
 class Owned:

@@ -512,6 +512,22 @@ def test_numbers_that_are_not_floating_point_are_left_to_torch(dtype):
     torch.testing.assert_close(FusedSequential(*layers)(input), nn.Sequential(*layers)(input))
 
 
+@pytest.mark.parametrize("latents", [(2, 8, 4, 4), (2, 8, 1, 1)], ids=str)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_weights_in_channels_last_make_the_output_so(latents, mode):
+    """As in PyTorch, where an input that was a vector has no order of its own."""
+    layers = nn.ConvTranspose2d(8, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.ConvTranspose2d(5, 3, 4, 2, 1)
+    model = FusedSequential(*layers).train(mode == "train").to(memory_format=torch.channels_last)
+    plain, input = plain_twin(model), _cases.randn(latents).requires_grad_()
+    with _backend.use_backend("native"):
+        actual = model(input)
+    expected = plain(input)
+    assert actual.stride() == expected.stride()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    grads = (torch.autograd.grad(output.square().sum(), input)[0] for output in (actual, expected))
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
 def test_blocks_on_cuda_hand_images_on_in_channels_last(monkeypatch):
     model = FusedSequential(
         nn.ConvTranspose2d(5, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ConvTranspose2d(6, 3, 4, 2, 1)

@@ -114,6 +114,16 @@ def test_auto_leaves_small_inputs_to_torch(monkeypatch, requires_grad):
     assert "fewer than 196608 elements" in decisions[0].reason
 
 
+def test_auto_leaves_a_fixed_scale_and_shift_to_torch():
+    x, (mean, var, weight, bias) = _cases.randn((4, 3, 8, 8)), parameters(3, torch.float32)
+    with _backend.record_decisions() as decisions:
+        batch_norm_act(x, mean, var, weight, bias)
+        batch_norm_act(x, mean, var, weight, bias, activation="relu")
+        batch_norm_act(x, mean, var, weight, bias, training=True)
+    assert [d.native for d in decisions] == [False, True, True]
+    assert decisions[0].reason == "a fixed scale and shift alone, which is one pass in PyTorch too"
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_matches_float64_with_every_activation(isa, activation, training):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -322,6 +323,28 @@ def test_packed_weights_live_as_long_as_the_model_and_not_through_training():
     copy.deepcopy(model)
     del model
     assert len(_packed._kept) == before
+
+
+@torch.no_grad()
+def test_threads_that_pack_the_same_weights_for_different_shapes(monkeypatch):
+    model = generator().eval()
+    inputs = [_cases.randn((n, 6, 1, 1)) for n in range(1, 8)]
+    expected = [unfuse(copy.deepcopy(model))(input) for input in inputs]
+    model(inputs[0])
+    original, others = _packed._same, iter(inputs[2:])
+
+    def same(a, b):
+        if (input := next(others, None)) is not None:  # between any two lines of the thread that packs
+            thread = threading.Thread(target=torch.no_grad()(model), args=(input,))
+            thread.start()
+            thread.join()
+        return original(a, b)
+
+    monkeypatch.setattr(_packed, "_same", same)
+    for input, output in zip(inputs[1:], expected[1:], strict=True):
+        torch.testing.assert_close(model(input), output, rtol=1e-4, atol=1e-5)
+    assert next(others, None) is None
+    assert len(_packed._kept[model[0].weight]) <= _packed._SHAPES
 
 
 def test_weights_made_in_inference_mode_are_not_kept(packings):

@@ -414,3 +414,16 @@ def test_bad_input_gets_one_clear_line(backend, change, error, message):
     }
     with _backend.use_backend(backend), pytest.raises(error, match=message):
         conv2d_bn_act(**arguments)
+
+
+def test_auto_leaves_a_lone_layer_of_few_channels_to_torch():
+    x, norm = _cases.randn((16, 16, 32, 32)), {"bn_weight": torch.ones(16), "bn_bias": torch.zeros(16)}
+    few, more = (torch.zeros(n, 16, 3, 3, requires_grad=True) for n in (16, 32))
+    with _backend.record_decisions() as decisions:
+        conv2d_bn_act(x, few, padding=1)
+        conv2d_bn_act(x.contiguous(memory_format=torch.channels_last), few, padding=1)
+        conv2d_bn_act(x, few, padding=1, training=True, **norm)
+        conv2d_bn_act(x, more, padding=1)
+        conv2d_bn_act(x, few.detach(), padding=1)
+    assert [d.native for d in decisions] == [False, True, True, True, True]
+    assert "few channels" in decisions[0].reason
