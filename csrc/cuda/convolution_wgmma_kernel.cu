@@ -24,10 +24,11 @@
 // that one stores while the other multiplies.  A multiprocessor multiplies 64 x 128 x 16 in 64 cycles; shared memory,
 // 128 bytes a cycle, is then read for 2 KB of A and 4 KB of B, 75 %, and written with what is loaded, about 33 %: it is
 // busier than the tensor cores, and with 64 columns busier still (100 % and 27 %).  A warp issues 80 instructions a tap
-// and 64 channels, 16 warps 1,280 in the 1,024 cycles that the tensor cores take, of 4,096 that could be.  From the L2
-// cache come, a block, 200 pixels and 4 x 128 weights a channel (512-256, 4 x 4 images), where a tile a tap has 512
-// pixels: 6.5 TB/s at 600 TFLOP/s.  Expected: 75 % of what cuBLAS reaches (790 TFLOP/s), 65 % for 128-64, against 45 %
-// for mma.sync.  Outcome: not yet measured.
+// and 64 channels, 16 warps 1,280 in the 1,024 cycles that the tensor cores take, of 4,096 that could be, and at the
+// end 284 to map and stage its sums (relu; 154 in training) beside those that store.  From the L2 cache come, a block,
+// 200 pixels and 4 x 128 weights a channel (512-256, 4 x 4 images), where a tile a tap has 512 pixels: 6.5 TB/s at 600
+// TFLOP/s.  Expected: 75 % of what cuBLAS reaches (790 TFLOP/s), 65 % for 128-64, against 45 % for mma.sync.  Outcome:
+// not yet measured.
 #include "cuda/convolution_wgmma_kernel.h"
 
 #include <algorithm>
