@@ -98,6 +98,8 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
+    if type(head) in _CONVOLUTIONS and head.groups != 1 and len(together) == 1:
+        return Step(names, None, f"groups={head.groups}; the kernels take 1, and nothing follows that fuses", together)
     if type(head) in _CONVOLUTIONS:
         return Step(names, _CONVOLUTIONS[type(head)], "", together)
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)

@@ -134,6 +134,25 @@ def test_losses_of_any_reduction():
         torch.testing.assert_close(plain(x, y), expected)
 
 
+def test_a_lone_convolution_with_groups_is_left_as_it_is():
+    class Depthwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depthwise, self.norm = nn.Conv2d(8, 8, 7, padding=3, groups=8), nn.GroupNorm(2, 8)
+            self.expand = nn.Sequential(nn.Conv2d(8, 16, 1, groups=2), nn.ReLU())
+
+        def forward(self, x):
+            return self.expand(self.norm(self.depthwise(x)))
+
+    model = Depthwise()
+    report = genimg_fast.fuse(model)
+    assert type(model.depthwise) is nn.Conv2d
+    assert [row.reason for row in report.not_fused if row.module == "depthwise"] == [
+        "groups=8; the kernels take 1, and nothing follows that fuses"
+    ]
+    assert [row.module for row in report.fused] == ["expand"]  # with its activation
+
+
 def test_a_filter_fn_that_raises_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 3)))
     model.loss = nn.BCELoss()
