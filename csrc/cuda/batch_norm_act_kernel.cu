@@ -171,29 +171,29 @@ __global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<flo
   await_previous_kernel();
   const ChannelThread<N, Rows> thread(tiling);
   Moments<float> state[Rows ? N : 1] = {};
-  if (thread.has_work())
-    thread.for_each_pack([&](int64_t i) { return PackOf<N>{}.load(input + i); },
-                         [&](int64_t, const Pack<T, N>& x) {
-                           if (Rows) {  // N channels, all with the same count
-                             const float count = state[0].count + 1, reciprocal = 1.0f / count;
-                             for (int k = 0; k < N; ++k) {
-                               Moments<float>& s = state[Rows ? k : 0];
-                               const float delta = to_float(x.lane[k]) - s.mean;
-                               s.mean += delta * reciprocal;
-                               s.m2 += delta * (to_float(x.lane[k]) - s.mean);
-                               s.count = count;
-                             }
-                           } else {  // N elements of one channel: exact moments of the pack, then one merge
-                             float sum = 0, m2 = 0;
-                             for (int k = 0; k < N; ++k) sum += to_float(x.lane[k]);
-                             const float mean = sum * (1.0f / N);
-                             for (int k = 0; k < N; ++k) {
-                               const float delta = to_float(x.lane[k]) - mean;
-                               m2 += delta * delta;
-                             }
-                             state[0].merge(N, mean, m2);
-                           }
-                         });
+  auto load = [&](int64_t i) { return PackOf<N>{}.load(input + i); };
+  auto add = [&](int64_t, const Pack<T, N>& x) {
+    if (Rows) {  // N channels, all with the same count
+      const float count = state[0].count + 1, reciprocal = 1.0f / count;
+      for (int k = 0; k < N; ++k) {
+        Moments<float>& s = state[Rows ? k : 0];
+        const float delta = to_float(x.lane[k]) - s.mean;
+        s.mean += delta * reciprocal;
+        s.m2 += delta * (to_float(x.lane[k]) - s.mean);
+        s.count = count;
+      }
+    } else {  // N elements of one channel: exact moments of the pack, then one merge
+      float sum = 0, m2 = 0;
+      for (int k = 0; k < N; ++k) sum += to_float(x.lane[k]);
+      const float mean = sum * (1.0f / N);
+      for (int k = 0; k < N; ++k) {
+        const float delta = to_float(x.lane[k]) - mean;
+        m2 += delta * delta;
+      }
+      state[0].merge(N, mean, m2);
+    }
+  };
+  if (thread.has_work()) thread.for_each_pack(load, add);
   store_partial(thread, state, partial);
 }
 
