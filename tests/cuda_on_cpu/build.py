@@ -6,6 +6,7 @@ What was compiled before is reused as long as the contents of all files it was m
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.machinery
@@ -14,7 +15,7 @@ import os
 import shlex
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -54,12 +55,11 @@ def build(sanitize: bool = False) -> Path:
     folder = CACHE / ("sanitized" if sanitize else "plain")
     folder.mkdir(parents=True, exist_ok=True)
     flags = FLAGS + SANITIZER_FLAGS if sanitize else FLAGS
-    with open(CACHE / "lock", "w") as lock, ThreadPoolExecutor(JOBS) as pool:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(), ThreadPoolExecutor(JOBS) as pool:
         python = pool.submit(_compile, HERE / "module.cpp", CACHE, PYTHON_FLAGS)
-        objects = [*pool.map(lambda source: _compile(source, folder, flags), sources()), python.result()]
+        objects = [*pool.map(lambda source: compile(source, folder, flags), sources()), python.result()]
         module = folder / f"{MODULE}.so"
-        _make(module, [CXX, "-shared", *map(str, objects), "-o", str(module), *flags], lambda: objects)
+        make(module, [CXX, "-shared", *map(str, objects), "-o", str(module), *flags], lambda: objects)
     return module
 
 
@@ -74,7 +74,16 @@ def load(sanitize: bool = False) -> ModuleType:
     return module
 
 
-def _compile(source: Path, folder: Path, flags: list[str]) -> Path:
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """One process at a time compiles."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def compile(source: Path, folder: Path, flags: list[str]) -> Path:
     compiled, dependencies = folder / f"{source.name}.o", folder / f"{source.name}.d"
 
     def files() -> list[Path]:  # from "x.o: x.cu a.h \\\n b.h", which the compiler wrote
@@ -82,11 +91,11 @@ def _compile(source: Path, folder: Path, flags: list[str]) -> Path:
         return [Path(name) for name in shlex.split(text.split(":", 1)[1])]
 
     command = [CXX, "-x", "c++", "-c", str(source), "-o", str(compiled), "-MMD", "-MF", str(dependencies), *flags]
-    _make(compiled, command, files)
+    make(compiled, command, files)
     return compiled
 
 
-def _make(output: Path, command: list[str], inputs: Callable[[], list[Path]]) -> None:
+def make(output: Path, command: list[str], inputs: Callable[[], list[Path]]) -> None:
     """Runs `command`, which makes `output`, unless the same command has made it from the same inputs."""
 
     def digest() -> str:

@@ -20,6 +20,7 @@
 #include "earlier_results.h"
 #include "fibers.h"
 #include "half_types.h"
+#include "launches.h"
 
 #define __global__
 #define __device__
@@ -195,10 +196,12 @@ template <typename... Parameters>
 int resident_blocks(void (*)(Parameters...), size_t) {
   return most_resident_blocks();
 }
-inline void set_zero(void* p, size_t bytes, Stream) { std::memset(p, 0, bytes); }
+inline void set_zero(void* p, size_t bytes, Stream stream) {
+  cuda_on_cpu::take_launch(stream, [=] { std::memset(p, 0, bytes); });
+}
 template <typename... Parameters, typename... Args>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream, Args... args) {
-  cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); });
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
+  cuda_on_cpu::take_launch(stream, [=] { cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); }); });
 }
 
 }  // namespace genimg_fast::cuda

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""What a PyTorch without CUDA lacks of torch.cuda, for the device of device.cpp."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "simulated GPU"
+CAPABILITY = (9, 0)
+
+
+def install() -> None:
+    """Makes this process see a GPU.  To be called before torch is imported."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "lib"
+    for name in ("libc10.so", "libtorch_cpu.so", "libtorch.so"):
+        ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(os.environ["GENIMG_FAST_SIMULATED_GPU"])
+
+    import torch
+
+    from genimg_fast import _extension
+
+    assert torch.version.cuda is None, "this torch has CUDA"
+    torch.version.cuda = "13.0"  # after _extension was loaded, which else would load _cuda.so
+    _extension._CUDA = _extension.LibraryStatus(True, os.environ["GENIMG_FAST_SIMULATED_GPU"])
+    ops = torch.ops.simulated_gpu
+
+    class Stream:
+        """Everything runs at once, so there is nothing to wait for; kernels must name the stream that is current."""
+
+        def __init__(self, device: Any = None, priority: int = 0, *, id: int | None = None) -> None:
+            if id is None:
+                Stream.created += 1
+                id = Stream.created
+            self.cuda_stream, self.device = id, torch.device("cuda", 0)
+
+        created = 0
+
+        def wait_stream(self, stream: Stream) -> None: ...
+        def wait_event(self, event: Event) -> None: ...
+        def synchronize(self) -> None:
+            _must_not_capture("synchronize")
+
+        def record_event(self, event: Event | None = None) -> Event:
+            event = event or Event()
+            event.record(self)
+            return event
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Stream) and other.cuda_stream == self.cuda_stream
+
+        def __hash__(self) -> int:
+            return hash(self.cuda_stream)
+
+    class Event:
+        def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+            self._seconds: float | None = None
+
+        def record(self, stream: Stream | None = None) -> None:
+            self._seconds = time.perf_counter()
+
+        def wait(self, stream: Stream | None = None) -> None: ...
+        def synchronize(self) -> None:
+            _must_not_capture("synchronize")
+
+        def query(self) -> bool:
+            return True
+
+        def elapsed_time(self, end: Event) -> float:
+            """In milliseconds."""
+            assert self._seconds is not None and end._seconds is not None
+            return 1e3 * (end._seconds - self._seconds)
+
+    def _must_not_capture(name: str) -> None:
+        if ops.is_capturing():
+            raise RuntimeError(f"{name}: not permitted when the stream is capturing")
+
+    @contextlib.contextmanager
+    def stream(stream: Stream | None) -> Iterator[None]:
+        if stream is None:
+            yield
+            return
+        before = ops.exchange_stream(stream.cuda_stream)
+        try:
+            yield
+        finally:
+            ops.exchange_stream(before)
+
+    class CUDAGraph:
+        def capture_begin(self, *args: Any, **kwargs: Any) -> None:
+            self._graph = ops.begin_capture()
+
+        def capture_end(self) -> None:
+            ops.end_capture()
+
+        def replay(self) -> None:
+            ops.replay(self._graph)
+
+        def __del__(self) -> None:
+            if hasattr(self, "_graph"):
+                ops.release(self._graph)
+
+    @contextlib.contextmanager
+    def graph(cuda_graph: CUDAGraph, pool: Any = None, stream: Stream | None = None, **kwargs: Any) -> Iterator[None]:
+        with cuda.stream(stream or Stream()):
+            cuda_graph.capture_begin()
+            try:
+                yield
+            finally:
+                cuda_graph.capture_end()
+
+    def synchronize(device: Any = None) -> None:
+        _must_not_capture("synchronize")
+
+    cuda: Any = torch.cuda
+    cuda.is_available = cuda.is_initialized = lambda: True
+    cuda.device_count = lambda: 1
+    cuda.current_device = lambda: 0
+    cuda.init = cuda._lazy_init = lambda: None
+    cuda._is_in_bad_fork = lambda: False
+    cuda.get_device_capability = lambda device=None: CAPABILITY
+    cuda.get_device_name = lambda device=None: NAME
+    cuda.is_bf16_supported = lambda including_emulation=True: True
+    cuda.default_generators = (torch.default_generator,)
+    cuda.manual_seed = cuda.manual_seed_all = lambda seed: None  # torch.manual_seed has seeded the CPU's, which serves
+    cuda.get_rng_state = lambda device=None: torch.get_rng_state()
+    cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    cuda._exchange_device = cuda._maybe_exchange_device = lambda index: 0
+    cuda.set_device = lambda device: None
+    cuda.synchronize = synchronize
+    cuda.empty_cache = lambda: None
+    cuda.Stream, cuda.Event, cuda.CUDAGraph = Stream, Event, CUDAGraph
+    cuda.stream, cuda.graph = stream, graph
+    cuda.current_stream = lambda device=None: Stream(id=ops.current_stream())
+    cuda.default_stream = lambda device=None: Stream(id=0)
+    cuda.is_current_stream_capturing = ops.is_capturing
+    cuda._sleep = lambda cycles: None
