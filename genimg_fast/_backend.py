@@ -201,7 +201,7 @@ def record_native(op: str) -> None:
 def _note(decision: Decision) -> None:
     if decision.native and not torch.compiler.is_compiling():
         count_native_call()
-    if _decisions is not None:
+    if _decisions is not None and _of_thread.backend is None:  # else it is a check's, which nobody asked about
         _decisions.append(decision)
 
 

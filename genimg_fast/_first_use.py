@@ -39,14 +39,18 @@ def why_distrusted(op: str, like: torch.Tensor) -> str | None:
 def _may_check() -> bool:
     if torch._C._functorch.get_interpreter_stack() or torch._C._len_torch_dispatch_stack() > 0:
         return False
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+        return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _check(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     from genimg_fast import _parity  # which needs the ops, which need this module
 
+    # The hooks of activation checkpointing count what is saved: what the check saves is not theirs.
+    own_tensors = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False), own_tensors:
             parity = _parity.check(op, device, dtype)
     except torch.OutOfMemoryError:
         return None

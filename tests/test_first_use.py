@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from genimg_fast import _first_use, _parity, functional, use_backend
 from genimg_fast._backend import current_backend, record_decisions
@@ -62,6 +63,13 @@ def test_once_for_each_op_device_and_dtype(checks):
             assert loss(dtype)[1].native
     cpu = torch.device("cpu")
     assert checks == [(OP, cpu, torch.float32), (OP, cpu, torch.float64)]
+
+
+def test_what_it_calls_is_not_what_was_called(checks):
+    with record_decisions() as decisions:
+        functional.gaussian_kl_loss(torch.ones(3, 4), torch.zeros(3, 4))
+    assert len(checks) == 1
+    assert [d.op for d in decisions] == [OP]
 
 
 def test_other_threads_keep_their_backend_while_one_checks(monkeypatch):
@@ -133,6 +141,22 @@ def test_not_where_it_could_disturb(checks, monkeypatch):
     assert checks == []
     loss()
     assert len(checks) == 1
+
+
+def test_activation_checkpointing_counts_no_tensor_of_the_check(checks):
+    """It compares what is saved forward with what is saved when forward is repeated, where nothing is checked any more."""
+    mu, logvar = torch.ones(3, 4, requires_grad=True), torch.zeros(3, 4, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint(functional.gaussian_kl_loss, mu, logvar, use_reentrant=False).backward()
+    assert len(checks) == 1
+    assert torch.equal(mu.grad, torch.full((3, 4), 1 / 12))
+
+
+def test_not_where_nothing_may_be_saved(checks):
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        loss()
+    assert checks == []
 
 
 @pytest.mark.parametrize("op", _parity.CASES)

@@ -71,12 +71,13 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     shape: tuple[int, ...] = tuple(input.shape)
     autocasts = torch.is_autocast_enabled(input.device.type)
     native = _backend.current_backend() == "native"
+    allows_tf32 = input.dtype is torch.float32 and convolution_block.allows_tf32()
     distrusted = {} if native else {block.op: _first_use.why_distrusted(block.op, input) for block in blocks}
     for block in blocks:
         if autocasts:
             weight, bias = to_autocast_dtype(block.weight, block.bias)
             block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
-        served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, _allows_tf32(input))
+        served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, allows_tf32)
         served = served and not distrusted.get(block.op) and _tensors_served_on_cuda(input, block)
         if not runs or runs[-1][0] != served:
             runs.append((served, []))
@@ -110,14 +111,9 @@ def _sizes(block: Block) -> Block:
     )
 
 
-def _allows_tf32(input: torch.Tensor) -> str:
-    """A setting that decides which kernels float32 has."""
-    return torch.backends.cudnn.conv.fp32_precision if input.dtype is torch.float32 else ""  # type: ignore[attr-defined]
-
-
 @functools.lru_cache(maxsize=1024)
 def _sizes_served_on_cuda(
-    shape: tuple[int, ...], block: Block, dtype: torch.dtype, native: bool, allows_tf32: str
+    shape: tuple[int, ...], block: Block, dtype: torch.dtype, native: bool, allows_tf32: bool
 ) -> tuple[bool, tuple[int, ...]]:
     """Whether the kernels serve blocks of these sizes on images of this shape, and the shape of what they make.
 
@@ -172,6 +168,7 @@ def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
         input.is_cuda
         and input.dim() == 4
         and _backend.current_backend() != "reference"
+        and not _backend.inside_func_transform()  # where no layout can be asked for
         and _backend.why_not_native(input, block.weight) is None
         and convolution_block.unsupported(input.shape, input.dtype, block) is None
         and convolution_block.slower(input.shape, input.dtype, block) is None

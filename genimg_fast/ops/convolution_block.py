@@ -54,8 +54,14 @@ def geometry_of(block: Block) -> Geometry:
     return Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot read the setting
+def allows_tf32() -> bool:
+    """Whether tensor cores may serve float32."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
 def why_not_tensor_cores(dtype: torch.dtype, weight: torch.Tensor, transposed: bool) -> str | None:
-    if dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
+    if dtype == torch.float32 and not allows_tf32():
         return "float32 with TF32 not allowed (torch.backends.cudnn.conv.fp32_precision)"
     channels, kernel = weight.shape[0 if transposed else 1], weight.shape[2:]
     if dtype != torch.float32 and channels % 2 != 0 and channels > 15:

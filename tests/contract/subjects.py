@@ -64,8 +64,13 @@ def _norm(channels: int, seed: int) -> list[Argument]:
     return [Argument(_randn(channels, seed=seed + i) + 0.5, batch=False) for i in range(2)]
 
 
+# Functions make their constants on the device: while a CUDA graph is captured nothing may be copied there from the host.
+def _linspace(start: float, end: float, n: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.linspace(start, end, n, device=like.device, dtype=like.dtype)
+
+
 def _statistics(like: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.linspace(-0.3, 0.3, channels).to(like), torch.linspace(0.5, 2.0, channels).to(like)
+    return _linspace(-0.3, 0.3, channels, like), _linspace(0.5, 2.0, channels, like)
 
 
 def _batch_norm(training: bool, activation: str) -> Function:
@@ -116,7 +121,7 @@ def _elbo(reconstruction: str, reduction: str) -> Function:
 
 
 def _seed(like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(0x0123456789ABCDEF, device=like.device)
+    return torch.full((), 0x0123456789ABCDEF, device=like.device)
 
 
 def _reparameterize_with_kl(reduction: str) -> Function:
@@ -170,7 +175,7 @@ def _with_target(n: int) -> list[Argument]:
 
 
 def _weights(input: torch.Tensor) -> torch.Tensor:
-    return torch.tensor([0.5, 1.0, 2.0]).to(input)
+    return _linspace(0.5, 2.0, 3, input)
 
 
 REDUCTIONS = ("none", "mean", "sum")

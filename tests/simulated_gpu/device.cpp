@@ -135,6 +135,11 @@ at::Tensor& set_(at::Tensor& self, at::Storage storage, int64_t offset, at::IntA
   return self;
 }
 
+at::Tensor& set_storage_(at::Tensor& self, at::Storage storage) {
+  const int64_t numel = static_cast<int64_t>(storage.nbytes() / self.itemsize());
+  return set_(self, std::move(storage), 0, {numel}, {1});
+}
+
 // ---- Operators.
 
 at::Tensor laid_out(at::Tensor t, const at::Tensor& like) {
@@ -303,6 +308,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty_strided", empty_strided);
   library.impl("resize_", resize_);
   library.impl("set_.source_Storage_storage_offset", set_);
+  library.impl("set_.source_Storage", set_storage_);
   library.impl("record_stream", record_stream);
   for (const char* name : {"copy_", "convolution", "convolution_backward"})  // which have a kernel for any device
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_cpu>());

@@ -121,20 +121,32 @@ def install() -> None:
     def synchronize(device: Any = None) -> None:
         _must_not_capture("synchronize")
 
+    make_storage = torch.UntypedStorage.__new__
+
+    def new_storage(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
+        if device is not None and torch.device(device).type == "cuda":
+            return torch.empty(*args, dtype=torch.uint8, device=device).untyped_storage()
+        return make_storage(cls, *args, **kwargs, **({} if device is None else {"device": device}))
+
+    torch.UntypedStorage.__new__ = new_storage
     cuda: Any = torch.cuda
-    cuda.is_available = cuda.is_initialized = lambda: True
+    cuda.is_available = lambda: True
+    cuda.is_initialized = lambda: True
     cuda.device_count = lambda: 1
     cuda.current_device = lambda: 0
-    cuda.init = cuda._lazy_init = lambda: None
+    cuda.init = lambda: None
+    cuda._lazy_init = lambda: None
     cuda._is_in_bad_fork = lambda: False
     cuda.get_device_capability = lambda device=None: CAPABILITY
     cuda.get_device_name = lambda device=None: NAME
     cuda.is_bf16_supported = lambda including_emulation=True: True
     cuda.default_generators = (torch.default_generator,)
-    cuda.manual_seed = cuda.manual_seed_all = lambda seed: None  # torch.manual_seed has seeded the CPU's, which serves
+    cuda.manual_seed = lambda seed: None
+    cuda.manual_seed_all = lambda seed: None  # torch.manual_seed has seeded the CPU's, which serves
     cuda.get_rng_state = lambda device=None: torch.get_rng_state()
     cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
-    cuda._exchange_device = cuda._maybe_exchange_device = lambda index: 0
+    cuda._exchange_device = lambda index: 0
+    cuda._maybe_exchange_device = lambda index: 0  # another function: torch.compile knows them apart
     cuda.set_device = lambda device: None
     cuda.synchronize = synchronize
     cuda.empty_cache = lambda: None
