@@ -52,7 +52,8 @@ def test_the_reference_gives_its_reason(capsys):
 
 
 def test_without_a_library_nothing_is_checked(monkeypatch, capsys):
-    monkeypatch.setattr(_extension, "_CPU", _extension.LibraryStatus(False, "_cpu.so was not built"))
+    for name in ("_CPU", "_CUDA"):
+        monkeypatch.setattr(_extension, name, _extension.LibraryStatus(False, "_cpu.so was not built"))
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert all(row.endswith("_cpu.so was not built") for row in rows(printed).values())

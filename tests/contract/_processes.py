@@ -120,9 +120,10 @@ def _whole(t: torch.Tensor) -> torch.Tensor:
 
 
 def _shard(model: Network) -> Network:
+    mesh = dist.device_mesh.init_device_mesh("cpu", (PROCESSES,))  # without one the shards are a GPU's, where there is one
     for stage in (model.down, model.up):
-        fully_shard(stage)
-    return fully_shard(model)
+        fully_shard(stage, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def _evaluate_around_training(model: Network, images: Callable[[int], torch.Tensor]) -> Results:
@@ -148,18 +149,19 @@ def scenarios(rank: int) -> dict[str, Results]:
         for fused in (True, False):
             model = DistributedDataParallel(network(norm, fused))
             results[f"DDP, {norm}, {'fused' if fused else 'plain'}"] = train(model, share)
-    mesh = dist.device_mesh.init_device_mesh("cpu", (PROCESSES,))
-    assert mesh.size() == PROCESSES
     for name in ("plain", "fused before", "fused after"):
         model = _shard(network("BatchNorm2d", fused=name == "fused before"))
         if name == "fused after":
             assert len(genimg_fast.fuse(model).fused) == 4
         results[f"FSDP2, {name}"] = _evaluate_around_training(model, share)
-    if torch.cuda.is_available():  # one GPU serves both processes
-        model = network("BatchNorm2d", False, "cuda")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if torch.backends.cuda.is_built() and torch.cuda.is_available():  # one GPU serves both processes
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(network("BatchNorm2d", False, "cuda").float())
         genimg_fast.fuse(model)
-        results["SyncBatchNorm on CUDA"] = train(DistributedDataParallel(model), lambda step: share(step).cuda())
+        with use_backend("auto"):  # cuDNN's convolutions
+            results["SyncBatchNorm on CUDA"] = train(
+                DistributedDataParallel(model), lambda step: share(step).cuda().float()
+            )
     return results
 
 

@@ -237,11 +237,23 @@ bool host_waits(const std::string& name, const Stack& arguments) {
   return name == "aten::_local_scalar_dense" || name == "aten::equal" || name == "aten::nonzero";
 }
 
+at::Generator default_generator;
+
+// An operator that was given no generator draws from the device's.
+Stack with_generator(const c10::OperatorHandle& op, Stack arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const c10::TypePtr& type = op.schema().arguments()[i].type();
+    if (arguments[i].isNone() && type->isSubtypeOf(c10::OptionalType::create(c10::GeneratorType::get())))
+      arguments[i] = default_generator;
+  }
+  return arguments;
+}
+
 void on_cpu(const c10::OperatorHandle& op, Stack* stack) {
   const std::string& name = op.operator_name().name;
   TORCH_CHECK(name.rfind("genimg_fast::", 0) != 0, name, " has no CUDA kernel");
   const std::lock_guard lock(one_at_a_time);
-  const Stack arguments = torch::jit::pop(*stack, op.schema().arguments().size());
+  const Stack arguments = with_generator(op, torch::jit::pop(*stack, op.schema().arguments().size()));
   TORCH_CHECK(!capturing || !host_waits(name, arguments), name, ": not permitted when the stream is capturing");
   OnHost tensors(/*copies=*/capturing != nullptr);  // then it runs for the shapes of its results alone
   for (const IValue& result : call(op, arguments, tensors))
@@ -270,6 +282,8 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device getDevice() const override { return kDevice; }
   c10::Stream getStream(c10::Device) const noexcept override { return stream(current_stream); }
   c10::Stream getDefaultStream(c10::Device) const override { return stream(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device, bool) const override { return stream(1); }
+  c10::Stream getNewStream(c10::Device, int) const override { return stream(1); }
   c10::Stream exchangeStream(c10::Stream s) const noexcept override {
     return stream(std::exchange(current_stream, s.id()));
   }
@@ -291,9 +305,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex current_device() const override { return 0; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
-  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
-    return at::detail::getDefaultCPUGenerator();
-  }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override { return default_generator; }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
 };
 at::RegistererCUDAHooksRegistry registered("CUDAHooks", at::CUDAHooksRegistry(),
@@ -323,6 +335,8 @@ TORCH_LIBRARY(simulated_gpu, library) {
   library.def("end_capture() -> ()", end_capture);
   library.def("replay(int graph) -> ()", replay);
   library.def("release(int graph) -> ()", release);
+  library.def("set_default_generator(Generator? generator) -> ()",
+              [](std::optional<at::Generator> generator) { default_generator = generator.value(); });
 }
 
 extern "C" __attribute__((visibility("default"))) int32_t aoti_torch_get_current_cuda_stream(int32_t, void** stream) {

@@ -18,6 +18,8 @@ CAPABILITY = (9, 0)
 
 def install() -> None:
     """Makes this process see a GPU.  To be called before torch is imported."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None
     folder = Path(spec.origin).parent / "lib"
@@ -140,11 +142,13 @@ def install() -> None:
     cuda.get_device_capability = lambda device=None: CAPABILITY
     cuda.get_device_name = lambda device=None: NAME
     cuda.is_bf16_supported = lambda including_emulation=True: True
-    cuda.default_generators = (torch.default_generator,)
-    cuda.manual_seed = lambda seed: None
-    cuda.manual_seed_all = lambda seed: None  # torch.manual_seed has seeded the CPU's, which serves
-    cuda.get_rng_state = lambda device=None: torch.get_rng_state()
-    cuda.set_rng_state = lambda state, device=None: torch.set_rng_state(state)
+    generator = torch.Generator()
+    ops.set_default_generator(generator)
+    cuda.default_generators = (generator,)
+    cuda.manual_seed = lambda seed: generator.manual_seed(seed)
+    cuda.manual_seed_all = lambda seed: generator.manual_seed(seed)
+    cuda.get_rng_state = lambda device=None: generator.get_state()
+    cuda.set_rng_state = lambda state, device=None: generator.set_state(state)
     cuda._exchange_device = lambda index: 0
     cuda._maybe_exchange_device = lambda index: 0  # another function: torch.compile knows them apart
     cuda.set_device = lambda device: None

@@ -71,12 +71,17 @@ def assert_same_end(a: Path, b: Path) -> None:
         assert_same(*(exported(out / "checkpoints" / name) for out in (a, b)), name)
 
 
-def start(code: str, *arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+_PATH = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+
+
+def start(
+    code: str, *arguments: object, launcher: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
     """Runs `code` in a Python process of its own, on one thread."""
     return subprocess.Popen(
         [sys.executable, *launcher, *(["-c", code] if not launcher else []), *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *_PATH]), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

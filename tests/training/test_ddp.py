@@ -17,6 +17,7 @@ import torch
 from genimg_fast.training import train
 from tests.training._runs import GAN, ROOT, VAE, assert_same, config, resume_state, start
 
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # two processes do not share a GPU under NCCL
 SCRIPT = """
 import os, sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_both_processes_end_with_the_same_weights_and_the_first_one_writes(tmp_p
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script))
-    process = start("", tmp_path, launcher=launcher)
+    process = start("", tmp_path, launcher=launcher, **ON_CPU)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     for kind in (VAE, GAN):
@@ -82,7 +83,7 @@ TRAIN += ["--model-arg", "hidden=8", "--model-arg", "latent=4"]
 def train_on(processes: int, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What README tells: torchrun with the command `genimg-fast`."""
     command = [BIN / "torchrun", "--standalone", f"--nproc-per-node={processes}", BIN / "genimg-fast"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **ON_CPU}
     return subprocess.run(
         [*command, *TRAIN, "--out", out, *arguments], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from genimg_fast import models
 from genimg_fast.training import TrainConfig
@@ -46,6 +47,11 @@ def images(n, seed=0):
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def on_cpu():
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of the last run in this process, which may be of a GPU
+    return Accelerator(cpu=True)
+
+
 def assert_close_weights(a, b):
     torch.testing.assert_close(dict(a.named_parameters()), dict(b.named_parameters()))
 
@@ -53,7 +59,7 @@ def assert_close_weights(a, b):
 def test_vae_step():
     model = create(VAE)
     plain = copy.deepcopy(model)
-    objective = VAEObjective(model, settings(VAE, beta=2.0, grad_clip=0.5, weight_decay=0.1), Accelerator(cpu=True))
+    objective = VAEObjective(model, settings(VAE, beta=2.0, grad_clip=0.5, weight_decay=0.1), on_cpu())
     optimizer = torch.optim.AdamW(plain.parameters(), 0.01, (0.5, 0.9), weight_decay=0.1)
     for step in range(3):
         torch.manual_seed(step)
@@ -92,7 +98,7 @@ def test_gan_step(kind):
     model = create(GAN)
     plain = copy.deepcopy(model)
     config = settings(GAN, gan_loss=kind, discriminator_lr=0.02)
-    objective = GANObjective(model, config, Accelerator(cpu=True))
+    objective = GANObjective(model, config, on_cpu())
     generator_optimizer = torch.optim.Adam(plain.generator.parameters(), 0.01, (0.5, 0.9))
     discriminator_optimizer = torch.optim.Adam(plain.discriminator.parameters(), 0.02, (0.5, 0.9))
     discriminator_loss, generator_loss = plain_gan_losses(kind)
@@ -121,7 +127,7 @@ def test_the_gradient_penalty_pulls_the_gradient_norm_towards_one():
     def norm_error(weight):
         model = create(GAN)
         objective = GANObjective(
-            model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), Accelerator(cpu=True)
+            model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), on_cpu()
         )
         for step in range(20):
             torch.manual_seed(step)
@@ -155,7 +161,7 @@ def test_vae_accumulation_gives_the_gradient_of_the_whole(monkeypatch):
     monkeypatch.setattr(models.DiagonalGaussian, "sample", lambda posterior, generator=None: posterior.mu)
     whole, split = (
         accumulated_gradients(
-            VAEObjective(without_batch_dependence(create(VAE)), settings(VAE), Accelerator(cpu=True)),
+            VAEObjective(without_batch_dependence(create(VAE)), settings(VAE), on_cpu()),
             images(8).split(n),
         )
         for n in (8, 2)
@@ -168,6 +174,6 @@ def test_gan_accumulation_gives_the_gradient_of_the_whole(monkeypatch):
         left = list(torch.rand(8, 4, generator=torch.Generator().manual_seed(5)).split(n))
         monkeypatch.setattr(torch, "randn", lambda *shape, device: left.pop(0))
         model = without_batch_dependence(create(GAN))
-        return accumulated_gradients(GANObjective(model, settings(GAN), Accelerator(cpu=True)), images(8).split(n))
+        return accumulated_gradients(GANObjective(model, settings(GAN), on_cpu()), images(8).split(n))
 
     torch.testing.assert_close(gradients(2), gradients(8))
