@@ -147,6 +147,7 @@ class CapturedGraph:
     @torch.no_grad()
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> None:
         self.input = example.clone()
+        self._function = function  # whose parameters the graph reads
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with _packed.kept_on_cuda() as self._packed_weights:  # which the graph reads

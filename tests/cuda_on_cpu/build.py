@@ -53,7 +53,6 @@ def build(sanitize: bool = False) -> Path:
         RuntimeError: if something does not compile; the message is the compiler's.
     """
     folder = CACHE / ("sanitized" if sanitize else "plain")
-    folder.mkdir(parents=True, exist_ok=True)
     flags = FLAGS + SANITIZER_FLAGS if sanitize else FLAGS
     with locked(), ThreadPoolExecutor(JOBS) as pool:
         python = pool.submit(_compile, HERE / "module.cpp", CACHE, PYTHON_FLAGS)
@@ -84,6 +83,8 @@ def locked() -> Iterator[None]:
 
 
 def compile(source: Path, folder: Path, flags: list[str]) -> Path:
+    """The object file of `source`, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     compiled, dependencies = folder / f"{source.name}.o", folder / f"{source.name}.d"
 
     def files() -> list[Path]:  # from "x.o: x.cu a.h \\\n b.h", which the compiler wrote

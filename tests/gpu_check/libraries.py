@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {"cpu": ("_cpu",), "cuda": ("_cpu", "_cuda")}
 _BUILD_SECONDS = 300
 
 
@@ -19,35 +19,42 @@ class LibraryError(RuntimeError):
     """One line for the user."""
 
 
-def ensure(device: str, root: Path = ROOT) -> dict[str, str]:
+def ensure(root: Path = ROOT) -> dict[str, str]:
     """{library: which file it is, and whether it was built here}.
 
     Raises:
         LibraryError: they are not there, or do not load, and cannot be built.
     """
-    reason = _why_not_usable(device, root)
+    found = _load(root)
+    reason = _why_not_usable(found)
     if reason:
-        _build(device, root, reason)
-        if again := _why_not_usable(device, root):
+        _build(root, reason)
+        found = _load(root)
+        if again := _why_not_usable(found):
             raise LibraryError(f"the libraries were built here and do not load: {again}")
-    return {name: _describe(root / "genimg_fast" / f"{name}.so", built=bool(reason)) for name in NAMES[device]}
+    return {name: _describe(Path(detail), built=bool(reason)) for name, (_, detail) in found.items()}
 
 
-def _why_not_usable(device: str, root: Path) -> str:
-    # in a process of its own: this one must load them only once they are final
-    program = f"from genimg_fast import _extension as e; import genimg_fast; s = e.status({device!r}); print(s.loaded, s.detail)"
+def _load(root: Path) -> dict[str, tuple[bool, str]]:
+    """Whether each loads, and its file or why not.  In a process of its own: this one must load them only once they are final."""
+    program = "import json; from genimg_fast import _extension as e; print(json.dumps({'_cpu': e.status('cpu'), '_cuda': e.status('cuda')}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
-    lines = (done.stdout or done.stderr or f"exit code {done.returncode}").strip().splitlines()
-    return "" if lines[-1].startswith("True ") else lines[-1].removeprefix("False ")
+    if done.returncode != 0:
+        return {"_cpu": (False, (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _build(device: str, root: Path, reason: str) -> None:
+def _why_not_usable(found: dict[str, tuple[bool, str]]) -> str:
+    return next((detail for loaded, detail in found.values() if not loaded), "")
+
+
+def _build(root: Path, reason: str) -> None:
     print(f"building the libraries, since {reason}", flush=True)
-    for name in NAMES[device]:
-        (root / "genimg_fast" / f"{name}.so").unlink(missing_ok=True)
-    environment = os.environ | {"GENIMG_FAST_CUDA": str(int(device == "cuda"))}
-    if device == "cuda":
-        environment.setdefault("TORCH_CUDA_ARCH_LIST", _architecture())
+    for path in (root / "genimg_fast").glob("_c*.so"):
+        path.unlink()
+    environment = os.environ | {"GENIMG_FAST_CUDA": "1"}
+    if "TORCH_CUDA_ARCH_LIST" not in environment:
+        environment["TORCH_CUDA_ARCH_LIST"] = _architecture()
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     if done.returncode != 0:

@@ -14,10 +14,8 @@ from genimg_fast import Sampler, _first_use, _parity, models
 Results = dict[str, torch.Tensor]
 
 
-def captured(function: Callable[[], Results], device: str) -> Callable[[], Results]:
-    """`function` as a CUDA graph; on the CPU itself.  What it returns is overwritten by the next call."""
-    if device == "cpu":
-        return function
+def captured(function: Callable[[], Results]) -> Callable[[], Results]:
+    """`function` as a CUDA graph.  What it returns is overwritten by the next call."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -37,21 +35,21 @@ def captured(function: Callable[[], Results], device: str) -> Callable[[], Resul
     return replay
 
 
-def run(check: Callable[..., None], device: str, found: Any) -> dict[str, Any]:
-    for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.float16, torch.bfloat16):
+def run(check: Callable[[torch.dtype], None], found: Any) -> dict[str, Any]:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
         with found.case(str(dtype).removeprefix("torch.")):
-            check(device, dtype)
+            check(dtype)
     return found.result()
 
 
-def sampler(device: str, dtype: torch.dtype) -> None:
+def sampler(dtype: torch.dtype) -> None:
     """Images, also those of changed weights and of streams, are those of the model called by itself."""
-    model = _dcgan(device, dtype).eval()
+    model = _dcgan(dtype).eval()
 
-    def seeded(where: str = device) -> torch.Generator:
+    def seeded(where: str = "cuda") -> torch.Generator:
         return torch.Generator(where).manual_seed(0)
 
-    for where in {device, "cpu"}:
+    for where in ("cuda", "cpu"):
         images = Sampler(model, 8, generator=seeded(where)).sample(8)
         torch.testing.assert_close(images, model.sample(8, generator=seeded(where)), rtol=0, atol=_ONE_STEP)
     ways = Sampler(model, 8, generator=seeded()), Sampler(model, 8, generator=seeded())
@@ -70,8 +68,8 @@ def sampler(device: str, dtype: torch.dtype) -> None:
     assert not torch.equal(before, after)
 
     # What others drop, such as packed weights that a pass with gradients forgets, the graph still holds.
-    model.latent_to_images(torch.randn(8, *model.latent_shape, device=device, dtype=dtype)).sum().backward()
-    junk = [torch.full((1 << 20,), float("nan"), device=device) for _ in range(20)]
+    model.latent_to_images(torch.randn(8, *model.latent_shape, device="cuda", dtype=dtype)).sum().backward()
+    junk = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(20)]
     del junk
     sampler.generator.manual_seed(0)  # type: ignore[union-attr]
     assert torch.equal(sampler.sample(8), after)
@@ -80,35 +78,35 @@ def sampler(device: str, dtype: torch.dtype) -> None:
 _ONE_STEP = 1 / 256  # of an 8-bit image: with and without a graph other kernels of cuDNN's may be chosen
 
 
-def captured_training(device: str, dtype: torch.dtype) -> None:
+def captured_training(dtype: torch.dtype) -> None:
     """Forward and backward of a generator in training mode, as a graph, on other noise: the bits of a plain run."""
-    generator = _dcgan(device, dtype).train().generator
+    generator = _dcgan(dtype).train().generator
     parameters = list(generator.parameters())
-    z = torch.randn(8, 100, 1, 1, device=device, dtype=dtype)
+    z = torch.randn(8, 100, 1, 1, device="cuda", dtype=dtype)
 
     def training() -> Results:
         images = generator(z)
         gradients = torch.autograd.grad(images, parameters, torch.ones_like(images))
         return {"images": images, **{f"gradient {i}": g for i, g in enumerate(gradients)}}
 
-    replay = captured(training, device)
+    replay = captured(training)
     z.normal_()
     expected = {name: t.detach().clone() for name, t in training().items()}
     for name, t in replay().items():
         assert torch.equal(t, expected[name]), f"{name} of the graph differs from that of a plain run"
 
 
-def first_use(device: str, dtype: torch.dtype) -> None:
+def first_use(dtype: torch.dtype) -> None:
     """It trusts every op: a false alarm would send users to the reference."""
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # the default: else the kernels take no float32
     for op in _parity.CASES:
-        finding = _first_use._check(op, torch.device(device), dtype)
+        finding = _first_use._check(op, torch.device("cuda"), dtype)
         assert finding is None, finding
 
 
-def _dcgan(device: str, dtype: torch.dtype) -> Any:
+def _dcgan(dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
-    return models.create("dcgan", image_size=32, width=16).to(device, dtype)
+    return models.create("dcgan", image_size=32, width=16).to("cuda", dtype)
 
 
 CHECKS = {"sampler": sampler, "captured training": captured_training, "check on first use": first_use}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The checks of an op, in a process of their own:
 
-    python -m tests.gpu_check.subject gaussian_kl_loss --seed 1 --out runs/kl.json [--device cpu]
+    python -m tests.gpu_check.subject gaussian_kl_loss --seed 1 --out runs/kl.json
 
-Subjects are the ops of `cases`, the convolutions "... by wgmma", and "models".  The result is {subject: {check: {"ok", "cases", "failed": [...], ...}}}.
+Subjects are the ops of `cases`, the convolutions "... by wgmma", and "models".  The result is {check: {"ok", "cases", "failed": [...], ...}}.
 """
 
 from __future__ import annotations
@@ -51,10 +51,8 @@ class Mode(NamedTuple):
             conv.fp32_precision = before  # type: ignore[attr-defined]
 
 
-def modes(op: str, device: str) -> list[Mode]:
-    """What the kernels of the device take."""
-    if device == "cpu":
-        return [Mode("float32", torch.float32)]
+def modes(op: str) -> list[Mode]:
+    """What the kernels take."""
     half = [Mode("float16", torch.float16), Mode("bfloat16", torch.bfloat16)]
     if cuda.allow_wgmma:  # which serve no other
         return half
@@ -94,24 +92,24 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def parity(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def parity(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """Forward and backward against float64 on the same rounded inputs, as tests/_cases.py measures."""
     found, factors = Findings(), dict[str, float]()
     with found.case("control: uninitialised memory is poisoned"), poisoned():
-        assert torch.empty(1000, device=device).isnan().all()
-    for mode in modes(op, device):
+        assert torch.empty(1000, device="cuda").isnan().all()
+    for mode in modes(op):
         with mode.in_force():
             if op in cases.LAYERS:
-                factors[mode.name] = _convolutions(found, op, device, seed, mode, quick)
+                factors[mode.name] = _convolutions(found, op, seed, mode, quick)
             else:
                 for case in cases.of(op)[:: 9 if quick else 1]:
                     with found.case(f"{mode.name} {case.name}"):
-                        _compare(op, case, device, seed, mode.dtype)
+                        _compare(op, case, seed, mode.dtype)
     return found.result(**({"error_over_that_of_pytorch": factors} if factors else {}))
 
 
-def _compare(op: str, case: Case, device: str, seed: int, dtype: torch.dtype) -> None:
-    tensors = case.tensors(seed, device, dtype)
+def _compare(op: str, case: Case, seed: int, dtype: torch.dtype) -> None:
+    tensors = case.tensors(seed, "cuda", dtype)
     doubles = {n: t.double() if t is not None and t.is_floating_point() else t for n, t in tensors.items()}
     with use_backend("reference"):
         exact, torch_results = case.run(doubles), case.run(tensors)
@@ -125,10 +123,10 @@ def _compare(op: str, case: Case, device: str, seed: int, dtype: torch.dtype) ->
         _cases.assert_accurate(value, exact[name], torch_results[name], what=name, size_of_terms=terms)
 
 
-def _convolutions(found: Findings, op: str, device: str, seed: int, mode: Mode, quick: bool) -> float:
+def _convolutions(found: Findings, op: str, seed: int, mode: Mode, quick: bool) -> float:
     """Returns the largest error of DCGAN's layers as a multiple of PyTorch's own."""
     kink = cases.NEAR_KINK[mode.dtype] if mode.tf32 or mode.dtype != torch.float32 else convolutions.NEAR_KINK
-    options = {"device": device, "near_kink": kink, "tf32": mode.tf32}
+    options = {"device": "cuda", "near_kink": kink, "tf32": mode.tf32}
 
     def native(tensors: Tensors, configuration: convolutions.Configuration) -> dict[str, torch.Tensor]:
         with poisoned():
@@ -155,25 +153,25 @@ def _convolutions(found: Findings, op: str, device: str, seed: int, mode: Mode, 
 # --- what PyTorch expects of an operator -----------------------------------------------------------------------------
 
 
-def opcheck(op: str, device: str) -> dict[str, Any]:
+def opcheck(op: str) -> dict[str, Any]:
     found = Findings()
-    for name, arguments in operators(op, device):
+    for name, arguments in operators(op):
         with found.case(name):
             torch.library.opcheck(getattr(torch.ops.genimg_fast, name).default, arguments)
     return found.result()
 
 
-def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
+def operators(op: str) -> Iterator[tuple[str, tuple]]:
     """The operators behind an op, with arguments.  Those of the convolution blocks are CUDA's alone."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(device)
+        return torch.randn(shape, generator=generator).to("cuda")
 
     def leaf(*shape: int) -> torch.Tensor:
         return randn(*shape).requires_grad_()
 
-    seed = torch.tensor(7, device=device)
+    seed = torch.tensor(7, device="cuda")
     if op in cases.LAYERS:
         transposed = op == "conv_transpose2d_bn_act"
         codes = Geometry(transposed, (2, 2), (1, 1), (0, 0), (1, 1)).codes()
@@ -226,13 +224,13 @@ def operators(op: str, device: str) -> Iterator[tuple[str, tuple]]:
 # --- the same bits, from a graph and from run to run -----------------------------------------------------------------
 
 
-def graph(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def graph(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """Captures forward and backward, replays them on other values, and compares the bits with a plain run."""
     found = Findings()
-    for mode, case in representatives(op, device, quick):
+    for mode, case in representatives(op, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
-            static, fresh = (case.tensors(s, device, mode.dtype) for s in (seed, seed + 1))
-            replay = models.captured(lambda case=case, static=static: case.run(static), device)
+            static, fresh = (case.tensors(s, "cuda", mode.dtype) for s in (seed, seed + 1))
+            replay = models.captured(lambda case=case, static=static: case.run(static))
             for name, t in static.items():
                 if t is not None:
                     t.copy_(fresh[name])
@@ -240,20 +238,20 @@ def graph(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
     return found.result()
 
 
-def determinism(op: str, device: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def determinism(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
     found = Findings()
-    for mode, case in representatives(op, device, quick):
+    for mode, case in representatives(op, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
-            tensors = case.tensors(seed, device, mode.dtype)
+            tensors = case.tensors(seed, "cuda", mode.dtype)
             first = case.run(tensors)
             for _ in range((3 if quick else RUNS) - 1):
                 _assert_same_bits(case.run(tensors), first)
     return found.result(runs=3 if quick else RUNS)
 
 
-def representatives(op: str, device: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
-    for mode in modes(op, device):
-        if mode.name == "float32" and op == "conv2d_bn_act" and device != "cpu":
+def representatives(op: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
+    for mode in modes(op):
+        if mode.name == "float32" and op == "conv2d_bn_act":
             continue  # without TF32 cuDNN serves it
         for case in cases.representatives(op, 2 if quick else IMAGES)[:: 4 if quick else 1]:
             yield mode, case
@@ -268,40 +266,36 @@ def _assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def check(subject: str, device: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
+def check(subject: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
     """All checks of a subject."""
     checks: dict[str, Callable[[], dict[str, Any]]]
     cuda.allow_wgmma = subject in BY_WGMMA
     subject = BY_WGMMA.get(subject, subject)
     if subject == "models":
-        checks = {name: lambda f=f: models.run(f, device, Findings()) for name, f in models.CHECKS.items()}
+        checks = {name: lambda f=f: models.run(f, Findings()) for name, f in models.CHECKS.items()}
     else:
         checks = {
-            "parity": lambda: parity(subject, device, seed, quick=quick),
-            **({} if device == "cpu" and subject in cases.LAYERS else {"opcheck": lambda: opcheck(subject, device)}),
-            "graph": lambda: graph(subject, device, seed, quick=quick),
-            "determinism": lambda: determinism(subject, device, seed, quick=quick),
+            "parity": lambda: parity(subject, seed, quick=quick),
+            "opcheck": lambda: opcheck(subject),
+            "graph": lambda: graph(subject, seed, quick=quick),
+            "determinism": lambda: determinism(subject, seed, quick=quick),
         }
     return {name: function() for name, function in checks.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("subjects", nargs="+", choices=(*cases.OPS, *BY_WGMMA, "models"))
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("subject", choices=(*cases.OPS, *BY_WGMMA, "models"))
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a few cases of each")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # of operators that are not deterministic: see `poisoned`
     torch.backends.cudnn.deterministic = True  # the gradients of weights are cuDNN's
-    library = _extension.status(args.device)
+    library = _extension.status("cuda")
     if not library.loaded:
-        raise SystemExit(f"no {args.device} kernels: {library.detail}")
-    results = {}
-    for subject in args.subjects:
-        results[subject] = check(subject, args.device, args.seed, quick=args.quick)
-        args.out.write_text(json.dumps(results))
+        raise SystemExit(f"no cuda kernels: {library.detail}")
+    args.out.write_text(json.dumps(check(args.subject, args.seed, quick=args.quick)))
 
 
 if __name__ == "__main__":

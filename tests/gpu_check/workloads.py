@@ -73,8 +73,8 @@ class KernelAlone:
         is_exact = dtype == torch.float64
         tile = cuda.force_tile(self.tile) if self.tile else nullcontext()
         with use_backend("native" if isinstance(runtime, Ours) and not is_exact else "auto"), tile:
-            if is_exact or runtime.device.type != "cuda":
-                prepared = self.convolution.prepare(runtime, dtype if is_exact else self.dtype)
+            if is_exact:
+                prepared = self.convolution.prepare(runtime, dtype)
             else:
                 prepared = self._captured(runtime)
         return dataclasses.replace(prepared, tolerances=dict.fromkeys(prepared.tolerances, TOLERANCES[self.dtype][0]))
@@ -91,7 +91,7 @@ class KernelAlone:
         with torch.cuda.graph(graph, stream=stream):
             outputs = prepared.call()
 
-        def replay() -> Sequence[torch.Tensor]:
+        def replay(_reads: Prepared = prepared) -> Sequence[torch.Tensor]:  # what the graph reads must live as long as it
             graph.replay()
             return outputs
 
@@ -139,8 +139,6 @@ class Launches:
         prepared = self.workload.prepare(runtime)
         for _ in range(3):
             prepared.call()
-        if runtime.device.type != "cuda":
-            return []
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             prepared.call()

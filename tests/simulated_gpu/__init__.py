@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A GPU simulated on the CPU."""
+"""A GPU for PyTorch, simulated on the CPU: `torch.device("cuda")` in a PyTorch without CUDA.
+
+    python -m tests.simulated_gpu -m pytest tests/contract -k cuda
+
+runs everything of ours that a GPU would: the Python that chooses kernels, the CUDA registration files of csrc/ops, and the
+kernels of csrc/cuda, by the shim of tests/cuda_on_cpu.  PyTorch's own operators run on the CPU (device.cpp).  Streams, events
+and CUDA graphs are there (torch_cuda.py), and so are autocast, autograd's thread for the device, torch.compile and opcheck.
+
+What it cannot show: whatever tests/cuda_on_cpu cannot (speed, the memory model, what nvcc makes of the code); work that
+overlaps, since everything runs at once; cuDNN's choices, and TF32 in PyTorch's own convolutions; several GPUs; collectives on
+CUDA tensors; Triton.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +22,20 @@ from pathlib import Path
 from tests.cuda_on_cpu import build as shim
 
 HERE = Path(__file__).resolve().parent
+FOLDER = shim.CACHE.parent / "simulated_gpu"
+VARIABLE = "GENIMG_FAST_SIMULATED_GPU"
+"""Of the environment: the library that a process loads when it starts."""
+
+
+def is_here() -> bool:
+    """Whether this process sees the simulated GPU."""
+    return VARIABLE in os.environ
+
+
+def environment() -> dict[str, str]:
+    """For a process, and those that it starts, which shall see the simulated GPU."""
+    path = os.pathsep.join(filter(None, [str(HERE / "site"), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, VARIABLE: str(build())}
 
 
 def build() -> Path:
@@ -19,27 +44,26 @@ def build() -> Path:
     Raises:
         RuntimeError: if something does not compile; the message is the compiler's.
     """
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
-    torch = Path(spec.origin).parent
-    includes = ["-isystem", f"{torch}/include", "-isystem", f"{torch}/include/torch/csrc/api/include"]
-    with_torch = [f"-I{HERE.parent / 'cuda_on_cpu'}", *includes]
-    registration = [*with_torch, "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    torch = torch_folder()
+    headers = [f"-I{shim.HERE}", *(f"-isystem{torch}/include{folder}" for folder in ("", "/torch/csrc/api/include"))]
+    stable = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as setup.py
     csrc = shim.ROOT / "csrc"
-    folder = shim.CACHE.parent / "simulated_gpu"
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(path, shim.FLAGS) for path in sorted((csrc / "cuda").glob("*.cu"))]
-    jobs += [(path, [*shim.FLAGS, *registration]) for path in sorted((csrc / "ops").glob("*_cuda.cpp"))]
-    jobs += [(HERE / "device.cpp", [*shim.FLAGS, *with_torch])]
+    jobs = [(source, shim.CACHE / "plain", shim.FLAGS) for source in sorted((csrc / "cuda").glob("*.cu"))]
+    jobs += [
+        (source, FOLDER, [*shim.FLAGS, *headers, *stable]) for source in sorted((csrc / "ops").glob("*_cuda.cpp"))
+    ]
+    jobs += [(HERE / "device.cpp", FOLDER, [*shim.FLAGS, *headers])]
     with shim.locked(), ThreadPoolExecutor(shim.JOBS) as pool:
-        objects = list(pool.map(lambda job: shim.compile(job[0], shim.CACHE / "plain" if job[0].suffix == ".cu" else folder, job[1]), jobs))
-        library = folder / "libsimulated_gpu.so"
+        objects = list(pool.map(lambda job: shim.compile(*job), jobs))
+        library = FOLDER / "libsimulated_gpu.so"
         libraries = [f"-L{torch}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-        shim.make(library, [shim.CXX, "-shared", *map(str, objects), "-o", str(library), *shim.FLAGS, *libraries], lambda: objects)
+        command = [shim.CXX, "-shared", *map(str, objects), "-o", str(library), *shim.FLAGS, *libraries]
+        shim.make(library, command, lambda: objects)
     return library
 
 
-def environment() -> dict[str, str]:
-    """For a process, and those that it starts, which shall see the simulated GPU."""
-    path = os.pathsep.join(filter(None, [str(HERE / "site"), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "GENIMG_FAST_SIMULATED_GPU": str(build())}
+def torch_folder() -> Path:
+    """Without importing torch."""
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from tests.simulated_gpu import VARIABLE, torch_folder
 
 NAME = "simulated GPU"
 CAPABILITY = (9, 0)
@@ -20,12 +20,10 @@ def install() -> None:
     """Makes this process see a GPU.  To be called before torch is imported."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent / "lib"
     for name in ("libc10.so", "libtorch_cpu.so", "libtorch.so"):
-        ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
-    ctypes.CDLL(os.environ["GENIMG_FAST_SIMULATED_GPU"])
+        ctypes.CDLL(str(torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
+    library = os.environ[VARIABLE]
+    ctypes.CDLL(library)
 
     import torch
 
@@ -33,7 +31,7 @@ def install() -> None:
 
     assert torch.version.cuda is None, "this torch has CUDA"
     torch.version.cuda = "13.0"  # after _extension was loaded, which else would load _cuda.so
-    _extension._CUDA = _extension.LibraryStatus(True, os.environ["GENIMG_FAST_SIMULATED_GPU"])
+    _extension._CUDA = _extension.LibraryStatus(True, library)
     ops = torch.ops.simulated_gpu
 
     class Stream:
