@@ -39,7 +39,7 @@ def why_distrusted(op: str, like: torch.Tensor) -> str | None:
 def _may_check() -> bool:
     if torch._C._functorch.get_interpreter_stack() or torch._C._len_torch_dispatch_stack() > 0:
         return False
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 

@@ -120,7 +120,9 @@ def _whole(t: torch.Tensor) -> torch.Tensor:
 
 
 def _shard(model: Network) -> Network:
-    mesh = dist.device_mesh.init_device_mesh("cpu", (PROCESSES,))  # without one the shards are a GPU's, where there is one
+    mesh = dist.device_mesh.init_device_mesh(
+        "cpu", (PROCESSES,)
+    )  # without one the shards are a GPU's, where there is one
     for stage in (model.down, model.up):
         fully_shard(stage, mesh=mesh)
     return fully_shard(model, mesh=mesh)

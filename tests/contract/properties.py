@@ -219,7 +219,9 @@ def _exported(case: Case) -> tuple[torch.export.ExportedProgram, Callable[[int],
     def inputs(n: int) -> list[torch.Tensor]:
         return case.tensors(n)[: 1 if is_model else None]
 
-    batch = torch.export.Dim("N", min=2, max=65535)  # which PyTorch asks for where its batch normalisation may be cuDNN's
+    batch = torch.export.Dim(
+        "N", min=2, max=65535
+    )  # which PyTorch asks for where its batch normalisation may be cuDNN's
     shapes = [{0: batch} if a.batch else None for a in case.arguments()][: len(inputs(3))]
     module = model.to(case.device) if is_model else _Module(case.function())
     dynamic_shapes = tuple(shapes) if is_model else (tuple(shapes),)

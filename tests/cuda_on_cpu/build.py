@@ -31,7 +31,7 @@ JOBS = 2
 CXX = os.environ.get("CXX", "g++")
 # _FORTIFY_SOURCE refuses to longjmp between stacks; kernels may have `#pragma unroll`.
 FLAGS = [
-    *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    *("-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-U_FORTIFY_SOURCE", "-DGENIMG_FAST_CUDA_ON_CPU", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
 ]
 # Of UndefinedBehaviorSanitizer what kernels get wrong; the rest doubles the compilation time.
@@ -55,7 +55,7 @@ def build(sanitize: bool = False) -> Path:
     folder = CACHE / ("sanitized" if sanitize else "plain")
     flags = FLAGS + SANITIZER_FLAGS if sanitize else FLAGS
     with locked(), ThreadPoolExecutor(JOBS) as pool:
-        python = pool.submit(_compile, HERE / "module.cpp", CACHE, PYTHON_FLAGS)
+        python = pool.submit(compile, HERE / "module.cpp", CACHE, PYTHON_FLAGS)
         objects = [*pool.map(lambda source: compile(source, folder, flags), sources()), python.result()]
         module = folder / f"{MODULE}.so"
         make(module, [CXX, "-shared", *map(str, objects), "-o", str(module), *flags], lambda: objects)

@@ -197,11 +197,12 @@ int resident_blocks(void (*)(Parameters...), size_t) {
   return most_resident_blocks();
 }
 inline void set_zero(void* p, size_t bytes, Stream stream) {
-  cuda_on_cpu::take_launch(stream, [=] { std::memset(p, 0, bytes); });
+  cuda_on_cpu::take_launch(stream, nullptr, [=] { std::memset(p, 0, bytes); });
 }
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  cuda_on_cpu::take_launch(stream, [=] { cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); }); });
+  cuda_on_cpu::take_launch(stream, reinterpret_cast<const void*>(kernel),
+                           [=] { cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); }); });
 }
 
 }  // namespace genimg_fast::cuda

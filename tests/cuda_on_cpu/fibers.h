@@ -63,6 +63,8 @@ inline char* stack_of(int thread) {
   return stacks[thread];
 }
 
+inline bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 // A copy that cp.async has begun.
 struct AsyncCopy {
   void* shared;
@@ -134,7 +136,7 @@ class Block {
     wait_at(Fiber::State::at_block_barrier, "__syncthreads", site);
     if (++at_block_barrier_ == fibers_.size()) {
       for (const Fiber& f : fibers_)
-        if (f.site.line() != site.line() || std::strcmp(f.site.file_name(), site.file_name()) != 0)
+        if (f.site.line() != site.line() || !same(f.site.file_name(), site.file_name()))
           throw std::runtime_error("divergent barrier, the block meets at different places: " + describe_waiting());
       at_block_barrier_ = 0;
       make_ready(all_);
@@ -155,7 +157,7 @@ class Block {
     bool complete = true;
     for (int i = 0; complete && i < kWarpgroup; ++i) {
       const Fiber& f = fibers_[first + i];
-      complete = f.state == Fiber::State::at_warpgroup_operation && std::strcmp(f.operation, operation) == 0 &&
+      complete = f.state == Fiber::State::at_warpgroup_operation && same(f.operation, operation) &&
                  f.site.line() == site.line();
     }
     if (complete) {
@@ -198,8 +200,7 @@ class Block {
     for (int lane = 0; complete && lane < kWarp && warp + lane < static_cast<int>(fibers_.size()); ++lane) {
       if (!(mask >> lane & 1)) continue;
       Fiber& f = fibers_[warp + lane];
-      complete =
-          f.state == Fiber::State::at_warp_operation && f.mask == mask && std::strcmp(f.operation, operation) == 0;
+      complete = f.state == Fiber::State::at_warp_operation && f.mask == mask && same(f.operation, operation);
       lanes[lane] = &f;
     }
     if (complete) {

@@ -5,7 +5,8 @@
 
 namespace cuda_on_cpu {
 
-inline std::function<void(void* stream, std::function<void()> kernel)> take_launch =
-    [](void*, std::function<void()> kernel) { kernel(); };
+// `kernel` is its address; nullptr: what is no kernel.
+inline std::function<void(void* stream, const void* kernel, std::function<void()> run)> take_launch =
+    [](void*, const void*, std::function<void()> run) { run(); };
 
 }  // namespace cuda_on_cpu

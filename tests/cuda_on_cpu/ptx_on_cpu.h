@@ -101,12 +101,16 @@ void mma(const char* name, float (&acc)[4], const uint32_t (&a)[4], const uint32
       std::memcpy(&value, static_cast<const char*>(lanes[place.lane]->operand) + fragment + place.byte, sizeof(T));
       return static_cast<double>(ToFloat{}(value));
     };
+    double a[16][kDepth], b[kDepth][8];
+    for (int k = 0; k < kDepth; ++k) {
+      for (int row = 0; row < 16; ++row) a[row][k] = element(AAt{}(row, k), offsetof(MmaOperand, a));
+      for (int column = 0; column < 8; ++column) b[k][column] = element(BAt{}(k, column), offsetof(MmaOperand, b));
+    }
     for (int lane = 0; lane < 32; ++lane)
       for (int i = 0; i < 4; ++i) {
         const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
         double sum = static_cast<float*>(lanes[lane]->result)[i];
-        for (int k = 0; k < kDepth; ++k)
-          sum += element(AAt{}(row, k), offsetof(MmaOperand, a)) * element(BAt{}(k, column), offsetof(MmaOperand, b));
+        for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
         static_cast<float*>(lanes[lane]->result)[i] = static_cast<float>(sum);
       }
   });

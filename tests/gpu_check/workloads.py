@@ -73,10 +73,7 @@ class KernelAlone:
         is_exact = dtype == torch.float64
         tile = cuda.force_tile(self.tile) if self.tile else nullcontext()
         with use_backend("native" if isinstance(runtime, Ours) and not is_exact else "auto"), tile:
-            if is_exact:
-                prepared = self.convolution.prepare(runtime, dtype)
-            else:
-                prepared = self._captured(runtime)
+            prepared = self.convolution.prepare(runtime, dtype) if is_exact else self._captured(runtime)
         return dataclasses.replace(prepared, tolerances=dict.fromkeys(prepared.tolerances, TOLERANCES[self.dtype][0]))
 
     def _captured(self, runtime: Runtime) -> Prepared:
@@ -91,7 +88,9 @@ class KernelAlone:
         with torch.cuda.graph(graph, stream=stream):
             outputs = prepared.call()
 
-        def replay(_reads: Prepared = prepared) -> Sequence[torch.Tensor]:  # what the graph reads must live as long as it
+        def replay(
+            _reads: Prepared = prepared,
+        ) -> Sequence[torch.Tensor]:  # what the graph reads must live as long as it
             graph.replay()
             return outputs
 

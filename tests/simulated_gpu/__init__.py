@@ -49,9 +49,7 @@ def build() -> Path:
     stable = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as setup.py
     csrc = shim.ROOT / "csrc"
     jobs = [(source, shim.CACHE / "plain", shim.FLAGS) for source in sorted((csrc / "cuda").glob("*.cu"))]
-    jobs += [
-        (source, FOLDER, [*shim.FLAGS, *headers, *stable]) for source in sorted((csrc / "ops").glob("*_cuda.cpp"))
-    ]
+    jobs += [(source, FOLDER, [*shim.FLAGS, *headers, *stable]) for source in sorted((csrc / "ops").glob("*_cuda.cpp"))]
     jobs += [(HERE / "device.cpp", FOLDER, [*shim.FLAGS, *headers])]
     with shim.locked(), ThreadPoolExecutor(shim.JOBS) as pool:
         objects = list(pool.map(lambda job: shim.compile(*job), jobs))
@@ -65,5 +63,6 @@ def build() -> Path:
 def torch_folder() -> Path:
     """Without importing torch."""
     spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent

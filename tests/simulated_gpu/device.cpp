@@ -13,11 +13,14 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <sstream>
 
 #include "launches.h"
 
@@ -29,23 +32,20 @@ using torch::jit::Stack;
 const c10::Device kDevice(c10::DeviceType::CUDA, 0);
 std::recursive_mutex one_at_a_time;  // kernels and operators, whatever thread asks for them
 thread_local int64_t current_stream = 0;
+bool tells_a_wrong_stream = false;  // for test_device.py
 
 // ---- CUDA graphs.
 
+struct Work {
+  std::string name;
+  std::function<void()> run;
+};
 struct Graph {
-  std::vector<std::function<void()>> work;      // in the order of the stream
+  std::vector<Work> work;                     // in the order of the stream
   std::vector<std::shared_ptr<void>> memory;  // allocated while it was captured: its own, also where tensors are gone
 };
 std::vector<std::unique_ptr<Graph>> graphs;
 Graph* capturing = nullptr;
-
-// Runs `work`, or leaves it to the graph.
-void enqueue(std::function<void()> work) {
-  if (capturing)
-    capturing->work.push_back(std::move(work));
-  else
-    work();
-}
 
 int64_t begin_capture() {
   TORCH_CHECK(!capturing, "a graph is being captured already");
@@ -55,15 +55,33 @@ int64_t begin_capture() {
 void end_capture() { capturing = nullptr; }
 void replay(int64_t graph) {
   const std::lock_guard lock(one_at_a_time);
-  for (const auto& work : graphs.at(graph)->work) work();
+  for (const Work& work : graphs.at(graph)->work) work.run();
 }
 void release(int64_t graph) { graphs.at(graph).reset(); }
+std::vector<std::string> work_of(int64_t graph) {
+  std::vector<std::string> names;
+  for (const Work& work : graphs.at(graph)->work) names.push_back(work.name);
+  return names;
+}
 
-void launch(void* stream, std::function<void()> kernel) {
+// Of a kernel: where it lies in this library, which has no name for it that one could ask for here.
+std::string name_of(const void* kernel) {
+  if (!kernel) return "memset";
+  Dl_info library;
+  TORCH_CHECK(dladdr(kernel, &library), "a kernel lies in no library");
+  std::ostringstream name;
+  name << std::hex << static_cast<const char*>(kernel) - static_cast<const char*>(library.dli_fbase);
+  return name.str();
+}
+
+void launch(void* stream, const void* kernel, std::function<void()> run) {
   const std::lock_guard lock(one_at_a_time);
   TORCH_CHECK(reinterpret_cast<int64_t>(stream) == current_stream, "a kernel was launched on stream ",
               reinterpret_cast<int64_t>(stream), ", and the current one is ", current_stream);
-  enqueue(std::move(kernel));
+  if (capturing)
+    capturing->work.push_back({name_of(kernel), std::move(run)});
+  else
+    run();
 }
 const bool launches_here = (cuda_on_cpu::take_launch = launch, true);
 
@@ -153,6 +171,14 @@ at::Tensor view_of(const at::Tensor& base, const at::Tensor& like) {
                   like);
 }
 
+// The same memory, which may be freed meanwhile.
+at::Tensor not_kept(const at::Tensor& t) {
+  if (!t.defined() || !t.is_cuda()) return t;
+  c10::Storage storage(c10::Storage::use_byte_size_t(), t.storage().nbytes(),
+                       c10::DataPtr(const_cast<void*>(t.storage().data()), kDevice));
+  return laid_out(at::detail::make_tensor<c10::TensorImpl>(std::move(storage), kKeys, t.dtype()), t);
+}
+
 // The CPU tensors that stand for the CUDA tensors of a call: in their memory, or in copies of it.
 class OnHost {
  public:
@@ -168,8 +194,8 @@ class OnHost {
       to.set_data_ptr_noswap({const_cast<void*>(storage.data()), new c10::Storage(storage),
                               [](void* owner) { delete static_cast<c10::Storage*>(owner); }, c10::kCPU});
     const c10::DispatchKeySet keys(DispatchKey::CPU);
-    pairs_.emplace_back(
-        laid_out(at::detail::make_tensor<c10::TensorImpl>(std::move(to), keys, device.dtype()), device), device);
+    pairs_.emplace_back(laid_out(at::detail::make_tensor<c10::TensorImpl>(std::move(to), keys, device.dtype()), device),
+                        device);
     return pairs_.back().first;
   }
 
@@ -258,8 +284,10 @@ void on_cpu(const c10::OperatorHandle& op, Stack* stack) {
   OnHost tensors(/*copies=*/capturing != nullptr);  // then it runs for the shapes of its results alone
   for (const IValue& result : call(op, arguments, tensors))
     stack->push_back(with_tensors(result, [&](const at::Tensor& t) { return tensors.device(t); }));
-  if (!capturing) return;
-  capturing->work.push_back([op, arguments, results = tensors.own_results()] {
+  if (!capturing || (tensors.own_results().empty() && !op.schema().is_mutable())) return;  // a view launches nothing
+  Stack read;  // the graph keeps what was allocated in it, and nothing else
+  for (const IValue& a : arguments) read.push_back(a.isDevice() ? a : with_tensors(a, not_kept));
+  auto run = [op, arguments = std::move(read), results = tensors.own_results()] {
     OnHost tensors(/*copies=*/false);
     size_t next = 0;
     for (const IValue& result : call(op, arguments, tensors))
@@ -269,7 +297,8 @@ void on_cpu(const c10::OperatorHandle& op, Stack* stack) {
         if (tensors.own_results().size() > before) OnHost::copy(t, results.at(next++));
         return again;
       });
-  });
+  };
+  capturing->work.push_back({name, std::move(run)});
 }
 
 void record_stream(at::Tensor&, at::Stream) {}
@@ -330,16 +359,18 @@ TORCH_LIBRARY(simulated_gpu, library) {
   library.def("exchange_stream(int stream) -> int",
               [](int64_t stream) { return std::exchange(current_stream, stream); });
   library.def("current_stream() -> int", [] { return current_stream; });
+  library.def("tell_a_wrong_stream(bool wrong) -> ()", [](bool wrong) { tells_a_wrong_stream = wrong; });
   library.def("is_capturing() -> bool", [] { return capturing != nullptr; });
   library.def("begin_capture() -> int", begin_capture);
   library.def("end_capture() -> ()", end_capture);
   library.def("replay(int graph) -> ()", replay);
+  library.def("work_of(int graph) -> str[]", work_of);
   library.def("release(int graph) -> ()", release);
   library.def("set_default_generator(Generator? generator) -> ()",
               [](std::optional<at::Generator> generator) { default_generator = generator.value(); });
 }
 
 extern "C" __attribute__((visibility("default"))) int32_t aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
-  *stream = reinterpret_cast<void*>(current_stream);
+  *stream = reinterpret_cast<void*>(tells_a_wrong_stream ? current_stream + 1 : current_stream);
   return 0;
 }

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +17,14 @@ from tests.simulated_gpu import VARIABLE, torch_folder
 
 NAME = "simulated GPU"
 CAPABILITY = (9, 0)
+
+
+@functools.cache
+def _kernel_names() -> dict[str, str]:
+    """{where it lies in the library: the name of its function template}."""
+    symbols = subprocess.run(["nm", "--demangle", os.environ[VARIABLE]], capture_output=True, text=True).stdout
+    found = re.findall(r"^0*(\w+) t void genimg_fast::cuda::\(anonymous namespace\)::(\w+)<?", symbols, re.MULTILINE)
+    return dict(found)
 
 
 def install() -> None:
@@ -77,7 +88,8 @@ def install() -> None:
 
         def elapsed_time(self, end: Event) -> float:
             """In milliseconds."""
-            assert self._seconds is not None and end._seconds is not None
+            assert self._seconds is not None
+            assert end._seconds is not None
             return 1e3 * (end._seconds - self._seconds)
 
     def _must_not_capture(name: str) -> None:
@@ -104,6 +116,10 @@ def install() -> None:
 
         def replay(self) -> None:
             ops.replay(self._graph)
+
+        def launches(self) -> list[str]:
+            """What it launches: kernels of ours, and operators of PyTorch's, each of which may be several kernels."""
+            return [_kernel_names().get(name, name) for name in ops.work_of(self._graph)]
 
         def __del__(self) -> None:
             if hasattr(self, "_graph"):

@@ -74,9 +74,7 @@ def assert_same_end(a: Path, b: Path) -> None:
 _PATH = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
 
-def start(
-    code: str, *arguments: object, launcher: tuple[str, ...] = (), **environment: str
-) -> subprocess.Popen[str]:
+def start(code: str, *arguments: object, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
     """Runs `code` in a Python process of its own, on one thread."""
     return subprocess.Popen(
         [sys.executable, *launcher, *(["-c", code] if not launcher else []), *map(str, arguments)],

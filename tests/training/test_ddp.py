@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from genimg_fast.training import train
-from tests.training._runs import GAN, ROOT, VAE, assert_same, config, resume_state, start
+from tests.training._runs import GAN, VAE, assert_same, config, resume_state, start
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # two processes do not share a GPU under NCCL
 SCRIPT = """

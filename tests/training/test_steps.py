@@ -48,7 +48,9 @@ def images(n, seed=0):
 
 
 def on_cpu():
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the last run in this process, which may be of a GPU
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # that of the last run in this process, which may be of a GPU
     return Accelerator(cpu=True)
 
 
@@ -126,9 +128,7 @@ def test_gan_step(kind):
 def test_the_gradient_penalty_pulls_the_gradient_norm_towards_one():
     def norm_error(weight):
         model = create(GAN)
-        objective = GANObjective(
-            model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), on_cpu()
-        )
+        objective = GANObjective(model, settings(GAN, gan_loss="wasserstein", gradient_penalty=weight), on_cpu())
         for step in range(20):
             torch.manual_seed(step)
             objective.step([images(8, step)])

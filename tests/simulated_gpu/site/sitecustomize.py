@@ -6,6 +6,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.simulated_gpu import torch_cuda  # noqa: E402
+from tests.simulated_gpu import torch_cuda
 
 torch_cuda.install()

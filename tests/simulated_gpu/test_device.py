@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""The simulated GPU itself, and what can be counted on it.  test_suites.py runs this file where it is."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genimg_fast import functional, models, use_backend
+from genimg_fast.benchmark.functions import ReparameterizeWithKL
+from genimg_fast.benchmark.runtimes import Ours
+from genimg_fast.sampler import CapturedGraph
+from tests import simulated_gpu
+from tests.gpu_check.workloads import InDtype
+
+pytestmark = pytest.mark.skipif(not simulated_gpu.is_here(), reason="needs the simulated GPU")
+
+
+def capture(function):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function()
+    return graph, results
+
+
+def test_pytorch_computes_there_what_it_computes_on_the_cpu():
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.detach().to(device).requires_grad_() for t in (x, weight)]
+        y = F.batch_norm(F.conv2d(*leaves, padding=1), None, None, training=True)
+        y = torch.cat([y[:, 1:].transpose(2, 3), y.relu()[:, :2]], 1).flatten(2).sort(dim=2).values
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        assert {t.device.type for t in results[-1]} == {device}
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        assert torch.equal(on_cpu, on_gpu.cpu())
+
+
+def test_views_share_memory_and_writes_in_place_stay_in_place():
+    x = torch.zeros(3, 4, device="cuda")
+    x.t()[1].fill_(5)
+    x.view(12)[0] = 7
+    assert x.cpu().tolist() == [[7, 5, 0, 0], [0, 5, 0, 0], [0, 5, 0, 0]]
+    out = torch.empty(0, device="cuda")
+    assert torch.add(x, 1, out=out) is out
+    assert torch.equal(out, x + 1)
+
+
+def test_memory_is_nan_before_it_is_written_and_after_it_was_freed():
+    x = torch.empty(1000, device="cuda")
+    assert x.isnan().all()
+    x.fill_(2)
+    graph, y = capture(partial(torch.mul, x, 3))
+    assert y.isnan().all()
+    graph.replay()
+    assert (y == 6).all()
+    del x  # the graph does not keep what it reads
+    gc.collect()
+    graph.replay()
+    assert y.isnan().all()
+
+
+def test_nothing_runs_while_a_graph_is_captured_and_the_host_may_not_wait():
+    mu, logvar = torch.ones(3, 4, device="cuda"), torch.zeros(3, 4, device="cuda")
+    with use_backend("native"):
+        graph, loss = capture(lambda: functional.gaussian_kl_loss(mu, logvar) * 2)
+    assert loss.isnan()
+    for value in (1.0, 3.0):
+        mu.fill_(value)
+        graph.replay()
+        assert loss.item() == pytest.approx(value**2)
+    for wait in (lambda: mu.sum().item(), mu.cpu, lambda: torch.ones(3).to("cuda"), torch.cuda.synchronize):
+        with pytest.raises(RuntimeError, match="not permitted when the stream is capturing"):
+            capture(wait)
+
+
+def test_a_kernel_must_go_to_the_current_stream(monkeypatch):
+    """What our operators ask is the stream that is current; were it another, the launch would say so."""
+    mu, logvar = torch.ones(3, 4, device="cuda"), torch.zeros(3, 4, device="cuda")
+    with torch.cuda.stream(torch.cuda.Stream()), use_backend("native"):
+        assert functional.gaussian_kl_loss(mu, logvar).item() == pytest.approx(0.5)
+        torch.ops.simulated_gpu.tell_a_wrong_stream(True)
+        try:
+            with pytest.raises(RuntimeError, match="a kernel was launched on stream"):
+                functional.gaussian_kl_loss(mu, logvar)
+        finally:
+            torch.ops.simulated_gpu.tell_a_wrong_stream(False)
+
+
+def test_an_operator_of_ours_without_a_cuda_kernel_does_not_run():
+    x = torch.ones(1, 1, 2, 2, device="cuda")
+    with pytest.raises(RuntimeError, match="genimg_fast::conv_weight_grad has no CUDA kernel"):
+        torch.ops.genimg_fast.conv_weight_grad(x, x, [1, 1], [1, 1], [0, 0], [1, 1])
+
+
+def test_it_draws_from_a_generator_of_its_own():
+    torch.manual_seed(3)
+    host = torch.get_rng_state()
+    first = torch.randn(5, device="cuda")
+    assert torch.equal(torch.get_rng_state(), host)
+    torch.cuda.manual_seed(3)
+    assert torch.equal(torch.randn(5, device="cuda"), first)
+
+
+def launches(workload):
+    """Of one call, but for the seed that a graph draws on the GPU, and for what is no kernel."""
+    call = workload.prepare(Ours("cuda")).call
+    with use_backend("native"):
+        call()
+        graph, _ = capture(call)
+    return [name for name in graph.launches() if name not in ("aten::random_", "memset")]
+
+
+def test_a_generator_in_eval_is_a_kernel_a_block():
+    generator = models.create("dcgan", width=8).generator.eval().to("cuda", torch.bfloat16)
+    graph = CapturedGraph(generator, torch.randn(2, 100, 1, 1, device="cuda", dtype=torch.bfloat16))
+    assert graph._graph.launches() == ["convolution_kernel"] * 4 + ["narrow_kernel"]
+
+
+def test_noise_and_its_kl_are_two_launches():
+    assert launches(InDtype(ReparameterizeWithKL((16, 8)), torch.float32)) == [
+        "reparameterize_with_kl_kernel",
+        "reparameterize_with_kl_backward_kernel",
+    ]
