@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import torch
 
+from genimg_fast.ops._registration import register
+
 
 def wants_gradient(*inputs: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
@@ -61,20 +63,26 @@ def refuse_other_gradients(op: str, ctx) -> None:
 
 
 def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """gradient * upstream, without a pass over memory where upstream is the 1 of `loss.backward()` on the CPU."""
+    """gradient * upstream, without a pass over memory where upstream is the 1 of `loss.backward()`."""
     if upstream is None:
         return None
-    if _is_host_one(upstream) and _is_last_backward():
-        return gradient
+    if _is_plain_scalar(upstream) and gradient.dtype == dtype and _is_last_backward():
+        if upstream.device.type == "cuda" and upstream.dtype == dtype:  # to look at it would be to wait for the GPU
+            torch.ops.genimg_fast.scale_gradient_(gradient, upstream)
+            return gradient
+        if upstream.device.type == "cpu" and _is_one(upstream):
+            return gradient
     return (gradient * upstream).to(dtype)
 
 
-def _is_host_one(upstream: torch.Tensor) -> bool:
-    # On CUDA the question would wait for the GPU; while tracing it has no answer.
-    if upstream.dim() != 0 or upstream.device.type != "cpu" or type(upstream) is not torch.Tensor:
+def _is_plain_scalar(upstream: torch.Tensor) -> bool:
+    """And nothing is traced, where its value is not known and nothing may be written in place."""
+    if upstream.dim() != 0 or type(upstream) is not torch.Tensor:
         return False
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
+
+
+def _is_one(upstream: torch.Tensor) -> bool:
     try:
         return upstream.item() == 1
     except RuntimeError:  # under vmap, where each example has its own
@@ -86,3 +94,6 @@ def _is_last_backward() -> bool:
     into it, as the accumulation into `.grad` does."""
     retained = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
     return not retained()
+
+
+register("scale_gradient_", lambda gradient, upstream: None)

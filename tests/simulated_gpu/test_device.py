@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast import functional, models, use_backend
-from genimg_fast.benchmark.functions import ReparameterizeWithKL
+from genimg_fast.benchmark.functions import ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.runtimes import Ours
 from genimg_fast.sampler import CapturedGraph
 from tests import simulated_gpu
@@ -126,3 +126,27 @@ def test_noise_and_its_kl_are_two_launches():
         "reparameterize_with_kl_kernel",
         "reparameterize_with_kl_backward_kernel",
     ]
+
+
+def test_a_loss_makes_its_gradient_forward_and_looks_at_it_backward():
+    """In two launches and three passes over memory; `scale_gradient_kernel` finds the 1 of `loss.backward()`."""
+    scaled = ["scale_gradient_kernel"] * 3
+    ones = "aten::fill_"
+    assert launches(InDtype(ELBOLoss((2, 3, 8, 8)), torch.float32)) == ["elbo_kernel", "elbo_total_kernel", ones, *scaled]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1, -2.5])
+def test_the_gradient_of_a_loss_under_any_upstream(factor, dtype):
+    mu, logvar = (torch.randn(5, 7).to("cuda", dtype) for _ in range(2))
+    results = []
+    for backend in ("native", "reference"):
+        leaves = mu.clone().requires_grad_(), logvar.clone().requires_grad_()
+        with use_backend(backend):
+            loss = functional.gaussian_kl_loss(*leaves, "sum") * factor
+        kept = torch.autograd.grad(loss, leaves, retain_graph=True)
+        again = torch.autograd.grad(loss, leaves)
+        assert all(map(torch.equal, kept, again))
+        results.append(again)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#include "binding.h"
+#include "cuda/scale_gradient_kernel.h"
+
+CUDA_ON_CPU_BINDINGS {
+  using namespace genimg_fast;
+  cuda_on_cpu::bind("scale_gradient", [](float* gradient, const float* upstream, int64_t numel) {
+    cuda::scale_gradient(gradient, upstream, numel, nullptr);
+  });
+}
