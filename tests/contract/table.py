@@ -144,13 +144,14 @@ _HEAD = """\
 # What PyTorch's users rely on
 
 `python -m tests.contract.table` writes this page from the table that `tests/contract` checks, cell by cell; a test fails where the page
-is out of date. Where a cell holds, value and gradients equal those of plain PyTorch. "Native" means the CPU kernels; on a machine with
-a GPU every cell is checked there too.
+is out of date. Where a cell holds, value and gradients equal those of plain PyTorch. "Native" means the CPU kernels. Every cell
+is checked for CUDA too: on a GPU where there is one, else on one that `tests/simulated_gpu` simulates, which has the operators and
+kernels of ours but not cuDNN.
 
 - **native**: holds on the native kernels.
 - PyTorch: holds, and PyTorch's own operators compute it; under `use_backend("native")` the functions raise and say why.
 - refuses: raises an error; the note says why.
-- needs CUDA: the same test runs where there is a GPU.
+- CUDA: a question for a GPU alone, checked there in the same way.
 """
 
 _MEANINGS = """\
@@ -214,7 +215,7 @@ def _table(members: list[Property], notes: list[str]) -> str:
 
 def _text(property: Property, cell: Cell, notes: list[str]) -> str:
     if property.needs_cuda:
-        return "needs CUDA"
+        return "CUDA"
     if not cell.note:
         return f"**{cell.kind}**" if cell is NATIVE else cell.kind
     if cell.note not in notes:

@@ -132,7 +132,12 @@ def test_a_loss_makes_its_gradient_forward_and_looks_at_it_backward():
     """In two launches and three passes over memory; `scale_gradient_kernel` finds the 1 of `loss.backward()`."""
     scaled = ["scale_gradient_kernel"] * 3
     ones = "aten::fill_"
-    assert launches(InDtype(ELBOLoss((2, 3, 8, 8)), torch.float32)) == ["elbo_kernel", "elbo_total_kernel", ones, *scaled]
+    assert launches(InDtype(ELBOLoss((2, 3, 8, 8)), torch.float32)) == [
+        "elbo_kernel",
+        "elbo_total_kernel",
+        ones,
+        *scaled,
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
