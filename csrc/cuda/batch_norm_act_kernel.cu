@@ -230,6 +230,15 @@ __global__ void finish_moments_kernel(const Moments<float>* partial, int64_t spl
   running.var.move_towards(channel, static_cast<float>(moments.m2 / (moments.count - 1)), running.momentum);
 }
 
+__global__ void move_statistics_kernel(const float* mean, const float* var, int64_t channels, float unbiased,
+                                       RunningStatistics running) {
+  await_previous_kernel();
+  for_each_pack<1>(channels, [&](int64_t channel, auto) {
+    running.mean.move_towards(channel, mean[channel], running.momentum);
+    running.var.move_towards(channel, var[channel] * unbiased, running.momentum);
+  });
+}
+
 // Merges the splits of each of `groups` equal parts, one part a row of blocks.
 __global__ void group_moments_kernel(const Moments<float>* partial, int64_t splits, int64_t channels,
                                      Moments<float>* grouped) {
@@ -433,6 +442,12 @@ void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channel
   }
   launch(finish_moments_kernel, finish_grid(channels), dim3(kThreads), shared_bytes, stream,
          static_cast<const Moments<float>*>(partial), splits, channels, mean, var, running);
+}
+
+void batch_norm_move_statistics(const float* mean, const float* var, int64_t channels, float unbiased,
+                                const RunningStatistics& running, Stream stream) {
+  const int blocks = block_count(move_statistics_kernel, 0, channels);
+  launch(move_statistics_kernel, dim3(blocks), dim3(kThreads), 0, stream, mean, var, channels, unbiased, running);
 }
 
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,

@@ -36,6 +36,10 @@ int64_t batch_norm_merge_scratch(int64_t splits, int64_t channels);
 void batch_norm_merge_statistics(float* scratch, int64_t splits, int64_t channels, float* mean, float* var,
                                  const RunningStatistics& running, Stream stream);
 
+// The running statistics of those of a batch, for whoever could not give them above.  unbiased: count / (count - 1).
+void batch_norm_move_statistics(const float* mean, const float* var, int64_t channels, float unbiased,
+                                const RunningStatistics& running, Stream stream);
+
 void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout, const BatchNorm& norm, void* output,
                     Stream stream);
 

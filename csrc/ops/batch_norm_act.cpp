@@ -128,6 +128,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "batch_norm_act_backward(Tensor grad, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
       "float eps, int activation, float negative_slope, bool training) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  // CUDA alone has it: on the CPU PyTorch's operators are as quick.
+  library.def(
+      "batch_norm_act_move_statistics_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, "
+      "float momentum, float unbiased) -> ()");
   library.def("batch_norm_act_statistics(Tensor input) -> (Tensor mean, Tensor var)");
   library.def(
       "batch_norm_act_gradient_sums(Tensor grad, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "

@@ -40,6 +40,19 @@ std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight,
   return {output, mean, var};
 }
 
+void move_statistics_(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var, double momentum,
+                      double unbiased) {
+  const CudaScope scope(mean);
+  for (const Tensor* t : {&running_mean, &running_var, &mean, &var})
+    check(t->is_cuda() && t->dim() == 1 && t->is_contiguous() && t->numel() == mean.numel(),
+          "batch_norm_act_move_statistics_: all must be contiguous vectors of one length on the GPU");
+  check(mean.scalar_type() == ScalarType::Float && var.scalar_type() == ScalarType::Float,
+        "batch_norm_act_move_statistics_: mean and var must be float32");
+  cuda::batch_norm_move_statistics(
+      data<float>(mean), data<float>(var), mean.numel(), static_cast<float>(unbiased),
+      {running_vector(running_mean), running_vector(running_var), static_cast<float>(momentum)}, scope.stream);
+}
+
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,
                                             OptionalTensor bias, double eps, int64_t activation, double negative_slope,
                                             bool training) {
@@ -106,6 +119,7 @@ Tensor gradient_input(Tensor grad, Tensor input, Tensor mean, Tensor var, Option
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CUDA, library) {
   library.impl("batch_norm_act_inference", TORCH_BOX(&genimg_fast::inference));
   library.impl("batch_norm_act_training", TORCH_BOX(&genimg_fast::training));
+  library.impl("batch_norm_act_move_statistics_", TORCH_BOX(&genimg_fast::move_statistics_));
   library.impl("batch_norm_act_backward", TORCH_BOX(&genimg_fast::backward));
   library.impl("batch_norm_act_statistics", TORCH_BOX(&genimg_fast::statistics));
   library.impl("batch_norm_act_gradient_sums", TORCH_BOX(&genimg_fast::gradient_sums));

@@ -196,10 +196,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> functional_training(Tensor input, Ten
                   tile);
 }
 
-cuda::RunningVector running_vector(OptionalTensor& t) {
-  return t ? cuda::RunningVector{t->mutable_data_ptr(), cuda_dtype(*t)} : cuda::RunningVector{};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tensor weight, OptionalTensor bias,
                                                              OptionalTensor bn_weight, OptionalTensor bn_bias,
                                                              OptionalTensor running_mean, OptionalTensor running_var,

@@ -72,9 +72,25 @@ def update_running_statistics(
             "batch_norm_act: under torch.vmap each example has its own running_mean and running_var: batch them too, or "
             "give none (track_running_stats=False)"
         )
+    if mean.is_cuda and _one_launch_moves(running_mean, running_var, mean):
+        torch.ops.genimg_fast.batch_norm_act_move_statistics_(
+            running_mean, running_var, mean, var, momentum, count / (count - 1)
+        )
+        written = [t for t in (running_mean, running_var) if not t.is_inference()]
+        torch.autograd.graph.increment_version(written)  # the dispatcher does so for PyTorch's own operators alone
+        return
     with torch.no_grad():
         _move_towards(running_mean, mean, momentum, 1.0)
         _move_towards(running_var, var, momentum, count / (count - 1))
+
+
+def _one_launch_moves(running_mean: torch.Tensor, running_var: torch.Tensor, mean: torch.Tensor) -> bool:
+    """In the place of PyTorch's four to six.  Not where others record operators, which would have to be told of writes."""
+    if torch.compiler.is_compiling() or _backend.inside_func_transform() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return mean.dtype == torch.float32 and all(
+        type(t) is torch.Tensor and t.is_contiguous() and t.device == mean.device for t in (running_mean, running_var)
+    )
 
 
 def _move_towards(running: torch.Tensor, batch: torch.Tensor, momentum: float, scale: float) -> None:
@@ -197,6 +213,7 @@ def _backward_training(ctx, grad, _grad_mean, _grad_var):
 register("batch_norm_act_inference", _fake_inference, backward=_backward_inference, setup_context=_setup_inference)
 register("batch_norm_act_training", _fake_training, backward=_backward_training, setup_context=_setup_training)
 register("batch_norm_act_backward", _fake_backward)
+register("batch_norm_act_move_statistics_", lambda *_: None)
 register("batch_norm_act_statistics", _fake_statistics)  # the stages of training one by one, for sync_batch_norm_act
 register("batch_norm_act_gradient_sums", _fake_gradient_sums)
 register("batch_norm_act_gradient_input", _fake_gradient_input)

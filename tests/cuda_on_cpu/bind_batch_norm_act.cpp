@@ -23,6 +23,12 @@ CUDA_ON_CPU_BINDINGS {
     cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var,
                                       {{running_mean, mean_dtype}, {running_var, var_dtype}, momentum}, nullptr);
   });
+  cuda_on_cpu::bind("batch_norm_move_statistics", [](const float* mean, const float* var, int64_t channels,
+                                                     float unbiased, DType mean_dtype, void* running_mean,
+                                                     DType var_dtype, void* running_var, float momentum) {
+    cuda::batch_norm_move_statistics(mean, var, channels, unbiased,
+                                     {{running_mean, mean_dtype}, {running_var, var_dtype}, momentum}, nullptr);
+  });
   cuda_on_cpu::bind("batch_norm_act",
                     [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
                        cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,

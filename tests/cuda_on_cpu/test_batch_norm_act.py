@@ -97,6 +97,20 @@ def test_running_statistics(kernels, memory, dtypes):
         assert_accurate(moved, 0.75 * old + 0.25 * new, dtype)
 
 
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float16", "bfloat16")], ids=str)
+@pytest.mark.parametrize("channels", [0, 1, 3, 300])
+def test_running_statistics_of_given_ones(kernels, memory, channels, dtypes):
+    mean, var = (memory.input(random(channels, seed), "float32") for seed in (1, 2))
+    moved, before = [], []
+    for dtype, seed in zip(dtypes, (3, 4), strict=True):
+        moved.append(memory.output(channels, dtype))
+        moved[-1][:] = encode(random(channels, seed), dtype)
+        before.append(decode(moved[-1], dtype))
+    kernels.batch_norm_move_statistics(mean, var, channels, 1.25, dtypes[0], moved[0], dtypes[1], moved[1], 0.3)
+    for actual, dtype, old, new in zip(moved, dtypes, before, (mean, 1.25 * var), strict=True):
+        assert_accurate(actual, 0.7 * old + 0.3 * new, dtype)
+
+
 @pytest.mark.parametrize("layout", [(40, 2, 64), (2560, 2, 1)], ids=str)
 def test_variance_of_a_constant_whose_square_is_beyond_float32(kernels, memory, layout):
     x = memory.input(np.full(layout, 2.0**100), "float32")

@@ -202,6 +202,7 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
         backward = (randn(4, 3, 5, 5), x, mean, var, w, b, 1e-5, ACTIVATIONS["relu"], 0.01)
         yield "batch_norm_act_backward", (*backward, True)
         yield "batch_norm_act_statistics", (x,)
+        yield "batch_norm_act_move_statistics_", (randn(3), randn(3).half(), mean, var, 0.1, 1.5)
         yield "batch_norm_act_gradient_sums", backward
         yield "batch_norm_act_gradient_input", (*backward, randn(3), randn(3))
     elif op == "reparameterize":

@@ -91,8 +91,8 @@ constexpr size_t kQuarantine = size_t{256} << 20;
 
 // Freed memory is NaN for as long as it is not needed: who still reads it shows.
 void put_away(void* block, size_t bytes) {
-  static std::mutex mutex;
-  static std::deque<std::pair<void*, size_t>> freed;
+  static auto& mutex = *new std::mutex;  // never destroyed: tensors are freed while the process ends, too
+  static auto& freed = *new std::deque<std::pair<void*, size_t>>;
   static size_t total = 0;
   const std::lock_guard lock(mutex);
   std::memset(block, 0xff, bytes);

@@ -128,6 +128,23 @@ def test_noise_and_its_kl_are_two_launches():
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_running_statistics_move_in_one_launch(dtype):
+    x = torch.randn(4, 3, 5, 5).to("cuda", dtype)
+    results = []
+    for backend in ("native", "reference"):
+        running = torch.zeros(3, device="cuda", dtype=dtype), torch.ones(3, device="cuda", dtype=dtype)
+        with use_backend(backend):
+            graph, _ = capture(partial(functional.batch_norm_act, x, *running, training=True, momentum=0.3))
+        graph.replay()
+        results.append(running)
+        if backend == "native":
+            assert all(t._version > 0 for t in running)
+            assert graph.launches()[-1] == "move_statistics_kernel"
+            assert not [name for name in graph.launches() if name.startswith("aten")]
+    torch.testing.assert_close(*results)
+
+
 def test_a_loss_makes_its_gradient_forward_and_looks_at_it_backward():
     """In two launches and three passes over memory; `scale_gradient_kernel` finds the 1 of `loss.backward()`."""
     scaled = ["scale_gradient_kernel"] * 3

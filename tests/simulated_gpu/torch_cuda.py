@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -23,7 +24,7 @@ CAPABILITY = (9, 0)
 def _kernel_names() -> dict[str, str]:
     """{where it lies in the library: the name of its function template}."""
     symbols = subprocess.run(["nm", "--demangle", os.environ[VARIABLE]], capture_output=True, text=True).stdout
-    found = re.findall(r"^0*(\w+) t void genimg_fast::cuda::\(anonymous namespace\)::(\w+)<?", symbols, re.MULTILINE)
+    found = re.findall(r"^0*(\w+) t (?:void )?genimg_fast::cuda::\(anonymous namespace\)::(\w+)", symbols, re.MULTILINE)
     return dict(found)
 
 
@@ -145,6 +146,9 @@ def install() -> None:
         return make_storage(cls, *args, **kwargs, **({} if device is None else {"device": device}))
 
     torch.UntypedStorage.__new__ = new_storage
+    # Autograd's thread for the device lets go of Python objects a moment after backward() has returned, and ends the process
+    # if Python is gone by then.
+    atexit.register(time.sleep, 0.1)
     cuda: Any = torch.cuda
     cuda.is_available = lambda: True
     cuda.is_initialized = lambda: True
