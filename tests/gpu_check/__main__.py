@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the report (default: benchmarks/results)")
     args = parser.parse_args(argv)
     if args.dry_run and not simulated_gpu.is_here():
+        import torch
+
+        if torch.version.cuda is not None:
+            print("gpu-check: --dry-run needs a torch that was built without CUDA", file=sys.stderr)
+            return 2
         command = [sys.executable, "-m", "tests.gpu_check", *(sys.argv[1:] if argv is None else argv)]
         return subprocess.run(command, env=simulated_gpu.environment()).returncode
     try:
@@ -110,7 +115,7 @@ def _checks(report: Report, dry: bool) -> None:
     if torch.cuda.get_device_capability()[0] == 9:
         subjects += BY_WGMMA
     report.say(f"checks of {len(cases.OPS)} ops and the models, seed {report.content['seed']}")
-    seconds = min(CHECK_SECONDS, report.seconds_left)
+    seconds = report.seconds_left if dry else min(CHECK_SECONDS, report.seconds_left)
     with ThreadPoolExecutor(1 if dry else PROCESSES) as pool:
         jobs = {subject: pool.submit(_subject, subject, report.content["seed"], seconds, dry) for subject in subjects}
         for subject, job in jobs.items():
