@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_ledger
-from tests import simulated_gpu
 from tests.gpu_check import libraries
 from tests.gpu_check.report import Report
 
@@ -43,14 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="to end after, about (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the report (default: benchmarks/results)")
     args = parser.parse_args(argv)
-    if args.dry_run and not simulated_gpu.is_here():
-        import torch
-
-        if torch.version.cuda is not None:
-            print("gpu-check: --dry-run needs a torch that was built without CUDA", file=sys.stderr)
-            return 2
-        command = [sys.executable, "-m", "tests.gpu_check", *(sys.argv[1:] if argv is None else argv)]
-        return subprocess.run(command, env=simulated_gpu.environment()).returncode
+    if args.dry_run and (code := _run_simulated(argv)) is not None:
+        return code
     try:
         _require_gpu()
         used = libraries.ensure()
@@ -64,6 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.say(description)
     run(report, args.dry_run, args.only or SECTIONS)
     return conclude(report)
+
+
+def _run_simulated(argv: Sequence[str] | None) -> int | None:
+    """The exit code of this program where there is a simulated GPU; None if that is here."""
+    import torch
+
+    from tests import simulated_gpu  # which needs what compiles it: a check of a GPU does not
+
+    if simulated_gpu.is_here():
+        return None
+    if torch.version.cuda is not None:
+        print("gpu-check: --dry-run needs a torch that was built without CUDA", file=sys.stderr)
+        return 2
+    command = [sys.executable, "-m", "tests.gpu_check", *(sys.argv[1:] if argv is None else argv)]
+    return subprocess.run(command, env=simulated_gpu.environment()).returncode
 
 
 def _require_gpu() -> None:

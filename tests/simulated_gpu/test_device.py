@@ -121,6 +121,14 @@ def test_a_generator_in_eval_is_a_kernel_a_block():
     assert graph._graph.launches() == ["convolution_kernel"] * 4 + ["narrow_kernel"]
 
 
+def test_a_captured_graph_keeps_what_it_reads():
+    graph = CapturedGraph(
+        models.create("dcgan", width=8).generator.eval().cuda(), torch.randn(2, 100, 1, 1, device="cuda")
+    )
+    gc.collect()
+    assert graph.replay().isfinite().all()
+
+
 def test_noise_and_its_kl_are_two_launches():
     assert launches(InDtype(ReparameterizeWithKL((16, 8)), torch.float32)) == [
         "reparameterize_with_kl_kernel",
