@@ -142,9 +142,10 @@ def native_extensions() -> tuple[list, dict]:
                 "_cuda",
                 [*cuda_registration, *csrc.glob("cuda/*.cu")],
                 {"cxx": cxx_flags, "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *wgmma]},
-                # torch's CUDA symbols are resolved at load time, by the torch that loads the library: so this builds
-                # against a CPU-only torch too.
-                libraries=["cudart_static", "rt", "dl", "pthread"],
+                # libtorch.so by name, though nothing of ours is in it: where torch has CUDA it brings libtorch_cuda.so,
+                # which is not there to link against where torch has none.
+                libraries=["cudart_static", "rt", "dl", "pthread", "torch_cpu"],
+                extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
                 library_dirs=[str(cuda_home / "lib64")],
                 macros=[("USE_CUDA", None)],  # the stable headers declare their CUDA functions under it
             )

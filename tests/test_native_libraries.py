@@ -130,6 +130,31 @@ def test_the_import_check_sees_a_cxx_symbol_of_torch(tmp_path):
     assert "_ZN3c101fEv" in unexpected_imports(library)
 
 
+# torch keeps its libraries out of the scope that all libraries share, so each of ours must name those that it needs.
+
+
+def test_the_cuda_library_loads(tmp_path):
+    """In a torch that has CUDA; in another one the only function that is missing is supplied."""
+    library = PACKAGE / "_cuda.so"
+    if not library.exists():
+        pytest.skip("_cuda.so was not built: no CUDA toolkit")
+    of_cuda = "aoti_torch_get_current_cuda_stream"
+    (tmp_path / "supplied.cpp").write_text(f'extern "C" int {of_cuda}(int, void**) {{ return 1; }}')
+    supplied = tmp_path / "supplied.so"
+    output_of(os.environ.get("CXX", "g++"), "-shared", "-fPIC", tmp_path / "supplied.cpp", "-o", supplied)
+    program = f"""
+import ctypes, sys, torch
+torch.ops.load_library("{PACKAGE / "_cpu.so"}")
+if torch.version.cuda is None:
+    ctypes.CDLL("{supplied}", ctypes.RTLD_GLOBAL)
+torch.ops.load_library("{library}")
+print(torch._C._dispatch_has_kernel_for_dispatch_key("genimg_fast::elbo_loss", "CUDA"))
+"""
+    assert output_of(sys.executable, "-c", program).strip() == "True"
+    # Which library brings that function is not seen where it is supplied: libtorch.so brings torch's CUDA library.
+    assert "[libtorch.so]" in output_of("readelf", "-d", library)
+
+
 # ---- Other machines, imitated in a process of their own.
 
 PARITY = """
