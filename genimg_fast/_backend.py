@@ -122,7 +122,8 @@ def inside_func_transform() -> bool:
 
 def is_recording_for_export() -> bool:
     """Whether torch.export, ONNX export or torch.jit.trace records the operators that are called."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    # torch.compiler.is_exporting() reads this flag, and is always true where torch.compile of 2.11 traces it
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
 def may_fuse(input: Any) -> bool:
@@ -181,7 +182,7 @@ def use_native(
     else:
         reason = why_not_native(*tensors) or unless or ""
         if backend == "auto":
-            reason = reason or (slower() if slower and _heeds_speed else None) or ""
+            reason = reason or (slower() if slower is not None and _heeds_speed else None) or ""
             reason = reason or _first_use.why_distrusted(op, next(t for t in tensors if t is not None)) or ""
         if reason and backend == "native":
             raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")

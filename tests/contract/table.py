@@ -58,7 +58,7 @@ _NO_AUTOGRAD_INSIDE = refuses(
 )
 _NO_COMPILED_AUTOGRAD = refuses(
     "PyTorch compiles no call of `torch.autograd.grad` into one graph; without `fullgraph=True` it breaks the graph there",
-    "using `torch.autograd.grad`",
+    "using `torch.autograd.grad`|Tensor.requires_grad_",
 )
 _BATCHED_STATISTICS = refuses(
     "running statistics that all examples share cannot be updated by each of them, in PyTorch neither: batch them too, or "

@@ -16,6 +16,9 @@ QUICK_IN_ONNX = "a fused model, eval"
 
 def cells() -> list:
     needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    not_by_old_torch = pytest.mark.xfail(
+        condition=torch.__version__ < "2.13", reason="F.binary_cross_entropy with a weight, for a batch of any size"
+    )
     cells = []
     for property in table.PROPERTIES:
         for subject in SUBJECTS:
@@ -23,6 +26,8 @@ def cells() -> list:
                 name = f"{property.name}-{subject.name}-{variant}"
                 in_onnx = property.check is properties.exports_to_onnx and subject.name != QUICK_IN_ONNX
                 marks = [pytest.mark.slow] if property.slow and (i > 0 or in_onnx) else []
+                if property.check is properties.exports and name.endswith("bce_loss-none, weight"):
+                    marks.append(not_by_old_torch)
                 if not property.needs_cuda:
                     cells.append(pytest.param(property, subject, variant, "cpu", id=f"{name}-cpu", marks=marks))
                 if torch.cuda.is_available() or (property.needs_cuda and i == 0):
@@ -41,8 +46,10 @@ def test_cell(property, subject, variant, device):
                 property.check(case)
         return
     if cell is table.NATIVE and device == "cpu":
-        with use_backend("native"):
-            property.check(case)
+        compiles = property.check in (properties.compiles, properties.compiles_with_dynamic_shapes)
+        for backend in ("native", "auto") if compiles else ("native",):  # "auto" has more to trace
+            with use_backend(backend):
+                property.check(case)
         return
     if device == "cpu":
         assert_never_native(property, case)

@@ -67,8 +67,8 @@ def _run_simulated(argv: Sequence[str] | None) -> int | None:
 
     if simulated_gpu.is_here():
         return None
-    if torch.version.cuda is not None:
-        print("gpu-check: --dry-run needs a torch that was built without CUDA", file=sys.stderr)
+    if torch.cuda.is_available():
+        print("gpu-check: --dry-run simulates a GPU where there is none, and here is one", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "tests.gpu_check", *(sys.argv[1:] if argv is None else argv)]
     return subprocess.run(command, env=simulated_gpu.environment()).returncode

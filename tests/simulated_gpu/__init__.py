@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A GPU for PyTorch, simulated on the CPU: `torch.device("cuda")` in a PyTorch without CUDA.
+"""A GPU for PyTorch, simulated on the CPU: `torch.device("cuda")` where there is none.
 
     python -m tests.simulated_gpu -m pytest tests/contract -k cuda
 
@@ -55,7 +55,8 @@ def build() -> Path:
         objects = list(pool.map(lambda job: shim.compile(*job), jobs))
         library = FOLDER / "libsimulated_gpu.so"
         libraries = [f"-L{torch}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-        command = [shim.CXX, "-shared", *map(str, objects), "-o", str(library), *shim.FLAGS, *libraries]
+        own_symbols = "-Wl,-Bsymbolic"  # and not those of a torch that has CUDA
+        command = [shim.CXX, "-shared", own_symbols, *map(str, objects), "-o", str(library), *shim.FLAGS, *libraries]
         shim.make(library, command, lambda: objects)
     return library
 

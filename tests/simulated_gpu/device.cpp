@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// PyTorch's device "cuda", in a PyTorch without CUDA: memory of the host, our kernels by the shim of tests/cuda_on_cpu,
-// and every other operator by PyTorch's own CPU kernel on the same memory.  It must be loaded before Python imports
-// torch, which asks once whether there is a GPU.
+// PyTorch's device "cuda", where there is no GPU: memory of the host, our kernels by the shim of tests/cuda_on_cpu, and
+// every other operator by PyTorch's own CPU kernel on the same memory.  It must be loaded after PyTorch's libraries, whose
+// own device it replaces where they have one, and before Python imports torch, which asks once whether there is a GPU.
 //
 // Stricter than a GPU: memory is NaN before it is written and after it was freed, a launch must name the current
 // stream, and while a CUDA graph is captured nothing runs and nothing may be read by the host.
@@ -118,7 +118,7 @@ struct Memory final : c10::Allocator {
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 } memory;
-REGISTER_ALLOCATOR(c10::DeviceType::CUDA, &memory);
+const bool allocates_here = (c10::SetAllocator(c10::DeviceType::CUDA, &memory, /*priority=*/1), true);
 
 constexpr c10::DispatchKeySet kKeys(DispatchKey::CUDA);
 
@@ -337,14 +337,23 @@ struct Hooks final : at::CUDAHooksInterface {
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override { return default_generator; }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
 };
-at::RegistererCUDAHooksRegistry registered("CUDAHooks", at::CUDAHooksRegistry(),
+at::RegistererCUDAHooksRegistry registered("CUDAHooks", c10::REGISTRY_PREFERRED, at::CUDAHooksRegistry(),
                                            at::RegistererCUDAHooksRegistry::DefaultCreator<Hooks>);
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(torch::CppFunction::makeFromBoxedFunction<&on_cpu>()); }
 
+struct Silence final : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+  Silence silence;  // about the kernels that are replaced
+  const c10::WarningUtils::WarningHandlerGuard guard(&silence);
+  for (const c10::OperatorName& op : c10::Dispatcher::singleton().getRegistrationsForDispatchKey(DispatchKey::CUDA))
+    if (op.name.rfind("aten::", 0) == 0)  // a kernel for a GPU that is not there
+      library.impl(toString(op).c_str(), torch::CppFunction::makeFromBoxedFunction<&on_cpu>());
   library.impl("empty.memory_format", empty);
   library.impl("empty_strided", empty_strided);
   library.impl("resize_", resize_);

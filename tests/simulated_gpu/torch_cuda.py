@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a PyTorch without CUDA lacks of torch.cuda, for the device of device.cpp."""
+"""What torch.cuda needs a GPU for, for the device of device.cpp."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from tests.simulated_gpu import VARIABLE, torch_folder
 
 NAME = "simulated GPU"
 CAPABILITY = (9, 0)
+PROPERTIES = SimpleNamespace(name=NAME, major=9, minor=0, multi_processor_count=1, total_memory=1 << 30)
 
 
 @functools.cache
@@ -39,10 +41,10 @@ def install() -> None:
 
     import torch
 
+    torch.version.cuda = None  # or _extension loads _cuda.so
     from genimg_fast import _extension
 
-    assert torch.version.cuda is None, "this torch has CUDA"
-    torch.version.cuda = "13.0"  # after _extension was loaded, which else would load _cuda.so
+    torch.version.cuda = "13.0"
     _extension._CUDA = _extension.LibraryStatus(True, library)
     ops = torch.ops.simulated_gpu
 
@@ -159,6 +161,7 @@ def install() -> None:
     cuda._is_in_bad_fork = lambda: False
     cuda.get_device_capability = lambda device=None: CAPABILITY
     cuda.get_device_name = lambda device=None: NAME
+    cuda.get_device_properties = lambda device=None: PROPERTIES
     cuda.is_bf16_supported = lambda including_emulation=True: True
     generator = torch.Generator()
     ops.set_default_generator(generator)
