@@ -97,13 +97,16 @@ class GradientsOfKernels(Dataset):
         return torch.cat([t.flatten() for t in run_all_kernels(32 * (index + 1))])
 
 
-def test_forked_workers_of_a_process_with_threads_run_the_kernels():
-    threads = torch.get_num_threads()
+def forked_workers_run_the_kernels() -> None:
     torch.set_num_threads(3)
-    try:
-        data, options = GradientsOfKernels(), {"batch_size": None, "multiprocessing_context": "fork", "timeout": 120}
-        here = [data[i] for i in range(len(data))]  # which starts the threads that a fork does not take along
-        there = list(DataLoader(data, num_workers=2, **options))
-    finally:
-        torch.set_num_threads(threads)
+    data, options = GradientsOfKernels(), {"batch_size": None, "multiprocessing_context": "fork", "timeout": 120}
+    here = [data[i] for i in range(len(data))]  # which starts the threads that a fork does not take along
+    there = list(DataLoader(data, num_workers=2, **options))
     torch.testing.assert_close(there, here)
+
+
+def test_forked_workers_of_a_process_with_threads_run_the_kernels():
+    """In a process of its own: where another test has used a GPU, PyTorch refuses backward in what is forked."""
+    program = "from tests import test_threads; test_threads.forked_workers_run_the_kernels()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -35,7 +35,7 @@ class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not _backend.may_fuse(input):
-            return as_in_torch(self, partial(nn.SyncBatchNorm.forward, self), input)
+            return as_in_torch(self, partial(nn.SyncBatchNorm.forward, cast("Any", self)), input)
         # at any size: all processes must run PyTorch's own, or all this one
         return run_norm(self, input, "none", 0.01)
 
