@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // PyTorch's device "cuda", where there is no GPU: memory of the host, our kernels by the shim of tests/cuda_on_cpu, and
-// every other operator by PyTorch's own CPU kernel on the same memory.  It must be loaded after PyTorch's libraries, whose
-// own device it replaces where they have one, and before Python imports torch, which asks once whether there is a GPU.
+// every other operator by PyTorch's own CPU kernel on the same memory.  It must be loaded after PyTorch's libraries,
+// whose own device it replaces where they have one, and before Python imports torch, which asks once whether there is a
+// GPU.
 //
 // Stricter than a GPU: memory is NaN before it is written and after it was freed, a launch must name the current
 // stream, and while a CUDA graph is captured nothing runs and nothing may be read by the host.
