@@ -251,10 +251,16 @@ IValue with_tensors(const IValue& value, const Function& function) {
 }
 
 Stack call(const c10::OperatorHandle& op, const Stack& arguments, OnHost& tensors) {
+  // PyTorch's CPU kernel for the weight gradient of half types reads, in some shapes, memory that nobody wrote.
+  const bool widens = op.operator_name().name == "aten::convolution_backward";
+  const at::ScalarType dtype = widens ? arguments[0].toTensor().scalar_type() : at::kFloat;
+  const auto cast = [&](const at::Tensor& t, at::ScalarType to) { return widens && t.defined() ? t.to(to) : t; };
   Stack stack;
   for (const IValue& a : arguments)
-    stack.push_back(with_tensors(a, [&](const at::Tensor& t) { return tensors.host(t); }));
+    stack.push_back(with_tensors(
+        a, [&](const at::Tensor& t) { return cast(tensors.host(t), c10::promoteTypes(dtype, at::kFloat)); }));
   op.redispatchBoxed(c10::DispatchKeySet(DispatchKey::CPU), &stack);
+  for (IValue& result : stack) result = with_tensors(result, [&](const at::Tensor& t) { return cast(t, dtype); });
   return stack;
 }
 
