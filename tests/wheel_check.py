@@ -5,12 +5,14 @@
 
 Each PYTHON is an interpreter that has some torch.  The wheel is installed for it in a folder of its own, so that nothing it
 has changes, by its own pip, which refuses a wheel whose tag does not allow it.  There every op is compared with the
-reference, and a model with its plain twin.
+reference, and a model with its plain twin.  The CUDA library of the working copy, if it was built, is put beside it: it must
+load wherever torch has CUDA.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,6 +23,7 @@ from pathlib import Path
 from tests.test_native_libraries import output_of, unexpected_imports
 
 ROOT = Path(__file__).resolve().parents[1]
+CUDA_LIBRARY = ROOT / "genimg_fast" / "_cuda.so"
 TAG = "cp310-abi3"  # CPython 3.10 and every later one
 LARGEST_WHEEL = 5_000_000
 IN_THE_SOURCE_ARCHIVE = (
@@ -32,11 +35,13 @@ IN_THE_SOURCE_ARCHIVE = (
 )
 
 SMOKE = """
-import sys, platform, copy, torch, genimg_fast
+import sys, platform, copy, pathlib, torch, genimg_fast
 from genimg_fast import _extension, _parity, models
 assert genimg_fast.__file__.startswith(sys.argv[1]), genimg_fast.__file__
 library = _extension.status("cpu")
 assert library.loaded, library.detail
+cuda, has_cuda = _extension.status("cuda"), pathlib.Path(sys.argv[1], "genimg_fast", "_cuda.so").exists()
+assert cuda.loaded == (has_cuda and torch.version.cuda is not None), cuda.detail
 for op in _parity.CASES:
     assert all(d.native for d in _parity.decisions(op, torch.device("cpu"))), op
     assert _parity.check(op, torch.device("cpu")).ok, op
@@ -52,7 +57,7 @@ with genimg_fast.use_backend("native"):
             images.square().sum().backward()
         torch.testing.assert_close(*([p.grad for p in m.parameters() if p.grad is not None] for m in (model, twin)))
 print(f"Python {platform.python_version()}, torch {torch.__version__}: {len(_parity.CASES)} ops and"
-      f" {len(models.list_models())} models, forward and backward, {_extension.cpu_isa()}")
+      f" {len(models.list_models())} models, forward and backward, {_extension.cpu_isa()}{', CUDA library' * cuda.loaded}")
 """
 
 
@@ -112,14 +117,18 @@ def smoke(python: str, wheel: Path, folder: Path) -> str:
         RuntimeError: if pip refuses the wheel, or the program fails.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GENIMG_FAST"))}
-    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
-    for arguments, path in ((install, {}), (["-c", SMOKE, str(folder)], {"PYTHONPATH": str(folder)})):
-        done = subprocess.run(
-            [python, *arguments], env={**environment, **path}, cwd=folder.parent, capture_output=True, text=True
-        )
+
+    def run(*arguments: str, **more: str) -> str:
+        command = [python, *arguments]
+        done = subprocess.run(command, env=environment | more, cwd=folder.parent, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{python} {arguments[0]}: {done.stdout}{done.stderr}")
-    return done.stdout.strip()
+        return done.stdout.strip()
+
+    run("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder), str(wheel))
+    if CUDA_LIBRARY.exists():
+        shutil.copy(CUDA_LIBRARY, folder / "genimg_fast")
+    return run("-c", SMOKE, str(folder), PYTHONPATH=str(folder))
 
 
 def main(pythons: list[str]) -> int:

@@ -4,7 +4,8 @@
 //
 // Plan: memory bound.  Each thread takes 16 bytes of input and of target at a time in a grid-stride loop, and makes the
 // gradient of what it has in registers.  Bytes moved, in elements of the input: 2 for a sum; 1 more for each of: a loss
-// that is not reduced, a weight, a pos_weight; and 4 bytes for the gradient, which is float32 whatever the input is.
+// that is not reduced, a weight, a pos_weight, the gradient (which is float32 for float16).  A target may be float32
+// beside a half type, as autocast leaves images: to convert either would be two passes more, and one in backward.
 #pragma once
 #include "common/bce.h"
 #include "cuda/elementwise.cuh"
@@ -65,7 +66,7 @@ struct BceWithLogits {
 
 // partial: [gridDim.x]
 template <typename Loss, typename T, int N>
-__global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
+__global__ void bce_kernel(BceOperands<T, SavedGradient<T>> operands, bool float32_target, float* partial) {
   await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
   const float grad_scale = static_cast<float>(operands.grad_scale);
@@ -73,13 +74,14 @@ __global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
     constexpr int kSize = decltype(pack)::size;
     const T one = from_float<T>(1.0f);
-    const auto input = pack.load(operands.input + i), target = pack.load(operands.target + i);
+    const auto input = pack.load(operands.input + i);
+    const auto target = load_floats<T>(pack, operands.target, i, float32_target);
     const auto weight = operands.weight ? pack.load(operands.weight + i) : pack.fill(one);
     const auto pos_weight = operands.pos_weight ? pack.load(operands.pos_weight + i) : pack.fill(one);
     Pack<T, kSize> loss;
     Pack<float, kSize> grad;
     for (int k = 0; k < kSize; ++k) {
-      const float x = to_float(input.lane[k]), t = to_float(target.lane[k]);
+      const float x = to_float(input.lane[k]), t = target.lane[k];
       BceTerm term = Loss::term(x, t);
       if constexpr (Loss::kHasPosWeight)
         if (operands.pos_weight) term = Loss::term(x, t, to_float(pos_weight.lane[k]));
@@ -89,7 +91,7 @@ __global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
       grad.lane[k] = grad_scale * to_float(weight.lane[k]) * term.grad;
     }
     if (operands.loss) pack.store(operands.loss + i, loss);
-    if (operands.grad) pack.store(operands.grad + i, grad);
+    if (operands.grad) pack.store(operands.grad + i, rounded_to<SavedGradient<T>>(grad));
   });
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
@@ -97,25 +99,24 @@ __global__ void bce_kernel(BceOperands<T, float> operands, float* partial) {
 
 // Runs the kernel; sum: one element, or null where the loss is not reduced.
 template <typename Loss>
-void bce(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale, void* sum,
-         Stream stream) {
+void bce(LossDTypes dtypes, const BceOperands<void>& operands, float* partial, double scale, void* sum, Stream stream) {
   const bool wide = is_aligned(operands.input) && is_aligned(operands.target) && is_aligned(operands.weight) &&
                     is_aligned(operands.pos_weight) && is_aligned(operands.loss) && is_aligned(operands.grad);
-  dispatch(dtype, [&](auto zero) {
+  dispatch(dtypes.input, [&](auto zero) {
     using T = decltype(zero);
-    const BceOperands<T, float> typed{static_cast<const T*>(operands.input),
-                                      static_cast<const T*>(operands.target),
-                                      static_cast<const T*>(operands.weight),
-                                      static_cast<const T*>(operands.pos_weight),
-                                      static_cast<T*>(operands.loss),
-                                      operands.grad,
-                                      operands.grad_scale,
-                                      operands.numel};
+    const BceOperands<T, SavedGradient<T>> typed{static_cast<const T*>(operands.input),
+                                                 static_cast<const T*>(operands.target),
+                                                 static_cast<const T*>(operands.weight),
+                                                 static_cast<const T*>(operands.pos_weight),
+                                                 static_cast<T*>(operands.loss),
+                                                 static_cast<SavedGradient<T>*>(operands.grad),
+                                                 operands.grad_scale,
+                                                 operands.numel};
     const auto kernel = wide ? bce_kernel<Loss, T, kPack<T>> : bce_kernel<Loss, T, 1>;
     constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
     const int blocks = block_count(kernel, kSharedBytes, operands.numel / (wide ? kPack<T> : 1));
-    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, partial);
-    if (sum) sum_partials(partial, blocks, scale, static_cast<T*>(sum), stream);
+    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, dtypes.target == DType::float32, partial);
+    if (sum) sum_partials(partial, blocks, scale, sum, dtypes.loss, stream);
   });
 }
 

@@ -8,9 +8,9 @@ namespace genimg_fast::cuda {
 
 int bce_partials(int64_t numel) { return most_blocks(numel); }
 
-void bce_loss(DType dtype, const BceOperands<void, float>& operands, float* partial, double scale, void* sum,
+void bce_loss(LossDTypes dtypes, const BceOperands<void>& operands, float* partial, double scale, void* sum,
               Stream stream) {
-  bce<Bce>(dtype, operands, partial, scale, sum, stream);
+  bce<Bce>(dtypes, operands, partial, scale, sum, stream);
 }
 
 }  // namespace genimg_fast::cuda

@@ -8,6 +8,11 @@ namespace genimg_fast::cuda {
 
 enum class DType { float32, float16, bfloat16 };
 
+// Under autocast an input of a half type has a loss, and may have a target, in float32.
+struct LossDTypes {
+  DType input, target, loss;
+};
+
 using Stream = void*;  // a cudaStream_t
 
 }  // namespace genimg_fast::cuda

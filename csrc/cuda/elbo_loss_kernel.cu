@@ -3,10 +3,11 @@
 //
 // Plan: memory bound, and for small batches bound by launches, so both terms and all three gradients are made by one
 // kernel (grid-stride over the images, then over the latents) and a second of one block adds the partial sums.  Bytes
-// moved, in elements: images 2 reads, latents 2 reads, and 4 bytes for each element of a gradient; in backward none
-// where the upstream gradient is 1 (scale_gradient_kernel.cu).  Of logits in
-// float32 a warp takes 37 instructions an element, 45 % of what it could in the time of their 12 bytes; of half types
-// 70 %.
+// moved, in elements: images 2 reads, latents 2 reads, and a write for each gradient (float32 for float16); in backward
+// none where the upstream gradient is 1 (scale_gradient_kernel.cu).  Under autocast images in float32 beside logits in
+// bfloat16 come to 8 bytes an element; to convert them on the way in and their gradient on the way out made it 24.  Of
+// logits a warp takes 37 instructions an element, 45 % of what it could in the time of 12 bytes (float32), 70 % of 8
+// (float16, and bfloat16 under autocast), 91 % of 6 (bfloat16).
 #include "cuda/elbo_loss_kernel.h"
 
 #include "cuda/bce.cuh"
@@ -24,24 +25,25 @@ struct SquaredError {
 
 // partial: [2][gridDim.x], the reconstruction's and then the divergence's.
 template <typename Loss, typename T, int N>
-__global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
+__global__ void elbo_kernel(ElboOperands<T, SavedGradient<T>> operands, bool float32_target, float* partial) {
   await_previous_kernel();
   GENIMG_FAST_SHARED(float, scratch);  // [kThreads / 32]
   const float recon_scale = static_cast<float>(operands.recon_scale);
   float reconstruction = 0;
   for_each_pack<N>(operands.image_numel, [&](int64_t i, auto pack) {
-    const auto recon = pack.load(operands.recon + i), target = pack.load(operands.target + i);
+    const auto recon = pack.load(operands.recon + i);
+    const auto target = load_floats<T>(pack, operands.target, i, float32_target);
     Pack<float, decltype(pack)::size> grad;
     for (int k = 0; k < pack.size; ++k) {
-      const BceTerm term = Loss::term(to_float(recon.lane[k]), to_float(target.lane[k]));
+      const BceTerm term = Loss::term(to_float(recon.lane[k]), target.lane[k]);
       reconstruction += term.loss;
       grad.lane[k] = recon_scale * term.grad;
     }
-    if (operands.grad_recon) pack.store(operands.grad_recon + i, grad);
+    if (operands.grad_recon) pack.store(operands.grad_recon + i, rounded_to<SavedGradient<T>>(grad));
   });
-  const GaussianKlOperands<T, float> latents{operands.mu,          operands.logvar,      nullptr,
-                                             operands.grad_mu,     operands.grad_logvar, operands.kl_scale,
-                                             operands.latent_numel};
+  const GaussianKlOperands<T, SavedGradient<T>> latents{operands.mu,          operands.logvar,      nullptr,
+                                                        operands.grad_mu,     operands.grad_logvar, operands.kl_scale,
+                                                        operands.latent_numel};
   const float divergence = gaussian_kl_terms<N>(latents);
   reconstruction = block_sum(reconstruction, scratch);
   const float kl = block_sum(divergence, scratch);
@@ -52,15 +54,16 @@ __global__ void elbo_kernel(ElboOperands<T> operands, float* partial) {
 }
 
 template <typename T>
-__global__ void elbo_total_kernel(ElboOperands<T> operands, const float* partial, int count) {
+__global__ void elbo_total_kernel(ElboOperands<void> operands, const float* partial, int count) {
   await_previous_kernel();
   GENIMG_FAST_SHARED(double, lane_sum);  // [kThreads]
   const double reconstruction = operands.recon_scale * block_sum_partials(partial, count, lane_sum);
   const double kl = operands.kl_scale * block_sum_partials(partial + count, count, lane_sum);
   if (threadIdx.x != 0) return;
-  *operands.total = from_float<T>(static_cast<float>(reconstruction + operands.beta * kl));
-  *operands.reconstruction = from_float<T>(static_cast<float>(reconstruction));
-  *operands.kl = from_float<T>(static_cast<float>(kl));
+  const auto write = [](void* to, double value) { *static_cast<T*>(to) = from_float<T>(static_cast<float>(value)); };
+  write(operands.total, reconstruction + operands.beta * kl);
+  write(operands.reconstruction, reconstruction);
+  write(operands.kl, kl);
 }
 
 template <typename T, int N>
@@ -83,34 +86,38 @@ int elbo_partials(int64_t image_numel, int64_t latent_numel) {
   return 2 * most_blocks(larger(image_numel, latent_numel));
 }
 
-void elbo_loss(DType dtype, Reconstruction reconstruction, const ElboOperands<void>& operands, float* partial,
+void elbo_loss(LossDTypes dtypes, Reconstruction reconstruction, const ElboOperands<void>& operands, float* partial,
                Stream stream) {
   const bool wide = is_aligned(operands.recon) && is_aligned(operands.target) && is_aligned(operands.mu) &&
                     is_aligned(operands.logvar) && is_aligned(operands.grad_recon) && is_aligned(operands.grad_mu) &&
                     is_aligned(operands.grad_logvar);
-  dispatch(dtype, [&](auto zero) {
+  int blocks = 0;
+  dispatch(dtypes.input, [&](auto zero) {
     using T = decltype(zero);
-    const ElboOperands<T> typed{static_cast<const T*>(operands.recon),
-                                static_cast<const T*>(operands.target),
-                                static_cast<const T*>(operands.mu),
-                                static_cast<const T*>(operands.logvar),
-                                static_cast<T*>(operands.total),
-                                static_cast<T*>(operands.reconstruction),
-                                static_cast<T*>(operands.kl),
-                                operands.grad_recon,
-                                operands.grad_mu,
-                                operands.grad_logvar,
-                                operands.recon_scale,
-                                operands.kl_scale,
-                                operands.beta,
-                                operands.image_numel,
-                                operands.latent_numel};
+    using Grad = SavedGradient<T>;
+    const ElboOperands<T, Grad> typed{static_cast<const T*>(operands.recon),
+                                      operands.target,
+                                      static_cast<const T*>(operands.mu),
+                                      static_cast<const T*>(operands.logvar),
+                                      operands.total,
+                                      operands.reconstruction,
+                                      operands.kl,
+                                      static_cast<Grad*>(operands.grad_recon),
+                                      static_cast<Grad*>(operands.grad_mu),
+                                      static_cast<Grad*>(operands.grad_logvar),
+                                      operands.recon_scale,
+                                      operands.kl_scale,
+                                      operands.beta,
+                                      operands.image_numel,
+                                      operands.latent_numel};
     const auto kernel = wide ? select_kernel<T, kPack<T>>(reconstruction) : select_kernel<T, 1>(reconstruction);
     constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
     const int64_t items = larger(operands.image_numel, operands.latent_numel) / (wide ? kPack<T> : 1);
-    const int blocks = block_count(kernel, kSharedBytes, items);
-    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, partial);
-    launch(elbo_total_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, typed,
+    blocks = block_count(kernel, kSharedBytes, items);
+    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, dtypes.target == DType::float32, partial);
+  });
+  dispatch(dtypes.loss, [&](auto zero) {
+    launch(elbo_total_kernel<decltype(zero)>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, operands,
            static_cast<const float*>(partial), blocks);
   });
 }

@@ -17,7 +17,7 @@ __device__ __forceinline__ float gaussian_kl_grad_logvar(float variance) { retur
 // This thread's part of the loop over the elements: writes losses and gradients where they are wanted, and returns the
 // sum of its losses.
 template <int N, typename T>
-__device__ __forceinline__ float gaussian_kl_terms(const GaussianKlOperands<T, float>& operands) {
+__device__ __forceinline__ float gaussian_kl_terms(const GaussianKlOperands<T, SavedGradient<T>>& operands) {
   const float grad_scale = static_cast<float>(operands.grad_scale);
   float sum = 0;
   for_each_pack<N>(operands.numel, [&](int64_t i, auto pack) {
@@ -35,8 +35,8 @@ __device__ __forceinline__ float gaussian_kl_terms(const GaussianKlOperands<T, f
     }
     if (operands.loss) pack.store(operands.loss + i, loss);
     if (operands.grad_mu) {
-      pack.store(operands.grad_mu + i, grad_mu);
-      pack.store(operands.grad_logvar + i, grad_logvar);
+      pack.store(operands.grad_mu + i, rounded_to<SavedGradient<T>>(grad_mu));
+      pack.store(operands.grad_logvar + i, rounded_to<SavedGradient<T>>(grad_logvar));
     }
   });
   return sum;

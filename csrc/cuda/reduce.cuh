@@ -58,10 +58,12 @@ __global__ void sum_partials_kernel(const float* partial, int count, double scal
   if (threadIdx.x == 0) out[0] = from_float<T>(static_cast<float>(scale * sum));
 }
 
-template <typename T>
-void sum_partials(const float* partial, int count, double scale, T* out, Stream stream) {
-  launch(sum_partials_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, partial, count, scale,
-         out);
+inline void sum_partials(const float* partial, int count, double scale, void* out, DType dtype, Stream stream) {
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    launch(sum_partials_kernel<T>, dim3(1), dim3(kThreads), kThreads * sizeof(double), stream, partial, count, scale,
+           static_cast<T*>(out));
+  });
 }
 
 }  // namespace genimg_fast::cuda

@@ -12,25 +12,28 @@
 namespace genimg_fast::cuda {
 namespace {
 
-template <int N>
-__global__ void scale_gradient_kernel(float* gradient, const float* upstream, int64_t numel) {
+template <typename T, int N>
+__global__ void scale_gradient_kernel(T* gradient, ChannelVector upstream, int64_t numel) {
   await_previous_kernel();
-  const float factor = *upstream;
+  const float factor = upstream[0];
   if (factor == 1.0f) return;
   for_each_pack<N>(numel, [&](int64_t i, auto pack) {
-    auto values = pack.load(gradient + i);
+    auto values = load_floats<T>(pack, gradient, i, false);
     for (float& value : values.lane) value *= factor;
-    pack.store(gradient + i, values);
+    pack.store(gradient + i, rounded_to<T>(values));
   });
 }
 
 }  // namespace
 
-void scale_gradient(float* gradient, const float* upstream, int64_t numel, Stream stream) {
+void scale_gradient(DType dtype, void* gradient, ChannelVector upstream, int64_t numel, Stream stream) {
   const bool wide = is_aligned(gradient);
-  const auto kernel = wide ? scale_gradient_kernel<kPack<float>> : scale_gradient_kernel<1>;
-  const int blocks = block_count(kernel, 0, numel / (wide ? kPack<float> : 1));
-  launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, gradient, upstream, numel);
+  dispatch(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = wide ? scale_gradient_kernel<T, kPack<T>> : scale_gradient_kernel<T, 1>;
+    const int blocks = block_count(kernel, 0, numel / (wide ? kPack<T> : 1));
+    launch(kernel, dim3(blocks), dim3(kThreads), 0, stream, static_cast<T*>(gradient), upstream, numel);
+  });
 }
 
 }  // namespace genimg_fast::cuda

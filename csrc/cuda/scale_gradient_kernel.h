@@ -2,11 +2,11 @@
 #pragma once
 #include <cstdint>
 
-#include "cuda/dtype.h"
+#include "cuda/channel_vector.h"
 
 namespace genimg_fast::cuda {
 
-// gradient *= *upstream, both on the GPU.
-void scale_gradient(float* gradient, const float* upstream, int64_t numel, Stream stream);
+// gradient *= upstream[0], both on the GPU.
+void scale_gradient(DType dtype, void* gradient, ChannelVector upstream, int64_t numel, Stream stream);
 
 }  // namespace genimg_fast::cuda

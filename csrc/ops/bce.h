@@ -3,20 +3,21 @@
 #pragma once
 #include "common/bce.h"
 #include "common/reduction.h"
-#include "ops/saved_gradient.h"
+#include "ops/loss.h"
 
 namespace genimg_fast {
 
 // The tensors of one call in one memory order, its outputs allocated.
 struct BceCall {
   BceCall(Tensor input_, Tensor target_, OptionalTensor weight_, OptionalTensor pos_weight_, int64_t reduction_code,
-          bool with_grad_)
+          bool with_grad_, bool float32_loss)
       : input(input_), target(target_), weight(weight_), pos_weight(pos_weight_), with_grad(with_grad_) {
-    make_elementwise(input, target, weight, pos_weight);
+    make_elementwise(input, weight, pos_weight);
+    lay_out_target(input, target);
     const auto reduction = static_cast<Reduction>(reduction_code);
     is_reduced = reduction != Reduction::none;
     scale = reduction_scale(reduction, input.numel(), 1);
-    loss = is_reduced ? new_scalar(input) : torch::stable::empty_like(input);
+    loss = is_reduced ? new_loss(input, float32_loss) : torch::stable::empty_like(input);
     grad = new_saved_gradient(input, with_grad);
   }
 

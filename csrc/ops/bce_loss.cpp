@@ -8,8 +8,8 @@ namespace genimg_fast {
 namespace {
 
 std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor weight, int64_t reduction,
-                                   bool with_grad) {
-  BceCall call(input, target, weight, std::nullopt, reduction, with_grad);
+                                   bool with_grad, bool float32_loss) {
+  BceCall call(input, target, weight, std::nullopt, reduction, with_grad, float32_loss);
   dispatch_float_double(call.input, [&](auto zero) {
     using T = decltype(zero);
     BceOutside outside;
@@ -26,7 +26,8 @@ std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor w
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
-      "bce_loss(Tensor input, Tensor target, Tensor? weight, int reduction, bool with_grad) -> (Tensor, Tensor)");
+      "bce_loss(Tensor input, Tensor target, Tensor? weight, int reduction, bool with_grad, bool float32_loss) -> "
+      "(Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) { library.impl("bce_loss", TORCH_BOX(&genimg_fast::forward)); }

@@ -8,12 +8,12 @@ namespace genimg_fast {
 namespace {
 
 std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor weight, int64_t reduction,
-                                   bool with_grad) {
+                                   bool with_grad, bool float32_loss) {
   const CudaScope scope(input);
-  BceCall call(input, target, weight, std::nullopt, reduction, with_grad);
+  BceCall call(input, target, weight, std::nullopt, reduction, with_grad, float32_loss);
   Tensor partial = float_scratch(call.input, cuda::bce_partials(call.input.numel()));
-  cuda::bce_loss(cuda_dtype(call.input), call.operands<void, float>(), mutable_data<float>(partial), call.scale,
-                 call.is_reduced ? call.loss.mutable_data_ptr() : nullptr, scope.stream);
+  cuda::bce_loss(loss_dtypes(call.input, call.target, call.loss), call.operands<void>(), mutable_data<float>(partial),
+                 call.scale, call.is_reduced ? call.loss.mutable_data_ptr() : nullptr, scope.stream);
   return {call.loss, call.grad};
 }
 

@@ -8,8 +8,8 @@ namespace genimg_fast {
 namespace {
 
 std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
-                                   int64_t reduction, bool with_grad) {
-  BceCall call(input, target, weight, pos_weight, reduction, with_grad);
+                                   int64_t reduction, bool with_grad, bool float32_loss) {
+  BceCall call(input, target, weight, pos_weight, reduction, with_grad, float32_loss);
   dispatch_float_double(call.input, [&](auto zero) {
     using T = decltype(zero);
     const double sum = cpu::bce_with_logits_loss(call.operands<T>());
@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> forward(Tensor input, Tensor target, OptionalTensor w
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "bce_with_logits_loss(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, int reduction, "
-      "bool with_grad) -> (Tensor, Tensor)");
+      "bool with_grad, bool float32_loss) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {

@@ -34,8 +34,8 @@ double kl_sum(const ElboCall& call) {
 }
 
 ElboOutputs forward(Tensor recon, Tensor target, Tensor mu, Tensor logvar, int64_t reconstruction, double beta,
-                    int64_t reduction, bool with_grad) {
-  ElboCall call(recon, target, mu, logvar, reconstruction, reduction, with_grad);
+                    int64_t reduction, bool with_grad, bool float32_loss) {
+  ElboCall call(recon, target, mu, logvar, reconstruction, reduction, with_grad, float32_loss);
   dispatch_float_double(call.recon, [&](auto zero) {
     using T = decltype(zero);
     const double reconstruction_loss = reconstruction_sum<T>(call) * call.recon_scale;
@@ -53,7 +53,7 @@ ElboOutputs forward(Tensor recon, Tensor target, Tensor mu, Tensor logvar, int64
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
   library.def(
       "elbo_loss(Tensor recon, Tensor target, Tensor mu, Tensor logvar, int reconstruction, float beta, int reduction, "
-      "bool with_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool with_grad, bool float32_loss) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) { library.impl("elbo_loss", TORCH_BOX(&genimg_fast::forward)); }

@@ -3,7 +3,7 @@
 #pragma once
 #include "common/reconstruction.h"
 #include "common/reduction.h"
-#include "ops/saved_gradient.h"
+#include "ops/loss.h"
 
 namespace genimg_fast {
 
@@ -12,9 +12,10 @@ using ElboOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 // The tensors of one call, recon and target in one memory order, mu and logvar in another, its outputs allocated.
 struct ElboCall {
   ElboCall(Tensor recon_, Tensor target_, Tensor mu_, Tensor logvar_, int64_t reconstruction_code,
-           int64_t reduction_code, bool with_grad_)
+           int64_t reduction_code, bool with_grad_, bool float32_loss)
       : recon(recon_), target(target_), mu(mu_), logvar(logvar_), with_grad(with_grad_) {
-    make_elementwise(recon, target);
+    make_elementwise(recon);
+    lay_out_target(recon, target);
     make_elementwise(mu, logvar);
     check(recon.scalar_type() == mu.scalar_type() && recon.is_cuda() == mu.is_cuda(),
           "genimg_fast: elbo_loss: recon and mu differ in dtype or device");
@@ -25,7 +26,7 @@ struct ElboCall {
     };
     recon_scale = scale(recon);
     kl_scale = scale(mu);
-    total = new_scalar(recon), reconstruction_loss = new_scalar(recon), kl = new_scalar(recon);
+    for (Tensor* loss : {&total, &reconstruction_loss, &kl}) *loss = new_loss(recon, float32_loss);
     grad_recon = new_saved_gradient(recon, with_grad);
     grad_mu = new_saved_gradient(mu, with_grad);
     grad_logvar = new_saved_gradient(logvar, with_grad);

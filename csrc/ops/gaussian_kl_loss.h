@@ -3,7 +3,7 @@
 #pragma once
 #include "common/gaussian_kl.h"
 #include "common/reduction.h"
-#include "ops/saved_gradient.h"
+#include "ops/loss.h"
 
 namespace genimg_fast {
 

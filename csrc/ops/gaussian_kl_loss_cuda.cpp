@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor mu, Tensor logvar, int64_t red
   const CudaScope scope(mu);
   const GaussianKlCall call(mu, logvar, reduction, with_grad);
   Tensor partial = float_scratch(mu, cuda::gaussian_kl_partials(mu.numel()));
-  cuda::gaussian_kl(cuda_dtype(mu), call.operands<void, float>(), mutable_data<float>(partial), call.scale,
+  cuda::gaussian_kl(cuda_dtype(mu), call.operands<void>(), mutable_data<float>(partial), call.scale,
                     call.is_reduced ? mutable_data<void>(call.loss) : nullptr, scope.stream);
   return call.outputs();
 }

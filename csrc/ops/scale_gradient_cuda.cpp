@@ -10,10 +10,9 @@ void scale_gradient_(Tensor gradient, Tensor upstream) {
   const CudaScope scope(gradient);
   check(upstream.numel() == 1 && upstream.is_cuda() && upstream.get_device_index() == gradient.get_device_index(),
         "scale_gradient_: upstream must be one number on the gradient's GPU");
-  check(gradient.scalar_type() == ScalarType::Float && upstream.scalar_type() == ScalarType::Float,
-        "scale_gradient_: both must be float32");
   check(is_dense(gradient), "scale_gradient_: the gradient must be dense");
-  cuda::scale_gradient(mutable_data<float>(gradient), data<float>(upstream), gradient.numel(), scope.stream);
+  cuda::scale_gradient(cuda_dtype(gradient), mutable_data<void>(gradient), channel_vector(upstream), gradient.numel(),
+                       scope.stream);
 }
 
 }  // namespace

@@ -68,31 +68,6 @@ inline bool same_order(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-inline Tensor densely_copied(const Tensor& t, const Tensor& layout) {
-  Tensor copy = torch::stable::empty_like(layout);
-  return torch::stable::copy_(copy, t);
-}
-
-// Lays `t` out so that its element i in memory order belongs to element i of `dense`: as it is if it already lies so,
-// else as a copy.
-inline void lay_out_like(const Tensor& dense, Tensor& t) {
-  check(same_sizes(dense, t), "genimg_fast: elementwise operands differ in shape");
-  check(dense.scalar_type() == t.scalar_type(), "genimg_fast: elementwise operands differ in dtype");
-  check(dense.is_cuda() == t.is_cuda(), "genimg_fast: elementwise operands are on different devices");
-  if (!same_order(dense, t)) t = densely_copied(t, dense);
-}
-inline void lay_out_like(const Tensor& dense, OptionalTensor& t) {
-  if (t) lay_out_like(dense, *t);
-}
-
-// All the tensors in the memory order of the first, which empty_like() of the first has too: channels_last in,
-// channels_last out.
-template <typename... Tensors>
-void make_elementwise(Tensor& first, Tensors&... rest) {
-  if (!is_dense(first)) first = densely_copied(first, first);
-  (lay_out_like(first, rest), ...);
-}
-
 // For a tensor not written yet.  The allocator gives large blocks back to the system and gets them anew, and a fresh
 // page of 4 KiB takes longer to fault in than to fill.
 inline Tensor in_huge_pages(Tensor t) {
@@ -110,6 +85,34 @@ inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
   check(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION) == 0,
         "genimg_fast: no memory for ", t.numel(), " elements");
   return in_huge_pages(torch::stable::detail::to<Tensor>(stack[0]));
+}
+
+inline Tensor densely_copied(const Tensor& t, const Tensor& layout) {
+  Tensor copy = empty_like(layout, t.scalar_type());
+  return torch::stable::copy_(copy, t);
+}
+
+// Lays `t` out so that its element i in memory order belongs to element i of `dense`: as it is if it already lies so,
+// else as a copy.
+inline void lay_out_like_in_own_dtype(const Tensor& dense, Tensor& t) {
+  check(same_sizes(dense, t), "genimg_fast: elementwise operands differ in shape");
+  check(dense.is_cuda() == t.is_cuda(), "genimg_fast: elementwise operands are on different devices");
+  if (!same_order(dense, t)) t = densely_copied(t, dense);
+}
+inline void lay_out_like(const Tensor& dense, Tensor& t) {
+  check(dense.scalar_type() == t.scalar_type(), "genimg_fast: elementwise operands differ in dtype");
+  lay_out_like_in_own_dtype(dense, t);
+}
+inline void lay_out_like(const Tensor& dense, OptionalTensor& t) {
+  if (t) lay_out_like(dense, *t);
+}
+
+// All the tensors in the memory order of the first, which empty_like() of the first has too: channels_last in,
+// channels_last out.
+template <typename... Tensors>
+void make_elementwise(Tensor& first, Tensors&... rest) {
+  if (!is_dense(first)) first = densely_copied(first, first);
+  (lay_out_like(first, rest), ...);
 }
 
 inline Tensor new_scalar(const Tensor& like) { return torch::stable::new_empty(like, {}); }

@@ -20,6 +20,10 @@ inline cuda::DType cuda_dtype(const Tensor& t) {
   }
 }
 
+inline cuda::LossDTypes loss_dtypes(const Tensor& input, const Tensor& target, const Tensor& loss) {
+  return {cuda_dtype(input), cuda_dtype(target), cuda_dtype(loss)};
+}
+
 // Makes a tensor's GPU the current one for the scope, and names its current stream.
 struct CudaScope {
   explicit CudaScope(const Tensor& t) : guard(t.get_device_index()) {

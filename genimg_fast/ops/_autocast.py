@@ -39,6 +39,24 @@ def float32_under_autocast(function: Function) -> Function:
     return wrapper  # type: ignore[return-value]
 
 
+def float32_loss_under_autocast(function: Function) -> Function:
+    """The same for losses whose kernels read half types as they are and give a loss in float32: the function is told that by
+    `float32_loss=True`, and casts what is not for those kernels itself."""
+
+    @functools.wraps(function)
+    def wrapper(first, *args, **kwargs):
+        if not _autocasts(first):
+            return function(first, *args, **kwargs)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs, float32_loss=True)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def to_float32(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    return tuple(_cast(t, torch.float32) for t in tensors)
+
+
 def to_autocast_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """Convolutions: input, weight and bias in the autocast dtype.  Batch normalisation then follows its input, as in torch."""
     if not _autocasts(tensors[0]):

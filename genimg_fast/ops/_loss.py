@@ -7,6 +7,8 @@ import torch
 
 from genimg_fast.ops._registration import register
 
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
 
 def wants_gradient(*inputs: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
@@ -36,10 +38,24 @@ def why_slower(input: torch.Tensor, least: int, least_in_inference: int) -> str 
     return f"fewer than {least} elements, for which calling PyTorch's own operators is quicker"
 
 
+def kernels_widen(input: torch.Tensor, target: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether kernels take these tensors as autocast leaves them, images in float32 for one, and give a loss in float32."""
+    if input.device.type != "cuda" or input.dtype not in _HALF_TYPES:
+        return False
+    dtypes = (input.dtype, torch.float32)
+    return target.dtype in dtypes and all(t is None or t.dtype == input.dtype for t in others)
+
+
+# The fakes of csrc/ops/loss.h.
+
+
 def saved_gradient(like: torch.Tensor, wanted: bool) -> torch.Tensor:
-    """The fake of csrc/ops/saved_gradient.h."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = torch.float32 if like.dtype == torch.float16 else like.dtype
     return torch.empty_like(like, dtype=dtype) if wanted else like.new_empty((0,), dtype=dtype)
+
+
+def new_loss(input: torch.Tensor, float32_loss: bool) -> torch.Tensor:
+    return input.new_empty((), dtype=torch.float32 if float32_loss and input.dtype in _HALF_TYPES else input.dtype)
 
 
 def keep(ctx, *, differentiable: tuple[int, ...], gradients: tuple[torch.Tensor, ...]) -> None:
@@ -67,11 +83,13 @@ def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype:
     if upstream is None:
         return None
     if _is_plain_scalar(upstream) and gradient.dtype == dtype and _is_last_backward():
-        if upstream.device.type == "cuda" and upstream.dtype == dtype:  # to look at it would be to wait for the GPU
+        if upstream.device.type == "cuda":  # to look at it would be to wait for the GPU
             torch.ops.genimg_fast.scale_gradient_(gradient, upstream)
             return gradient
-        if upstream.device.type == "cpu" and _is_one(upstream):
+        if _is_one(upstream):
             return gradient
+    if _is_plain_scalar(upstream) and gradient.dtype != dtype:  # rounded once, and by one kernel
+        return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
     return (gradient * upstream).to(dtype)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _loss
-from genimg_fast.ops._autocast import float32_under_autocast
+from genimg_fast.ops._autocast import float32_loss_under_autocast, to_float32
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import bce_with_logits_loss as reference
 
@@ -15,7 +15,7 @@ from genimg_fast.reference import bce_with_logits_loss as reference
 _WORTH_A_KERNEL = (1 << 14, 1 << 12)
 
 
-@float32_under_autocast
+@float32_loss_under_autocast
 def bce_with_logits_loss(
     input: torch.Tensor,
     target: torch.Tensor,
@@ -23,34 +23,42 @@ def bce_with_logits_loss(
     *,
     pos_weight: torch.Tensor | None = None,
     reduction: str = "mean",
+    float32_loss: bool = False,
 ) -> torch.Tensor:
     op = "bce_with_logits_loss"
     _check.tensor(op, input=input, target=target, weight=weight, pos_weight=pos_weight)
     _check.same_shape(op, input=input, target=target)
     _check.expands(op, input, "input", weight=weight, pos_weight=pos_weight)
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
+    as_they_are = float32_loss and reduction != "none" and _loss.kernels_widen(input, target, weight, pos_weight)
+    if float32_loss and not as_they_are:
+        input, target, weight, pos_weight = to_float32(input, target, weight, pos_weight)
     constants = {"target": target, "weight": weight, "pos_weight": pos_weight}
-    unless = _loss.why_not_one_dtype(input, **constants) or _loss.why_not_differentiable(**constants)
+    promotes = None if as_they_are else _loss.why_not_one_dtype(input, **constants)
+    unless = promotes or _loss.why_not_differentiable(**constants)
     if not _backend.use_native(
         op, input, target, weight, pos_weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
     ):
+        if as_they_are:
+            input, target, weight, pos_weight = to_float32(input, target, weight, pos_weight)
         return reference.bce_with_logits_loss(input, target, weight, pos_weight, reduction)
     weight = weight if weight is None else weight.expand_as(input)
     pos_weight = pos_weight if pos_weight is None else pos_weight.expand_as(input)
     code = _check.REDUCTIONS[reduction]
     loss, _ = torch.ops.genimg_fast.bce_with_logits_loss(
-        input, target, weight, pos_weight, code, _loss.wants_gradient(input)
+        input, target, weight, pos_weight, code, _loss.wants_gradient(input), float32_loss
     )
     return loss
 
 
-def _fake(input, target, weight, pos_weight, reduction, with_grad):
-    loss = torch.empty_like(input) if reduction == _check.REDUCTIONS["none"] else input.new_empty(())
+def _fake(input, target, weight, pos_weight, reduction, with_grad, float32_loss):
+    reduced = reduction != _check.REDUCTIONS["none"]
+    loss = _loss.new_loss(input, float32_loss) if reduced else torch.empty_like(input)
     return loss, _loss.saved_gradient(input, with_grad)
 
 
 def _setup_context(ctx, inputs, output):
-    input, target, weight, pos_weight, ctx.reduction, ctx.with_grad = inputs
+    input, target, weight, pos_weight, ctx.reduction, ctx.with_grad, ctx.float32_loss = inputs
     _, gradient = output
     _loss.keep(ctx, differentiable=(0,), gradients=(gradient,))
     ctx.save_for_backward(input, target, weight, pos_weight, gradient)
@@ -62,12 +70,15 @@ def _backward(ctx, grad, _):
     if grad is None:
         grad_input = None
     elif torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
+        dtype = input.dtype
+        if ctx.float32_loss:
+            input, target, weight, pos_weight = to_float32(input, target, weight, pos_weight)
         grad_input = reference.bce_with_logits_loss_backward(
             grad, input, target, weight, pos_weight, _check.name_of(ctx.reduction, _check.REDUCTIONS)
-        )
+        ).to(dtype)
     else:
         grad_input = _loss.times_upstream(gradient, grad, input.dtype)
-    return grad_input, None, None, None, None, None
+    return grad_input, None, None, None, None, None, None
 
 
 register("bce_with_logits_loss", _fake, backward=_backward, setup_context=_setup_context)

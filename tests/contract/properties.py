@@ -129,7 +129,8 @@ def autocasts(case: Case, dtype: torch.dtype) -> None:
         if exact.abs().max() < 1e-9:  # the gradient of a bias before a batch normalisation: all noise
             assert a.abs().max() < 0.01
         else:
-            _cases.assert_accurate(a, exact, theirs)
+            # A few numbers, each a sum of many: PyTorch's own error is small by luck at times.
+            _cases.assert_accurate(a, exact, theirs, factor=_cases.ERROR_FACTOR * (2 if a.dim() == 1 else 1))
 
 
 def vmaps(case: Case) -> None:

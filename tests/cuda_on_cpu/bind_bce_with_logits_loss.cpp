@@ -6,10 +6,11 @@ namespace {
 
 using namespace genimg_fast;
 
-void bce_with_logits_loss(cuda::DType dtype, const void* input, const void* target, const void* weight,
-                          const void* pos_weight, void* loss, float* grad, int64_t numel, float* partial, double scale,
-                          void* sum) {
-  cuda::bce_with_logits_loss(dtype, {input, target, weight, pos_weight, loss, grad, scale, numel}, partial, scale, sum,
+void bce_with_logits_loss(cuda::DType dtype, cuda::DType target_dtype, cuda::DType loss_dtype, const void* input,
+                          const void* target, const void* weight, const void* pos_weight, void* loss, void* grad,
+                          int64_t numel, float* partial, double scale, void* sum) {
+  cuda::bce_with_logits_loss({dtype, target_dtype, loss_dtype},
+                             {input, target, weight, pos_weight, loss, grad, scale, numel}, partial, scale, sum,
                              nullptr);
 }
 

@@ -6,14 +6,14 @@ namespace {
 
 using namespace genimg_fast;
 
-void elbo_loss(cuda::DType dtype, int64_t kind, const void* recon, const void* target, const void* mu,
-               const void* logvar, void* total, void* reconstruction, void* kl, float* grad_recon, float* grad_mu,
-               float* grad_logvar, double recon_scale, double kl_scale, double beta, int64_t image_numel,
-               int64_t latent_numel, float* partial) {
+void elbo_loss(cuda::DType dtype, cuda::DType target_dtype, cuda::DType loss_dtype, int64_t kind, const void* recon,
+               const void* target, const void* mu, const void* logvar, void* total, void* reconstruction, void* kl,
+               void* grad_recon, void* grad_mu, void* grad_logvar, double recon_scale, double kl_scale, double beta,
+               int64_t image_numel, int64_t latent_numel, float* partial) {
   const cuda::ElboOperands<void> operands{recon,          target,   mu,         logvar,      total,
                                           reconstruction, kl,       grad_recon, grad_mu,     grad_logvar,
                                           recon_scale,    kl_scale, beta,       image_numel, latent_numel};
-  cuda::elbo_loss(dtype, static_cast<Reconstruction>(kind), operands, partial, nullptr);
+  cuda::elbo_loss({dtype, target_dtype, loss_dtype}, static_cast<Reconstruction>(kind), operands, partial, nullptr);
 }
 
 }  // namespace

@@ -4,7 +4,8 @@
 
 CUDA_ON_CPU_BINDINGS {
   using namespace genimg_fast;
-  cuda_on_cpu::bind("scale_gradient", [](float* gradient, const float* upstream, int64_t numel) {
-    cuda::scale_gradient(gradient, upstream, numel, nullptr);
-  });
+  cuda_on_cpu::bind("scale_gradient",
+                    [](cuda::DType dtype, void* gradient, cuda::ChannelVector upstream, int64_t numel) {
+                      cuda::scale_gradient(dtype, gradient, upstream, numel, nullptr);
+                    });
 }

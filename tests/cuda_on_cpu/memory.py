@@ -9,6 +9,15 @@ from types import ModuleType
 import numpy as np
 
 DTYPES = ("float32", "float16", "bfloat16")
+GRADIENT_DTYPE = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}
+"""In which a loss keeps the gradient of its input."""
+LOSS_DTYPES = [(dtype, dtype, dtype) for dtype in DTYPES]
+LOSS_DTYPES += [
+    ("float16", "float32", "float32"),
+    ("bfloat16", "float32", "float32"),
+    ("bfloat16", "bfloat16", "float32"),
+]
+"""Of a loss: its input, its target and what it returns."""
 CHANNEL_DTYPES = [("float32",), ("float16",), ("bfloat16",), ("float16", "bfloat16", "float32")]
 """For `channel_vectors`: in the last, vectors that stand side by side differ."""
 STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}  # NumPy has no bfloat16

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+from tests.cuda_on_cpu.memory import DTYPES, GRADIENT_DTYPE, LOSS_DTYPES, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -28,35 +28,36 @@ def exact_loss_and_gradient(x, t):
 def test_elementwise(kernels, memory, misaligned, weighted, dtype):
     for size in SIZES:
         x, t, w = (memory.input(random(size, seed), dtype, misaligned) for seed in (1, 2, 3))
-        loss, grad = memory.output(size, dtype, misaligned), memory.output(size, np.float32)
+        loss, grad = memory.output(size, dtype, misaligned), memory.output(size, GRADIENT_DTYPE[dtype])
         partial = memory.output(kernels.bce_partials(size), np.float32)
-        kernels.bce_loss(dtype, x, t, w if weighted else None, loss, grad, size, partial, 1.0, None)
+        kernels.bce_loss(dtype, dtype, dtype, x, t, w if weighted else None, loss, grad, size, partial, 1.0, None)
         weight = decode(w, dtype) if weighted else 1
         exact, exact_grad = exact_loss_and_gradient(decode(x, dtype), decode(t, dtype))
         assert_accurate(loss, weight * exact, dtype, f"size {size}")
-        assert_accurate(grad, weight * exact_grad, "float32", f"size {size}")
+        assert_accurate(grad, weight * exact_grad, GRADIENT_DTYPE[dtype], f"size {size}")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "of_target", "of_loss"), LOSS_DTYPES)
 @pytest.mark.parametrize("with_grad", [False, True])
-def test_sum(kernels, memory, with_grad, dtype):
+def test_sum(kernels, memory, with_grad, dtype, of_target, of_loss):
     for size in SIZES:
-        x, t = memory.input(random(size, 1), dtype), memory.input(random(size, 2), dtype)
-        grad, out = memory.output(size, np.float32), memory.output(1, dtype)
+        x, t = memory.input(random(size, 1), dtype), memory.input(random(size, 2), of_target)
+        grad, out = memory.output(size, GRADIENT_DTYPE[dtype]), memory.output(1, of_loss)
         partial = memory.output(kernels.bce_partials(size), np.float32)
-        kernels.bce_loss(dtype, x, t, None, None, grad if with_grad else None, size, partial, 0.37, out)
-        exact, exact_grad = exact_loss_and_gradient(decode(x, dtype), decode(t, dtype))
-        assert_accurate(out, np.array([0.37 * exact.sum()]), dtype, f"size {size}")
+        kernels.bce_loss(
+            *(dtype, of_target, of_loss, x, t, None, None, grad if with_grad else None, size, partial, 0.37, out)
+        )
+        exact, exact_grad = exact_loss_and_gradient(decode(x, dtype), decode(t, of_target))
+        assert_accurate(out, np.array([0.37 * exact.sum()]), of_loss, f"size {size}")
         if with_grad:
-            assert_accurate(grad, 0.37 * exact_grad, "float32", f"size {size}")
+            assert_accurate(grad, 0.37 * exact_grad, GRADIENT_DTYPE[dtype], f"size {size}")
 
 
 def test_ends_of_the_interval_and_what_lies_outside(kernels, memory):
     values = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [-0.1, 0], [1.1, 1], [np.nan, 0], [0.5, -0.1], [0.5, np.nan]])
     x, t = memory.input(values[:, 0], "float32"), memory.input(values[:, 1], "float32")
     loss, grad = memory.output(9, "float32"), memory.output(9, "float32")
-    kernels.bce_loss(
-        "float32", x, t, None, loss, grad, 9, memory.output(kernels.bce_partials(9), np.float32), 1.0, None
-    )
+    partial = memory.output(kernels.bce_partials(9), np.float32)
+    kernels.bce_loss(*("float32",) * 3, x, t, None, loss, grad, 9, partial, 1.0, None)
     np.testing.assert_array_equal(loss, [0, 100, 100, 0] + [np.nan] * 5)
     np.testing.assert_allclose(grad[:4], [0, -1e12, 1e12, 0], rtol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu.memory import DTYPES, assert_accurate, decode
+from tests.cuda_on_cpu.memory import DTYPES, GRADIENT_DTYPE, assert_accurate, decode
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -33,7 +33,7 @@ def run(kernels, memory, dtype, mu, logvar, *, loss=None, gradients=(None, None)
 def test_matches_float64(kernels, memory, dtype):
     for what, size, misaligned, mu, logvar, exact_mu, exact_logvar in cases(memory, dtype):
         loss, total = memory.output(size, dtype, misaligned), memory.output(1, dtype)
-        grad_mu, grad_logvar = (memory.output(size, "float32", misaligned) for _ in range(2))
+        grad_mu, grad_logvar = (memory.output(size, GRADIENT_DTYPE[dtype], misaligned) for _ in range(2))
         run(
             kernels, memory, dtype, mu, logvar, loss=loss, gradients=(grad_mu, grad_logvar), grad_scale=0.7,
             scale=0.37, sum=total,
@@ -41,8 +41,8 @@ def test_matches_float64(kernels, memory, dtype):
         exact = 0.5 * (exact_mu**2 + np.exp(exact_logvar) - 1 - exact_logvar)
         assert_accurate(loss, exact, dtype, what)
         assert_accurate(total, np.array([0.37 * exact.sum()]), dtype, what)
-        assert_accurate(grad_mu, 0.7 * exact_mu, "float32", what)
-        assert_accurate(grad_logvar, 0.35 * (np.exp(exact_logvar) - 1), "float32", what)
+        assert_accurate(grad_mu, 0.7 * exact_mu, GRADIENT_DTYPE[dtype], what)
+        assert_accurate(grad_logvar, 0.35 * (np.exp(exact_logvar) - 1), GRADIENT_DTYPE[dtype], what)
 
 
 def test_only_what_is_asked_for(kernels, memory):

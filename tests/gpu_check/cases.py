@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -146,6 +147,16 @@ def _gaussian_kl_loss() -> Iterator[Case]:
             yield Case(f"{shape} {reduction}", draw, function, ("mu", "logvar"))
 
 
+def _under_autocast(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """As autocast meets it: images that nobody rounded, beside an output of a half type."""
+
+    def function(*, target: torch.Tensor, **more: Any) -> Any:
+        with torch.autocast("cuda"):
+            return loss(target=target if target.dtype == torch.float64 else target.float(), **more)
+
+    return function
+
+
 def _bce(name: str) -> Iterator[Case]:
     weights = ("none", "weight", "pos_weight") if name == "bce_with_logits_loss" else ("none", "weight")
     for shape in SHAPES:
@@ -162,6 +173,9 @@ def _bce(name: str) -> Iterator[Case]:
                     return getattr(functional, name)(**tensors, reduction=reduction)
 
                 yield Case(f"{shape} {reduction}, weight: {weighted}", draw, function, ("input",))
+                if weighted == "none" and reduction != "none":
+                    autocast = _under_autocast(function)
+                    yield Case(f"{shape} {reduction}, under autocast", draw, autocast, ("input",))
 
 
 def _elbo_loss() -> Iterator[Case]:
@@ -177,7 +191,10 @@ def _elbo_loss() -> Iterator[Case]:
                 def function(kind=kind, reduction=reduction, **tensors):
                     return functional.elbo_loss(**tensors, reconstruction=kind, beta=0.5, reduction=reduction)
 
-                yield Case(f"{shape} {kind} {reduction}", draw, function, ("recon", "mu", "logvar"))
+                leaves = ("recon", "mu", "logvar")
+                yield Case(f"{shape} {kind} {reduction}", draw, function, leaves)
+                if reduction == "batchmean":
+                    yield Case(f"{shape} {kind} {reduction}, under autocast", draw, _under_autocast(function), leaves)
 
 
 def _reparameterize() -> Iterator[Case]:

@@ -218,13 +218,14 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
             elif op == "gaussian_kl_loss":
                 yield op, (leaf(9, 33), leaf(9, 33), code, True)
                 yield "scale_gradient_", (randn(9, 33), randn())
+                yield "scale_gradient_", (randn(9, 33).bfloat16(), randn())
             elif op == "bce_loss":
-                yield op, (randn(9, 33).sigmoid().requires_grad_(), randn(9, 33).sigmoid(), None, code, True)
+                yield op, (randn(9, 33).sigmoid().requires_grad_(), randn(9, 33).sigmoid(), None, code, True, False)
             elif op == "bce_with_logits_loss":
-                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), randn(9, 33).abs(), None, code, True)
+                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), randn(9, 33).abs(), None, code, True, False)
             elif code == REDUCTIONS["mean"]:
                 kind = RECONSTRUCTIONS["bce_with_logits"]
-                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), leaf(9, 4), leaf(9, 4), kind, 0.5, code, True)
+                yield op, (leaf(9, 33), randn(9, 33).sigmoid(), leaf(9, 4), leaf(9, 4), kind, 0.5, code, True, False)
 
 
 # --- the same bits, from a graph and from run to run -----------------------------------------------------------------

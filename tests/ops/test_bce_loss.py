@@ -92,7 +92,7 @@ def test_sum_does_not_depend_on_the_number_of_threads(isa):
 def test_opcheck(reduction, weighted, with_grad):
     input, target = probabilities((5, 3)).requires_grad_(), probabilities((5, 3), seed=2)
     weight = torch.tensor([0.5, 1.0, 2.0]).expand(5, 3) if weighted else None
-    args = input, target, weight, REDUCTIONS[reduction], with_grad
+    args = input, target, weight, REDUCTIONS[reduction], with_grad, False
     torch.library.opcheck(torch.ops.genimg_fast.bce_loss.default, args)
 
 

@@ -96,7 +96,7 @@ def test_sum_does_not_depend_on_the_number_of_threads(isa):
 )
 def test_opcheck(reduction, weighted, with_grad):
     weights = [POSITIVE.expand(5, 3) if weighted else None] * 2
-    args = logits((5, 3)).requires_grad_(), targets((5, 3)), *weights, REDUCTIONS[reduction], with_grad
+    args = logits((5, 3)).requires_grad_(), targets((5, 3)), *weights, REDUCTIONS[reduction], with_grad, False
     torch.library.opcheck(torch.ops.genimg_fast.bce_with_logits_loss.default, args)
 
 

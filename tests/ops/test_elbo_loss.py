@@ -89,7 +89,7 @@ def test_does_not_depend_on_the_number_of_threads(isa):
 def test_opcheck(reconstruction, reduction, with_grad):
     recon, target, mu, logvar = operands((3, 5), (3, 2), reconstruction=reconstruction)
     tensors = recon.requires_grad_(), target, mu.requires_grad_(), logvar.requires_grad_()
-    args = *tensors, RECONSTRUCTIONS[reconstruction], 0.3, REDUCTIONS[reduction], with_grad
+    args = *tensors, RECONSTRUCTIONS[reconstruction], 0.3, REDUCTIONS[reduction], with_grad, False
     torch.library.opcheck(torch.ops.genimg_fast.elbo_loss.default, args)
 
 

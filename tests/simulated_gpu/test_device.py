@@ -165,6 +165,45 @@ def test_a_loss_makes_its_gradient_forward_and_looks_at_it_backward():
     ]
 
 
+def elbo_under_autocast(recon, target, mu, logvar):
+    with torch.autocast("cuda", recon.dtype):
+        return functional.elbo_loss(recon, target, mu, logvar)[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backward"), [(torch.bfloat16, "scale_gradient_kernel"), (torch.float16, "aten::mul")]
+)
+def test_under_autocast_nothing_is_converted(dtype, backward):
+    """Images stay in float32 and what the network gives in a half type; the loss is float32."""
+    target = torch.rand(2, 3, 8, 8).cuda()
+    leaves = [torch.randn(shape).to("cuda", dtype).requires_grad_() for shape in ((2, 3, 8, 8), (2, 5), (2, 5))]
+
+    def step():
+        loss = elbo_under_autocast(leaves[0], target, *leaves[1:])
+        assert loss.dtype == torch.float32
+        return torch.autograd.grad(loss, leaves)
+
+    with use_backend("native"):
+        step()
+        graph, gradients = capture(step)
+    assert [g.dtype for g in gradients] == [dtype] * 3
+    assert graph.launches() == ["elbo_kernel", "elbo_total_kernel", "aten::fill_", *[backward] * 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_second_derivatives_under_autocast(dtype):
+    target = torch.rand(2, 3, 8, 8).cuda()
+    values = [torch.randn(shape).to("cuda", dtype) for shape in ((2, 3, 8, 8), (2, 5), (2, 5))]
+    results = []
+    for backend in ("native", "reference"):
+        leaves = [t.clone().requires_grad_() for t in values]
+        with use_backend(backend):
+            loss = elbo_under_autocast(leaves[0], target, *leaves[1:])
+            first = torch.autograd.grad(loss, leaves, create_graph=True)
+            results.append(torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves))
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("factor", [1, -2.5])
 def test_the_gradient_of_a_loss_under_any_upstream(factor, dtype):
