@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from genimg_fast import _extension
 
@@ -153,6 +154,15 @@ print(torch._C._dispatch_has_kernel_for_dispatch_key("genimg_fast::elbo_loss", "
     assert output_of(sys.executable, "-c", program).strip() == "True"
     # Which library brings that function is not seen where it is supplied: libtorch.so brings torch's CUDA library.
     assert "[libtorch.so]" in output_of("readelf", "-d", library)
+
+
+@pytest.mark.parametrize("folder", ["cpu", "ops"])
+def test_sources_are_cxx17(folder):
+    """As which torch 2.11 compiles them, where newer ones take C++20.  tests/cuda_on_cpu does so with csrc/cuda."""
+    headers = Path(torch.__file__).parent / "include"
+    flags = ["-std=c++17", "-fsyntax-only", "-w", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    includes = [f"-I{ROOT / 'csrc'}", f"-isystem{headers}", f"-isystem{headers / 'torch/csrc/api/include'}"]
+    output_of(os.environ.get("CXX", "g++"), *flags, *includes, *sorted((ROOT / "csrc" / folder).glob("*.cpp")))
 
 
 # ---- Other machines, imitated in a process of their own.

@@ -32,7 +32,6 @@
 #include "cuda/convolution_wgmma_kernel.h"
 
 #include <algorithm>
-#include <bit>
 #include <stdexcept>
 
 #include "cuda/convolution_epilogue.cuh"
@@ -421,6 +420,13 @@ void list_taps(const PhasedConvolution& conv, TilePlan& plan) {
   plan.phase_begin[conv.y_phases * conv.x_phases] = static_cast<uint8_t>(listed);
 }
 
+// 0 if there is none.
+int power_of_two_below(int width) {
+  int power = 0;
+  for (int next = 1; next < width; next *= 2) power = next;
+  return power;
+}
+
 // The tiles of at most kM positions, a row or a power of two wide, that cover the outputs with fewest of them; of those
 // that do, the widest.  Nothing if no patch fits.  Without the list of taps.
 template <typename Tile>
@@ -428,7 +434,7 @@ std::optional<TilePlan> plan_tiles(const PhasedConvolution& conv) {
   const int y_all = conv.y[0].gather.positions, x_all = conv.x[0].gather.positions;
   const int y_step = conv.y[0].gather.step, x_step = conv.x[0].gather.step;
   std::optional<TilePlan> best;
-  for (int width = std::min(x_all, Tile::kM); width > 0; width = static_cast<int>(std::bit_ceil(width * 1u)) / 2)
+  for (int width = std::min(x_all, Tile::kM); width > 0; width = power_of_two_below(width))
     for (int height = std::min(y_all, Tile::kM / width); height > 0; --height) {
       TilePlan plan{1, 0, tile_axis(conv.y, conv.y_phases, height), tile_axis(conv.x, conv.x_phases, width), {}, {}};
       if (width == x_all && height == y_all)

@@ -9,7 +9,7 @@ CUDA_ON_CPU_BINDINGS {
   bind("set_schedule", [](const std::string& name, unsigned seed) {
     const std::map<std::string, Schedule> names = {
         {"forward", Schedule::forward}, {"reverse", Schedule::reverse}, {"random", Schedule::random}};
-    if (!names.contains(name)) throw std::invalid_argument("a schedule is 'forward', 'reverse' or 'random'");
+    if (names.count(name) == 0) throw std::invalid_argument("a schedule is 'forward', 'reverse' or 'random'");
     schedule = names.at(name);
     schedule_random.seed(seed);
   });

@@ -31,14 +31,14 @@ JOBS = 2
 CXX = os.environ.get("CXX", "g++")
 # _FORTIFY_SOURCE refuses to longjmp between stacks; kernels may have `#pragma unroll`.
 FLAGS = [
-    *("-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    *("-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-U_FORTIFY_SOURCE", "-DGENIMG_FAST_CUDA_ON_CPU", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
 ]
 # Of UndefinedBehaviorSanitizer what kernels get wrong; the rest doubles the compilation time.
 SANITIZERS = "address,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero"
 SANITIZER_FLAGS = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
 # The one file with pybind11, which takes long to compile: neither optimised nor instrumented.
-PYTHON_FLAGS = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
+PYTHON_FLAGS = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
 PYTHON_FLAGS += ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = 2
-FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
+FLAGS = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
 # What torch's BuildExtension adds: no operators and no implicit conversions on half types.
 FLAGS += [
     f"-D__CUDA_NO_{name}__"

@@ -7,7 +7,6 @@
 // kernel before its own; otherwise the launch throws.
 #pragma once
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -120,7 +119,7 @@ inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::func
 // The value that each lane gets from lane `source(lane)`.  A lane asking beyond its group of `width` gets its own
 // value; one asking a lane that takes no part gets NaN, where CUDA leaves the result undefined.
 template <typename T>
-T shuffle(const char* name, unsigned mask, T value, int source, std::source_location site) {
+T shuffle(const char* name, unsigned mask, T value, int source, cuda_on_cpu::Site site) {
   static_assert(std::is_trivially_copyable_v<T>);
   struct Operand {
     T value;
@@ -145,31 +144,30 @@ inline int lane_id() { return running_block->current().thread % kWarp; }
 
 }  // namespace cuda_on_cpu
 
-inline void __syncthreads(std::source_location site = std::source_location::current()) {
+inline void __syncthreads(cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->block_barrier(site);
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu, std::source_location site = std::source_location::current()) {
+inline void __syncwarp(unsigned mask = 0xffffffffu, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->warp_operation("__syncwarp", mask, nullptr, nullptr, site, [](auto&) {});
 }
 
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32,
-              std::source_location site = std::source_location::current()) {
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   const int group = cuda_on_cpu::lane_id() & ~(width - 1);
   return cuda_on_cpu::shuffle("__shfl_sync", mask, value, group + (source & (width - 1)), site);
 }
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
-                  std::source_location site = std::source_location::current()) {
+                  cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   const int lane = cuda_on_cpu::lane_id(), source = lane ^ lane_mask;
   return cuda_on_cpu::shuffle("__shfl_xor_sync", mask, value, source > (lane | (width - 1)) ? lane : source, site);
 }
 
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, int delta, int width = 32,
-                   std::source_location site = std::source_location::current()) {
+                   cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   const int lane = cuda_on_cpu::lane_id(), source = lane + delta;
   return cuda_on_cpu::shuffle("__shfl_down_sync", mask, value, source > (lane | (width - 1)) ? lane : source, site);
 }
@@ -183,9 +181,9 @@ T __ldg(const T* p) {
 inline void __threadfence() {}
 inline int atomicAdd(int* p, int value) { return std::exchange(*p, *p + value); }
 
-inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __fdividef(float x, float y) { return x / y; }
-inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline float __uint_as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
 namespace genimg_fast::cuda {
 

@@ -17,7 +17,6 @@
 #include <map>
 #include <numeric>
 #include <random>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -72,6 +71,14 @@ struct AsyncCopy {
   int bytes;
 };
 
+// Where a kernel stands, by default where this is called.  As std::source_location, which C++17 lacks: that is what the
+// oldest torch compiles kernels as, and so do we here.
+struct Site {
+  const char* file = "";
+  int line = 0;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
 struct Fiber {
   enum class State { ready, at_block_barrier, at_warp_operation, at_warpgroup_operation, polling, returned };
 
@@ -79,7 +86,7 @@ struct Fiber {
   State state = State::ready;
   // What a thread that waits is waiting at.
   const char* operation = "";
-  std::source_location site;
+  cuda_on_cpu::Site site;
   unsigned mask = 0;
   const void* operand = nullptr;  // on this fiber's stack
   void* result = nullptr;         // on this fiber's stack
@@ -132,11 +139,11 @@ class Block {
   }
 
   // All threads of the block meet here: none may have returned, and none may be at another barrier.
-  void block_barrier(std::source_location site) {
+  void block_barrier(cuda_on_cpu::Site site) {
     wait_at(Fiber::State::at_block_barrier, "__syncthreads", site);
     if (++at_block_barrier_ == fibers_.size()) {
       for (const Fiber& f : fibers_)
-        if (f.site.line() != site.line() || !same(f.site.file_name(), site.file_name()))
+        if (f.site.line != site.line || !same(f.site.file, site.file))
           throw std::runtime_error("divergent barrier, the block meets at different places: " + describe_waiting());
       at_block_barrier_ = 0;
       make_ready(all_);
@@ -147,8 +154,7 @@ class Block {
   // The four warps of this thread's warpgroup meet here.  The last thread to arrive calls combine(fibers),
   // [kWarpgroup].
   template <typename Combine>
-  void warpgroup_operation(const char* operation, const void* operand, std::source_location site,
-                           const Combine& combine) {
+  void warpgroup_operation(const char* operation, const void* operand, cuda_on_cpu::Site site, const Combine& combine) {
     wait_at(Fiber::State::at_warpgroup_operation, operation, site);
     current_->operand = operand;
     const int first = current_->thread / kWarpgroup * kWarpgroup;
@@ -157,8 +163,8 @@ class Block {
     bool complete = true;
     for (int i = 0; complete && i < kWarpgroup; ++i) {
       const Fiber& f = fibers_[first + i];
-      complete = f.state == Fiber::State::at_warpgroup_operation && same(f.operation, operation) &&
-                 f.site.line() == site.line();
+      complete =
+          f.state == Fiber::State::at_warpgroup_operation && same(f.operation, operation) && f.site.line == site.line;
     }
     if (complete) {
       combine(&fibers_[first]);
@@ -169,7 +175,7 @@ class Block {
 
   // Waits until over(), which other threads make true: they run first.
   template <typename Over>
-  void poll(const char* operation, std::source_location site, const Over& over) {
+  void poll(const char* operation, cuda_on_cpu::Site site, const Over& over) {
     for (; !over(); suspend()) {
       wait_at(Fiber::State::polling, operation, site);
       ready_.insert(ready_.begin(), current_->thread);
@@ -185,8 +191,8 @@ class Block {
   // The lanes of `mask` meet here.  The last to arrive calls combine(lanes), which reads the lanes' operands and writes
   // their results; lanes[i] is nullptr for a lane that does not take part.
   template <typename Combine>
-  void warp_operation(const char* operation, unsigned mask, const void* operand, void* result,
-                      std::source_location site, const Combine& combine) {
+  void warp_operation(const char* operation, unsigned mask, const void* operand, void* result, cuda_on_cpu::Site site,
+                      const Combine& combine) {
     Fiber& me = *current_;
     const int warp = me.thread / kWarp * kWarp;
     wait_at(Fiber::State::at_warp_operation, operation, site);
@@ -214,7 +220,7 @@ class Block {
   }
 
  private:
-  void wait_at(Fiber::State state, const char* operation, std::source_location site) {
+  void wait_at(Fiber::State state, const char* operation, cuda_on_cpu::Site site) {
     current_->state = state;
     current_->operation = operation;
     current_->site = site;
@@ -236,9 +242,9 @@ class Block {
       if (f.state == Fiber::State::ready) continue;
       std::string where = "returned";
       if (f.state != Fiber::State::returned) {
-        const std::string file = f.site.file_name();
+        const std::string file = f.site.file;
         where = std::string("at ") + f.operation + " (" + file.substr(file.find_last_of('/') + 1) + ":" +
-                std::to_string(f.site.line()) + ")";
+                std::to_string(f.site.line) + ")";
       }
       ++groups[where];
     }

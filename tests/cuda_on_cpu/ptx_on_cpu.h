@@ -4,7 +4,6 @@
 // An asynchronous copy lands when its group is waited for, and its destination is NaN until then.  So a kernel that
 // does not wait, or that starts to overwrite a buffer which others still read, computes NaN.
 #pragma once
-#include <bit>
 
 #include "cuda_on_cpu.h"
 
@@ -59,7 +58,7 @@ inline void require_whole_warp(Lanes lanes) {
 }
 
 inline void ldmatrix_x4(const char* name, uint32_t (&out)[4], const void* shared_row, bool transposed,
-                        std::source_location site) {
+                        cuda_on_cpu::Site site) {
   require_aligned("ldmatrix: row address", shared_row, 16);
   struct Operand {
     const void* row;
@@ -82,7 +81,7 @@ inline void ldmatrix_x4(const char* name, uint32_t (&out)[4], const void* shared
   });
 }
 
-// One mma of a warp.  a_at(r, k) and b_at(k, c) say in which lane, in which of its bytes, an element lies.
+// One mma of a warp.
 struct MmaOperand {
   uint32_t a[4], b[2];
 };
@@ -90,21 +89,44 @@ struct Place {
   int lane, byte;
 };
 
-template <int kDepth, typename T, typename AAt, typename BAt, typename ToFloat>
-void mma(const char* name, float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], std::source_location site,
-         AAt, BAt, ToFloat) {
+// a_at(row, k) and b_at(k, column) say in which lane, in which of its bytes, an element lies.
+template <typename T>
+struct M16n8k16 {
+  using Element = T;
+  static constexpr int kDepth = 16;
+  static Place a_at(int row, int k) {
+    const int reg = row / 8 + 2 * (k / 8);
+    return {row % 8 * 4 + k % 8 / 2, 4 * reg + 2 * (k % 2)};
+  }
+  static Place b_at(int k, int column) { return {column * 4 + k % 8 / 2, 4 * (k / 8) + 2 * (k % 2)}; }
+  static double value(T v) { return to_float(v); }
+};
+struct M16n8k8Tf32 {
+  using Element = uint32_t;
+  static constexpr int kDepth = 8;
+  static Place a_at(int row, int k) { return {row % 8 * 4 + k % 4, 4 * (row / 8 + 2 * (k / 4))}; }
+  static Place b_at(int k, int column) { return {column * 4 + k % 4, 4 * (k / 4)}; }
+  static double value(uint32_t bits) {  // the tensor core ignores the low 13 bits
+    return __builtin_bit_cast(float, bits & ~0x1fffu);
+  }
+};
+
+template <typename Shape>
+void mma(const char* name, float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_on_cpu::Site site) {
   const MmaOperand operand{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   cuda_on_cpu::running_block->warp_operation(name, 0xffffffffu, &operand, acc, site, [](Lanes lanes) {
     require_whole_warp(lanes);
     auto element = [&](Place place, size_t fragment) {
-      T value;
-      std::memcpy(&value, static_cast<const char*>(lanes[place.lane]->operand) + fragment + place.byte, sizeof(T));
-      return static_cast<double>(ToFloat{}(value));
+      typename Shape::Element value;
+      std::memcpy(&value, static_cast<const char*>(lanes[place.lane]->operand) + fragment + place.byte, sizeof(value));
+      return Shape::value(value);
     };
+    constexpr int kDepth = Shape::kDepth;
     double a[16][kDepth], b[kDepth][8];
     for (int k = 0; k < kDepth; ++k) {
-      for (int row = 0; row < 16; ++row) a[row][k] = element(AAt{}(row, k), offsetof(MmaOperand, a));
-      for (int column = 0; column < 8; ++column) b[k][column] = element(BAt{}(k, column), offsetof(MmaOperand, b));
+      for (int row = 0; row < 16; ++row) a[row][k] = element(Shape::a_at(row, k), offsetof(MmaOperand, a));
+      for (int column = 0; column < 8; ++column)
+        b[k][column] = element(Shape::b_at(k, column), offsetof(MmaOperand, b));
     }
     for (int lane = 0; lane < 32; ++lane)
       for (int i = 0; i < 4; ++i) {
@@ -119,39 +141,28 @@ void mma(const char* name, float (&acc)[4], const uint32_t (&a)[4], const uint32
 }  // namespace on_cpu
 
 inline void ldmatrix_x4(uint32_t (&out)[4], const void* shared_row,
-                        std::source_location site = std::source_location::current()) {
+                        cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   on_cpu::ldmatrix_x4("ldmatrix_x4", out, shared_row, false, site);
 }
 inline void ldmatrix_x4_trans(uint32_t (&out)[4], const void* shared_row,
-                              std::source_location site = std::source_location::current()) {
+                              cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   on_cpu::ldmatrix_x4("ldmatrix_x4_trans", out, shared_row, true, site);
 }
 
 template <typename T>
 void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                  std::source_location site = std::source_location::current()) {
-  on_cpu::mma<16, T>(
-      "mma_m16n8k16", acc, a, b, site,
-      [](int row, int k) {
-        const int reg = row / 8 + 2 * (k / 8);
-        return on_cpu::Place{row % 8 * 4 + k % 8 / 2, 4 * reg + 2 * (k % 2)};
-      },
-      [](int k, int column) { return on_cpu::Place{column * 4 + k % 8 / 2, 4 * (k / 8) + 2 * (k % 2)}; },
-      [](T v) { return to_float(v); });
+                  cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  on_cpu::mma<on_cpu::M16n8k16<T>>("mma_m16n8k16", acc, a, b, site);
 }
 
 inline uint32_t to_tf32(float v) {
-  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  const uint32_t bits = __builtin_bit_cast(uint32_t, v);
   return std::isfinite(v) ? (bits + 0x1000) & ~0x1fffu : bits;
 }
 
 inline void mma_m16n8k8_tf32(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                             std::source_location site = std::source_location::current()) {
-  on_cpu::mma<8, uint32_t>(
-      "mma_m16n8k8_tf32", acc, a, b, site,
-      [](int row, int k) { return on_cpu::Place{row % 8 * 4 + k % 4, 4 * (row / 8 + 2 * (k / 4))}; },
-      [](int k, int column) { return on_cpu::Place{column * 4 + k % 4, 4 * (k / 4)}; },
-      [](uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); });  // the tensor core ignores the low 13 bits
+                             cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  on_cpu::mma<on_cpu::M16n8k8Tf32>("mma_m16n8k8_tf32", acc, a, b, site);
 }
 
 }  // namespace genimg_fast::cuda

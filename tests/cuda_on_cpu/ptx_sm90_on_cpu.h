@@ -200,8 +200,7 @@ inline void fence_proxy_async() {}
 inline void mbarrier_arrive(uint64_t* barrier) { cuda_on_cpu::arrive(barrier, 0); }
 inline void mbarrier_arrive_expect(uint64_t* barrier, int bytes) { cuda_on_cpu::arrive(barrier, bytes); }
 
-inline void mbarrier_wait(uint64_t* barrier, unsigned parity,
-                          std::source_location site = std::source_location::current()) {
+inline void mbarrier_wait(uint64_t* barrier, unsigned parity, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->poll("mbarrier_wait", site, [&] {
     cuda_on_cpu::Barrier& b = cuda_on_cpu::barrier_at(barrier);
     if (b.parity == parity && !b.copies.empty()) b.land();
@@ -219,13 +218,13 @@ inline void tma_load(void* shared, const TensorMap& map, int c0, int c1, int c2,
   cuda_on_cpu::barrier_at(barrier).copies.push_back(copy);
 }
 
-inline void wgmma_fence(std::source_location site = std::source_location::current()) {
+inline void wgmma_fence(cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->warpgroup_operation("wgmma_fence", nullptr, site, [](cuda_on_cpu::Fiber* fibers) {
     cuda_on_cpu::block_state().warpgroups[fibers->thread].fenced = true;
   });
 }
 
-inline void wgmma_commit(std::source_location site = std::source_location::current()) {
+inline void wgmma_commit(cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->warpgroup_operation("wgmma_commit", nullptr, site, [](cuda_on_cpu::Fiber* fibers) {
     auto& group = cuda_on_cpu::block_state().warpgroups[fibers->thread];
     group.committed.push_back(std::move(group.open));
@@ -234,7 +233,7 @@ inline void wgmma_commit(std::source_location site = std::source_location::curre
 }
 
 template <int kPending>
-void wgmma_wait(std::source_location site = std::source_location::current()) {
+void wgmma_wait(cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   cuda_on_cpu::running_block->warpgroup_operation("wgmma_wait", nullptr, site, [](cuda_on_cpu::Fiber* fibers) {
     auto& group = cuda_on_cpu::block_state().warpgroups[fibers->thread];
     group.fenced = false;
@@ -247,14 +246,13 @@ void wgmma_wait(std::source_location site = std::source_location::current()) {
 }
 
 template <int kFragmentsM, int kFragmentsN>
-void wgmma_wait_all(float (&)[kFragmentsM][kFragmentsN][4],
-                    std::source_location site = std::source_location::current()) {
+void wgmma_wait_all(float (&)[kFragmentsM][kFragmentsN][4], cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   wgmma_wait<0>(site);
 }
 
 template <typename T, int kFragmentsN>
 void wgmma(float (&acc)[kFragmentsN][4], const uint32_t (&a)[4], uint64_t b,
-           std::source_location site = std::source_location::current()) {
+           cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   struct Operand {
     float* acc;
     const uint32_t* a;
@@ -265,7 +263,7 @@ void wgmma(float (&acc)[kFragmentsN][4], const uint32_t (&a)[4], uint64_t b,
     auto& group = cuda_on_cpu::block_state().warpgroups[fibers->thread];
     if (!group.fenced) throw std::runtime_error("wgmma: registers may have been written since the last wgmma_fence");
     cuda_on_cpu::Wgmma product{
-        {}, {}, 0, 8 * kFragmentsN, [](uint16_t bits) { return to_float(std::bit_cast<T>(bits)); }};
+        {}, {}, 0, 8 * kFragmentsN, [](uint16_t bits) { return to_float(__builtin_bit_cast(T, bits)); }};
     for (int i = 0; i < cuda_on_cpu::kWarpgroup; ++i) {
       const auto* own = static_cast<const Operand*>(fibers[i].operand);
       if (i > 0 && own->b != product.b) throw std::runtime_error("wgmma: the warpgroup disagrees on where B is");

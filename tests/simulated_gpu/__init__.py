@@ -50,7 +50,7 @@ def build() -> Path:
     csrc = shim.ROOT / "csrc"
     jobs = [(source, shim.CACHE / "plain", shim.FLAGS) for source in sorted((csrc / "cuda").glob("*.cu"))]
     jobs += [(source, FOLDER, [*shim.FLAGS, *headers, *stable]) for source in sorted((csrc / "ops").glob("*_cuda.cpp"))]
-    jobs += [(HERE / "device.cpp", FOLDER, [*shim.FLAGS, *headers])]
+    jobs += [(HERE / "device.cpp", FOLDER, [*shim.FLAGS, *headers, "-std=c++20"])]  # which PyTorch's own headers want
     with shim.locked(), ThreadPoolExecutor(shim.JOBS) as pool:
         objects = list(pool.map(lambda job: shim.compile(*job), jobs))
         library = FOLDER / "libsimulated_gpu.so"
