@@ -86,7 +86,7 @@ def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype:
         if upstream.device.type == "cuda":  # to look at it would be to wait for the GPU
             torch.ops.genimg_fast.scale_gradient_(gradient, upstream)
             return gradient
-        if _is_one(upstream):
+        if upstream.item() == 1:
             return gradient
     if _is_plain_scalar(upstream) and gradient.dtype != dtype:  # rounded once, and by one kernel
         return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
@@ -97,14 +97,9 @@ def _is_plain_scalar(upstream: torch.Tensor) -> bool:
     """And nothing is traced, where its value is not known and nothing may be written in place."""
     if upstream.dim() != 0 or type(upstream) is not torch.Tensor:
         return False
-    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
-
-
-def _is_one(upstream: torch.Tensor) -> bool:
-    try:
-        return upstream.item() == 1
-    except RuntimeError:  # under vmap, where each example has its own
+    if torch._C._functorch.is_batchedtensor(upstream):  # under vmap, where each example has its own
         return False
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
 
 
 def _is_last_backward() -> bool:

@@ -165,6 +165,18 @@ def test_a_loss_makes_its_gradient_forward_and_looks_at_it_backward():
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_several_upstream_gradients_at_once(dtype):
+    x, target = torch.randn(5, 7).to("cuda", dtype).requires_grad_(), torch.rand(5, 7).to("cuda", dtype)
+    results = []
+    for backend in ("native", "reference"):
+        with use_backend(backend):
+            loss = functional.bce_with_logits_loss(x, target)
+        upstream = torch.tensor([1.0, -2.0], device="cuda", dtype=dtype)
+        results += torch.autograd.grad(loss, x, upstream, is_grads_batched=True)
+    torch.testing.assert_close(*results)
+
+
 def elbo_under_autocast(recon, target, mu, logvar):
     with torch.autocast("cuda", recon.dtype):
         return functional.elbo_loss(recon, target, mu, logvar)[0]
