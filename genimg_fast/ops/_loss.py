@@ -8,6 +8,9 @@ import torch
 from genimg_fast.ops._registration import register
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
+_BATCHED = [
+    torch._C._dispatch_key_parse(key) for key in ("FuncTorchBatched", "Batched")
+]  # of torch.vmap, is_grads_batched
 
 
 def wants_gradient(*inputs: torch.Tensor) -> bool:
@@ -97,7 +100,8 @@ def _is_plain_scalar(upstream: torch.Tensor) -> bool:
     """And nothing is traced, where its value is not known and nothing may be written in place."""
     if upstream.dim() != 0 or type(upstream) is not torch.Tensor:
         return False
-    if torch._C._functorch.is_batchedtensor(upstream):  # under vmap, where each example has its own
+    keys = torch._C._dispatch_keys(upstream)  # under vmap each example has its own
+    if any(keys.has(batched) for batched in _BATCHED):
         return False
     return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
 

@@ -174,7 +174,8 @@ def test_several_upstream_gradients_at_once(dtype):
             loss = functional.bce_with_logits_loss(x, target)
         upstream = torch.tensor([1.0, -2.0], device="cuda", dtype=dtype)
         results += torch.autograd.grad(loss, x, upstream, is_grads_batched=True)
-    torch.testing.assert_close(*results)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
 
 
 def elbo_under_autocast(recon, target, mu, logvar):
