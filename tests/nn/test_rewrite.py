@@ -503,9 +503,11 @@ def test_without_source_each_layer_is_fused_by_itself():
     model = namespace["Written"]()
     plain = copy.deepcopy(model)
     report = genimg_fast.fuse(model)
-    assert [(row.module, row.kind, row.reason) for row in report.rows] == [
-        ("", None, "forward(): its source is not available"),
-        ("conv", CONV, ""),
-    ]
+    model_itself, conv = report.rows
+    # Since 3.13 Python looks for it in the file of this test, and finds another class there.
+    told = ("forward(): its source is not available", "forward(): its source is not what runs")
+    assert (model_itself.module, model_itself.kind) == ("", None)
+    assert model_itself.reason in told
+    assert (conv.module, conv.kind, conv.reason) == ("conv", CONV, "")
     x = _cases.randn((2, 3, 4, 4))
     torch.testing.assert_close(model(x), plain(x))
