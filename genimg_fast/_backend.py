@@ -137,6 +137,15 @@ def may_fuse(input: Any) -> bool:
     return not is_recording_for_export()
 
 
+_BATCHED = [torch._C._dispatch_key_parse(key) for key in ("FuncTorchBatched", "Batched")]
+
+
+def is_batched(t: torch.Tensor) -> bool:
+    """Whether torch.vmap, or torch.autograd.grad with `is_grads_batched`, has stacked several tensors in this one."""
+    keys = torch._C._dispatch_keys(t)
+    return any(keys.has(key) for key in _BATCHED)
+
+
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     """The first reason why no native kernel can take these tensors, or None if one can."""
     present = [t for t in tensors if t is not None]

@@ -121,7 +121,7 @@ void run_plain(const Call& call, const Tensor& input, const Tensor& weight, cons
 Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTensor bias, OptionalTensor running_mean,
                  OptionalTensor running_var, OptionalTensor bn_weight, OptionalTensor bn_bias, double eps,
                  std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores,
-                 int64_t tile, bool nchw) {
+                 int64_t tile, std::optional<bool> order) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
@@ -129,7 +129,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                                    channel_vector(bn_weight), channel_vector(bn_bias),      eps};
   const auto activation = activation_of(activation_code);
   const auto negative_slope = static_cast<float>(slope);
-  const bool channels_last = !nchw && wants_channels_last(input, weight);
+  const bool channels_last = order.value_or(wants_channels_last(input, weight));
   if (!tensor_cores || !call.phased) {
     Tensor out = new_image(input, call.output, channels_last);
     run_plain(call, input, weight, affine, activation, negative_slope, out, scope.stream);
@@ -148,7 +148,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
   return channels_last ? out : torch::stable::contiguous(out);
 }
 
-// The raw output of the convolution, channels_last, its statistics and what follows from both.  The narrow kernel has
+// Output, raw output of the convolution, both channels_last, and the statistics.  The narrow kernel has
 // no statistics: an image layer has no batch normalisation.
 std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const Tensor& weight,
                                                     const OptionalTensor& bias, const OptionalTensor& bn_weight,
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const T
                        {channel_vector(mean), channel_vector(var), channel_vector(bn_weight), channel_vector(bn_bias),
                         static_cast<float>(eps), activation_of(activation), static_cast<float>(negative_slope)},
                        out.mutable_data_ptr(), scope.stream);
-  return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
+  return {out, raw, mean, var};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> functional_training(Tensor input, Tensor weight, OptionalTensor bias,
@@ -192,8 +192,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> functional_training(Tensor input, Ten
                                                                double eps, std::vector<int64_t> geometry,
                                                                int64_t activation, double negative_slope,
                                                                int64_t tensor_cores, int64_t tile) {
-  return training(input, weight, bias, bn_weight, bn_bias, {}, eps, geometry, activation, negative_slope, tensor_cores,
-                  tile);
+  const auto [out, raw, mean, var] = training(input, weight, bias, bn_weight, bn_bias, {}, eps, geometry, activation,
+                                              negative_slope, tensor_cores, tile);
+  return {wants_channels_last(input, weight) ? out : torch::stable::contiguous(out), raw, mean, var};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tensor weight, OptionalTensor bias,

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import torch
 
+from genimg_fast import _backend
 from genimg_fast.ops._registration import register
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
-_BATCHED = [
-    torch._C._dispatch_key_parse(key) for key in ("FuncTorchBatched", "Batched")
-]  # of torch.vmap, is_grads_batched
 
 
 def wants_gradient(*inputs: torch.Tensor) -> bool:
@@ -100,8 +98,7 @@ def _is_plain_scalar(upstream: torch.Tensor) -> bool:
     """And nothing is traced, where its value is not known and nothing may be written in place."""
     if upstream.dim() != 0 or type(upstream) is not torch.Tensor:
         return False
-    keys = torch._C._dispatch_keys(upstream)  # under vmap each example has its own
-    if any(keys.has(batched) for batched in _BATCHED):
+    if _backend.is_batched(upstream):  # each example has its own
         return False
     return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
 

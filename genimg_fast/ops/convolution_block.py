@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from genimg_fast import _backend
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _convolution, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
@@ -129,7 +130,7 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
     if records_gradient(input, weight, bias, block.bn_weight, block.bn_bias):
         _packed.forget([block])  # what changes with every step is not worth its memory
         if block.running_mean is None:
-            return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue, nchw)
+            return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue, False if nchw else None)
         raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *allowed)
         return batch_norm_act(
             raw, *norm, eps=block.eps, activation=block.activation, negative_slope=block.negative_slope
@@ -137,14 +138,14 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
     packed = _packed_weight(input, weight, codes) if allowed[0] and _packed.keeps_on_cuda() else None
     if block.running_mean is None:
         norm = (None,) * 4  # type: ignore[assignment]
-    return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue, nchw)
+    return _inference(input, weight, packed, bias, norm, block.eps, codes, *epilogue, False if nchw else None)
 
 
 def _inference(
-    input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores, tile, nchw=False
+    input, weight, packed, bias, norm, eps, codes, activation, slope, tensor_cores, tile, channels_last=None
 ) -> torch.Tensor:
     return torch.ops.genimg_fast.convolution_block(
-        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores, tile, nchw
+        input, weight, packed, bias, *norm, eps, codes, activation, slope, tensor_cores, tile, channels_last
     )
 
 
@@ -159,29 +160,31 @@ def _packed_weight(input: torch.Tensor, weight: torch.Tensor, codes: list[int]) 
 # ---- Fakes and gradients.
 
 
-def _empty(input: torch.Tensor, weight: torch.Tensor, codes: Sequence[int], format: torch.memory_format | None = None):
-    """`format`: that of the kernels' outputs if None, as wants_channels_last() of csrc/ops/convolution_block_cuda.cpp."""
-    if format is None:
-        formats = (memory_format(input), memory_format(weight))
-        format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+def _empty(input: torch.Tensor, weight: torch.Tensor, codes: Sequence[int], channels_last: bool | None = None):
+    """In the order of input and weight if not told, as wants_channels_last() of csrc/ops/convolution_block_cuda.cpp."""
+    if channels_last is None:
+        channels_last = torch.channels_last in (memory_format(input), memory_format(weight))
+    format = torch.channels_last if channels_last else torch.contiguous_format
     shape = Geometry.of(codes).output_shape(input, weight)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
 
 
 def _fake(
-    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile, nchw=False,
+    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile,
+    channels_last=None,
 ):  # fmt: skip
-    return _empty(input, weight, geometry, torch.contiguous_format if nchw else None)
+    return _empty(input, weight, geometry, channels_last)
 
 
 def _fake_training(input, weight, bias, bn_weight, bn_bias, eps, geometry, *_):
-    raw = _empty(input, weight, geometry, torch.channels_last)
+    raw = _empty(input, weight, geometry, channels_last=True)
     mean = torch.empty(raw.shape[1], dtype=torch.float32, device=input.device)
     return _empty(input, weight, geometry), raw, mean, torch.empty_like(mean)
 
 
 def _fake_training_(input, weight, bias, bn_weight, bn_bias, running_mean, running_var, momentum, *more):
-    return _fake_training(input, weight, bias, bn_weight, bn_bias, *more)
+    _, raw, mean, var = _fake_training(input, weight, bias, bn_weight, bn_bias, *more)
+    return torch.empty_like(raw), raw, mean, var
 
 
 def _fake_pack(input, weight, geometry):
@@ -205,10 +208,22 @@ def convolution_backward(
     weight.
     """
     wants_input, wants_weight, wants_bias = wanted
+    channels_last = None
+    if (
+        tensor_cores
+        and torch.channels_last in (memory_format(grad), memory_format(input))
+        and not _backend.is_batched(grad)
+    ):
+        channels_last = True
+        # Once, and both: else the gradient of an image would be converted for each product and what comes of it back again,
+        # and cuDNN would convert a whole layer's gradient to the order of an image.
+        grad, input = (t.contiguous(memory_format=torch.channels_last) for t in (grad, input))
     grad_input = None
     if wants_input and not torch.is_grad_enabled() and tensor_cores and _has_adjoint(grad, weight, geometry):
         adjoint = _adjoint(geometry, input, weight).codes()
-        grad_input = _inference(grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores, tile)
+        grad_input = _inference(
+            grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores, tile, channels_last
+        )
         wants_input = False
     if not (wants_input or wants_weight or wants_bias):
         return grad_input, None, None

@@ -120,9 +120,11 @@ def _forward(
         return output, raw, (mean, var)
     convolution = (x, block.weight, None, block.bias, None, None, None, None, 0.0, codes)
     if block.running_mean is None or block.running_var is None:
-        output = torch.ops.genimg_fast.convolution_block(*convolution, code, block.negative_slope, *tensor_cores, nchw)
+        output = torch.ops.genimg_fast.convolution_block(
+            *convolution, code, block.negative_slope, *tensor_cores, not nchw
+        )
         return output, output, ()
-    raw = torch.ops.genimg_fast.convolution_block(*convolution, 0, 0.0, *tensor_cores, False)
+    raw = torch.ops.genimg_fast.convolution_block(*convolution, 0, 0.0, *tensor_cores, True)
     return _activated(block, raw, block.running_mean, block.running_var), raw, ()
 
 

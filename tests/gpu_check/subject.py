@@ -183,7 +183,7 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
         for format in (torch.contiguous_format, torch.channels_last):
             image = randn(2, 8, 6, 6).contiguous(memory_format=format).requires_grad_()
             yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine)
-            yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine, True)
+            yield "convolution_block", (image, weight, None, leaf(8), None, None, None, None, *affine, False)
             yield "convolution_block_training", (image, weight, leaf(8), leaf(8), leaf(8), *affine)
             running = (randn(8), randn(8).abs() + 0.5, 0.1)
             yield (
@@ -193,7 +193,7 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
             if transposed:  # an image layer, in both orders
                 of_images = (image, leaf(8, 3, 4, 4), None, leaf(3), None, None, None, None, *affine)
                 yield "convolution_block", of_images
-                yield "convolution_block", (*of_images, True)
+                yield "convolution_block", (*of_images, False)
     elif op == "batch_norm_act":
         x, mean, var, w, b = leaf(4, 3, 5, 5), randn(3), randn(3).abs() + 0.5, leaf(3), leaf(3)
         yield "batch_norm_act_training", (x, w, b, 1e-5, ACTIVATIONS["relu"], 0.01)

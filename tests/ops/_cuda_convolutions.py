@@ -19,7 +19,8 @@ calls: list[tuple] = []
 
 
 def _inference(
-    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile, nchw=False,
+    input, weight, packed, bias, mean, var, bn_weight, bn_bias, eps, geometry, code, slope, tensor_cores, tile,
+    channels_last=None,
 ):  # fmt: skip
     calls.append(("inference", geometry[0], packed is not None))
     if packed is not None:
@@ -28,7 +29,8 @@ def _inference(
     if mean is not None:
         raw = F.batch_norm(raw, mean, var, bn_weight, bn_bias, False, 0.0, eps)
     raw = activate(raw, ACTIVATIONS[code], slope)
-    channels_last = not nchw and torch.channels_last in (memory_format(input), memory_format(weight))
+    if channels_last is None:
+        channels_last = torch.channels_last in (memory_format(input), memory_format(weight))
     return raw.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
@@ -47,7 +49,7 @@ def _training_(
     if running_mean is not None:
         raw = results[1]
         F.batch_norm(raw, running_mean, running_var, None, None, True, momentum, eps)
-    return results
+    return results[0].contiguous(memory_format=torch.channels_last), *results[1:]
 
 
 def _pack(input, weight, geometry):

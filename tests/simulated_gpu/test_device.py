@@ -232,3 +232,23 @@ def test_the_gradient_of_a_loss_under_any_upstream(factor, dtype):
         results.append(again)
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("player", "shape", "convolutions", "conversions"),
+    [("generator", (2, 100, 1, 1), 8, 1), ("discriminator", (2, 3, 64, 64), 9, 2)],
+)
+def test_training_converts_the_memory_order_of_images_alone(player, shape, convolutions, conversions):
+    """Of a model in NCHW: the gradient of those that are made, and those that are judged, for each direction.  What lies
+    between the layers stays as it is."""
+    model = getattr(models.create("dcgan", width=8), player).cuda()
+    x, parameters = torch.randn(shape, device="cuda"), list(model.parameters())
+
+    def step():
+        return torch.autograd.grad(model(x).sum(), parameters)
+
+    with use_backend("native"):
+        step()
+        graph, _ = capture(step)
+    assert graph.launches().count("convolution_kernel") == convolutions
+    assert graph.launches().count("aten::copy_") == conversions
