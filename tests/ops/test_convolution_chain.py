@@ -103,7 +103,8 @@ def test_forward_is_that_of_the_blocks_one_by_one(name):
     x = input
     for block in copy(input, blocks, torch.float32)[1]:
         x = convolution_block(x, block)
-    assert torch.equal(convolution_chain(input, blocks), x)
+    # Not bit for bit: PyTorch's sums depend on where in memory their operands begin.
+    torch.testing.assert_close(convolution_chain(input, blocks), x)
 
 
 def test_images_in_either_order():
