@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from genimg_fast import _backend, functional, ops
 from genimg_fast.nn import FusedSequential, chain
@@ -501,6 +502,23 @@ def test_a_refused_batch_leaves_the_state_that_nn_sequential_leaves(case, backen
     with _backend.use_backend(backend), pytest.raises((RuntimeError, TypeError, ValueError)):
         fused(input)
     assert_same_state(fused, plain)
+
+
+def test_checkpointing_runs_no_layer_once_more(monkeypatch):
+    """Activation checkpointing ends the second forward pass by an exception, which is no refusal."""
+    model = FusedSequential(*normalized(4, 6), *normalized(6, 5))
+    plain, input = plain_twin(model), _cases.randn((3, 4, 9, 9)).requires_grad_()
+    reference_blocks = []
+    monkeypatch.setattr("genimg_fast.nn.layers.reference.block_chain", lambda *args: reference_blocks.append(args))
+    with _backend.use_backend("native"):
+        actual = checkpoint(model, input, use_reentrant=False)
+        actual.square().sum().backward()
+    assert not reference_blocks
+    expected = checkpoint(plain, input, use_reentrant=False)
+    expected.square().sum().backward()
+    torch.testing.assert_close(actual, expected)
+    for m in (model, plain):
+        assert [m[1].num_batches_tracked, m[4].num_batches_tracked] == [2, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
