@@ -11,6 +11,7 @@ namespace genimg_fast::cpu {
 // At least `bytes` of memory, the same at each call of a thread unless it has to grow; one for each kind of use.
 struct ForWork;
 struct ForPacking;
+struct ForReordering;
 template <typename Use>
 char* thread_memory(int64_t bytes) {
   constexpr int64_t kGrowth = 2 << 20;
@@ -43,6 +44,13 @@ std::array<T*, sizeof...(Counts)> thread_workspace(Counts... counts) {
 template <typename T>
 T* packing_memory(int64_t count) {
   return reinterpret_cast<T*>(thread_memory<ForPacking>(count * static_cast<int64_t>(sizeof(T))));
+}
+
+// Uninitialised memory for a weight, or its gradient, in the order of the kernels.  It holds until the thread takes it
+// for the next.
+template <typename T>
+T* reordering_memory(int64_t count) {
+  return reinterpret_cast<T*>(thread_memory<ForReordering>(count * static_cast<int64_t>(sizeof(T))));
 }
 
 }  // namespace genimg_fast::cpu

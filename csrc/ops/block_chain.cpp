@@ -10,7 +10,6 @@
 
 #include "cpu/activation_backward_kernel.h"
 #include "cpu/batch_norm_act_kernel.h"
-#include "cpu/thread_workspace.h"
 
 namespace genimg_fast {
 namespace {
@@ -56,7 +55,7 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
     const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(link.stored), block.weight);
     const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, true);
     T* packed = cpu::packing_memory<T>(layout.count);
-    cpu::pack_weight(layer, layout, data<T>(block.weight), packed);
+    cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), packed);
 
     std::vector<T> scale, shift;
     fold<T>({data<T>(block.bias), nullptr, nullptr, nullptr, nullptr, 0}, layer.out_channels(), scale, shift);
@@ -151,12 +150,18 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     if (grad_bias && wanted[1 + first_parameter + 1]) *grad_bias = channel_sum(grad);
     if (wanted[1 + first_parameter]) {
       *grad_weight = torch::stable::empty_like(block.weight);
-      cpu::convolution_weight_grad<T>(layer, data<T>(grad), data<T>(link.stored), link.prologue(),
-                                      mutable_data<T>(*grad_weight));
+      const bool reorder = !grad_weight->is_contiguous();  // autograd would do so later, and more slowly
+      T* values = reorder ? cpu::reordering_memory<T>(grad_weight->numel()) : mutable_data<T>(*grad_weight);
+      cpu::convolution_weight_grad<T>(layer, data<T>(grad), data<T>(link.stored), link.prologue(), values);
+      if (reorder) {
+        const int64_t pixels = grad_weight->size(2) * grad_weight->size(3);
+        cpu::transpose_each(values, grad_weight->size(0), grad_weight->size(1), pixels, mutable_data<T>(*grad_weight));
+      }
     }
     if (i == 0 && !wanted[0]) return {none, grads};
     Tensor grad_input = new_channels_last(input, sizes_of(link.stored));
-    cpu::convolution_input_grad<T>(layer, data<T>(grad), data<T>(block.weight), mutable_data<T>(grad_input));
+    cpu::convolution_input_grad<T>(layer, data<T>(grad), contiguous_values<T>(block.weight),
+                                   mutable_data<T>(grad_input));
     grad = grad_input;
     may_overwrite = true;
   }

@@ -4,6 +4,7 @@
 #pragma once
 #include "cpu/convolution_layer.h"
 #include "cpu/memory_order_kernel.h"
+#include "cpu/thread_workspace.h"
 #include "ops/conv2d_bn_act.h"
 #include "ops/conv_transpose2d_bn_act.h"
 
@@ -11,8 +12,11 @@ namespace genimg_fast {
 
 // Images in another memory order; as they are if they lie in it already.  PyTorch's own copy takes up to ten times as
 // long.
+inline bool lies_in_channels_last(const Tensor& t) {
+  return is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
+}
 inline Tensor to_channels_last(const Tensor& t) {
-  if (is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3)) return t;
+  if (lies_in_channels_last(t)) return t;
   if (!t.is_contiguous()) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
   Tensor out = new_channels_last(t, sizes_of(t));
   dispatch_float_double(t, [&](auto zero) {
@@ -30,6 +34,16 @@ inline Tensor to_nchw(const Tensor& t) {
     cpu::transpose_each(data<T>(from), t.size(0), t.size(2) * t.size(3), t.size(1), mutable_data<T>(out));
   });
   return out;
+}
+
+// The values of a weight that is contiguous or channels_last, as the kernels take them.  They hold until the thread's
+// next call.
+template <typename T>
+const T* contiguous_values(const Tensor& weight) {
+  if (weight.is_contiguous()) return data<T>(weight);
+  T* values = cpu::reordering_memory<T>(weight.numel());
+  cpu::transpose_each(data<T>(weight), weight.size(0), weight.size(2) * weight.size(3), weight.size(1), values);
+  return values;
 }
 
 struct Geometry {
@@ -60,7 +74,7 @@ struct Block {
   Activation activation;
   Statistics statistics;
   double eps, negative_slope;
-  Tensor weight;
+  Tensor weight;  // contiguous or channels_last
   OptionalTensor bias, bn_weight, bn_bias;
 
   // Takes its tensors from `parameters`, from `next` on.
@@ -71,11 +85,12 @@ struct Block {
         eps(numbers[0]),
         negative_slope(numbers[1]),
         weight(take(parameters, next)) {
-    check(code[10] >= 0 && code[10] <= 2, "block_chain: unknown kind of statistics");
-    if (code[11]) bias = take(parameters, next);
-    if (code[12]) bn_weight = take(parameters, next);
-    if (code[13]) bn_bias = take(parameters, next);
     check(weight.dim() == 4, "block_chain: weight must have 4 dimensions");
+    if (!lies_in_channels_last(weight)) weight = to_contiguous(weight);
+    check(code[10] >= 0 && code[10] <= 2, "block_chain: unknown kind of statistics");
+    if (code[11]) bias = to_contiguous(take(parameters, next));
+    if (code[12]) bn_weight = to_contiguous(take(parameters, next));
+    if (code[13]) bn_bias = to_contiguous(take(parameters, next));
     check_channels(out_channels(), weight.scalar_type(), bias, bn_weight, bn_bias);
   }
 
@@ -85,9 +100,9 @@ struct Block {
   int64_t parameter_count() const { return 1 + bias.has_value() + bn_weight.has_value() + bn_bias.has_value(); }
 
  private:
-  static Tensor take(const std::vector<Tensor>& parameters, size_t& next) {
+  static const Tensor& take(const std::vector<Tensor>& parameters, size_t& next) {
     check(next < parameters.size(), "block_chain: too few parameters");
-    return to_contiguous(parameters[next++]);
+    return parameters[next++];
   }
 };
 

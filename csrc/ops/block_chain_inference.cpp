@@ -18,7 +18,6 @@
 #include <optional>
 #include <unordered_map>
 
-#include "cpu/thread_workspace.h"
 #include "ops/block_chain.h"
 
 namespace genimg_fast {
@@ -28,7 +27,11 @@ constexpr int64_t kSamples = 32, kTrailer = 2 + kSamples;
 
 template <typename T>
 T sample(const Tensor& weight, int64_t i) {
-  return data<T>(weight)[weight.numel() / kSamples * i + (weight.numel() % kSamples) * i / kSamples];
+  int64_t index = weight.numel() / kSamples * i + (weight.numel() % kSamples) * i / kSamples;
+  if (weight.is_contiguous()) return data<T>(weight)[index];
+  int64_t offset = 0;
+  for (int64_t d = 4; d-- > 0; index /= weight.size(d)) offset += index % weight.size(d) * weight.stride(d);
+  return data<T>(weight)[offset];
 }
 
 template <typename T>
@@ -66,7 +69,7 @@ std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vect
       packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kTrailer}));
       T* values = mutable_data<T>(packed.back());
       cpu::advise_huge_pages(values, layout.count * sizeof(T));
-      cpu::pack_weight(layer, layout, data<T>(block.weight), values);
+      cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), values);
       if (block.weight.numel() > 0) write_trailer(layout, block.weight, values + layout.count);
     });
   }
@@ -82,7 +85,7 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
   const T* values = kept ? data<T>(*packed) : nullptr;
   if (!values) {
     T* own = cpu::packing_memory<T>(layout.count);
-    cpu::pack_weight(layer, layout, data<T>(block.weight), own);
+    cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), own);
     values = own;
   }
   std::vector<T> scale, shift;
@@ -132,15 +135,22 @@ Tensor inference(Tensor input, std::vector<Tensor> parameters, std::vector<Tenso
   return Chain(input, parameters, fixed, packed, codes, numbers).run(input);
 }
 
-// What a tensor is, in contiguous memory.
+// What a tensor is.
 struct Memory {
   const void* address;
   ScalarType dtype;
-  std::vector<int64_t> sizes;
+  std::vector<int64_t> sizes, strides;
+
+  explicit Memory(const Tensor& t)
+      : address(t.const_data_ptr()),
+        dtype(t.scalar_type()),
+        sizes(sizes_of(t)),
+        strides(t.strides().begin(), t.strides().end()) {}
 
   bool is_that_of(const Tensor& t) const {
-    return t.const_data_ptr() == address && t.scalar_type() == dtype && t.is_contiguous() &&
-           std::equal(t.sizes().begin(), t.sizes().end(), sizes.begin(), sizes.end());
+    return t.const_data_ptr() == address && t.scalar_type() == dtype &&
+           std::equal(t.sizes().begin(), t.sizes().end(), sizes.begin(), sizes.end()) &&
+           std::equal(t.strides().begin(), t.strides().end(), strides.begin(), strides.end());
   }
 };
 
@@ -174,7 +184,7 @@ int64_t keep(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> f
   auto kept = std::make_shared<KeptChain>(
       KeptChain{Chain(input, parameters, fixed, packed, codes, numbers), input.scalar_type(), parameters, {}});
   kept->given.insert(kept->given.end(), fixed.begin(), fixed.end());
-  for (const Tensor& t : kept->given) kept->memory.push_back({t.const_data_ptr(), t.scalar_type(), sizes_of(t)});
+  for (const Tensor& t : kept->given) kept->memory.emplace_back(t);
   const std::lock_guard lock(chains_mutex);
   chains[next_chain] = std::move(kept);
   return next_chain++;

@@ -68,10 +68,15 @@ def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
     """The number of the native chain; None where it cannot be kept."""
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
-    if not all(t.is_contiguous() for t in (*parameters, *fixed)):
+    if not all(map(_lies_dense, (*parameters, *fixed))):
         return None
     packed = _packed.packed_weights(input, blocks, description)
     return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None
+
+
+def _lies_dense(t: torch.Tensor) -> bool:
+    """As the kernels read it, so that they see what is written into it."""
+    return t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
 class _Replay:

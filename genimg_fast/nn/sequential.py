@@ -136,7 +136,11 @@ def _run_alone(modules: Sequence[Any], run: list[Step], input: torch.Tensor) -> 
 def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[Any]]) -> torch.Tensor:
     try:
         return run_blocks(input, blocks)
-    except (TypeError, ValueError, RuntimeError):  # not what ends a pass of activation checkpointing that got far enough
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # not what ends a pass of activation checkpointing that got far enough
         take_back_counts(layers, blocks, input)
         raise
 

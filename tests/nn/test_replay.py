@@ -41,11 +41,13 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("change", CHANGES)
 @torch.no_grad()
-def test_a_change_is_seen(change):
+def test_a_change_is_seen(change, memory_format):
     torch.manual_seed(0)
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ReLU()).eval()
+    model.to(memory_format=memory_format)
     model[1].running_mean.fill_(0.3)
     input = _cases.randn((2, 3, 4, 4))
     before = model(input)
@@ -160,12 +162,15 @@ def test_a_pass_that_would_not_be_repeated_is_not_kept():
 
 
 @torch.no_grad()
-def test_a_weight_in_another_memory_order_is_computed_with_but_not_repeated():
+def test_a_weight_that_is_neither_contiguous_nor_channels_last_is_computed_with_but_not_repeated():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     before = model(input)
-    assert replay.replay([model], input) is not None
-    model.to(memory_format=torch.channels_last)
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        assert replay.replay([model], input) is not None
+        model.to(memory_format=memory_format)
+        torch.testing.assert_close(model(input), before)
+    model[0].weight.data = model[0].weight.mT.contiguous().mT
     torch.testing.assert_close(model(input), before)
     assert replay.replay([model], input) is None
 

@@ -98,6 +98,23 @@ def test_matches_float64(isa, chained, name, training, layout):
             _cases.assert_accurate(value, exact[key], torch_result[key], _cases.ERROR_FACTOR_WINOGRAD, key)
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_gradient_of_a_weight_lies_as_the_weight(name):
+    """Else autograd would copy it, in more time than the kernels take."""
+    make, shape = CHAINS[name]
+    model, input = make(), _cases.randn(shape).to(memory_format=torch.channels_last)
+
+    def gradients() -> list[torch.Tensor]:
+        return list(torch.autograd.grad(model(input).square().sum(), list(model.parameters())))
+
+    expected = gradients()
+    model.to(memory_format=torch.channels_last)
+    assert not all(p.is_contiguous() for p in model.parameters())
+    for grad, parameter, of_contiguous in zip(gradients(), model.parameters(), expected, strict=True):
+        assert torch.equal(grad, of_contiguous)
+        assert grad.stride() == parameter.stride()
+
+
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
 def test_gradients_of_each_variant(isa, variant):
     """In float64, through the kernels that serve float32."""
