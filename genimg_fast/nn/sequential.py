@@ -136,11 +136,8 @@ def _run_alone(modules: Sequence[Any], run: list[Step], input: torch.Tensor) -> 
 def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[Any]]) -> torch.Tensor:
     try:
         return run_blocks(input, blocks)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # not what ends a pass of activation checkpointing that got far enough
+    # not what activation checkpointing raises to end a pass that got far enough
+    except (TypeError, ValueError, RuntimeError):
         take_back_counts(layers, blocks, input)
         raise
 
