@@ -12,7 +12,7 @@ import torch
 from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
-from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain
+from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain, to_channels_last
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
 from genimg_fast.reference.block_chain import Block
@@ -87,7 +87,7 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         if served:
             for block in run:
                 _backend.record_native(block.op)
-            input = convolution_chain(_channels_last(input), run, nchw=put_back and i + 1 == len(runs))
+            input = convolution_chain(to_channels_last(input), run, nchw=put_back and i + 1 == len(runs))
         else:
             input = _one_by_one(input, run)
         chained = chained or served
@@ -152,7 +152,7 @@ def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     given, laid_out, put_back = input, False, False
     for i, block in enumerate(blocks):
         if len(blocks) > 1 and _wants_channels_last(input, block):
-            input, laid_out = _channels_last(input), True
+            input, laid_out = to_channels_last(input), True
         if i + 1 == len(blocks):
             put_back = laid_out and torch.channels_last not in (memory_format(given), memory_format(block.weight))
         if put_back and block.transposed:  # the kernel of an image layer does it itself
@@ -173,13 +173,6 @@ def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
         and convolution_block.unsupported(input.shape, input.dtype, block) is None
         and convolution_block.slower(input.shape, input.dtype, block) is None
     )
-
-
-def _channels_last(input: torch.Tensor) -> torch.Tensor:
-    n, c, h, w = input.shape
-    if h == w == 1:  # either layout is this one; only the strides tell
-        return input.reshape(n, 1, 1, c).permute(0, 3, 1, 2)
-    return input.contiguous(memory_format=torch.channels_last)
 
 
 def may_chain(input: torch.Tensor) -> bool:
@@ -223,5 +216,5 @@ def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
     if any(memory_format(block.weight) is torch.channels_last for block in blocks):  # as in PyTorch, so is the output
-        input = _channels_last(input)
+        input = to_channels_last(input)
     return block_chain(input, blocks)

@@ -47,3 +47,25 @@ def register(
         return stacked, pytree.tree_map(lambda _: 0, stacked)
 
     torch.library.register_vmap(qualified, vmap)
+
+
+def wanted(ctx: Any) -> list[bool]:
+    """Of each argument of a node of the autograd graph, those of a list one by one: whether the backward pass that runs wants its
+    gradient.
+
+    `ctx.needs_input_grad` tells whether any may, in a PyTorch that does not know better: torch.autograd.grad(output, input) wants no
+    weight's.
+    """
+    needs = [need for given in ctx.needs_input_grad for need in (given if isinstance(given, list) else [given])]
+    nodes = [node for node, _ in ctx.next_functions if node is not None]
+    if len(nodes) != sum(needs):  # it knows better
+        return needs
+    nodes.reverse()
+    return [need and _will_run(nodes.pop()) for need in needs]
+
+
+def _will_run(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # of a leaf that torch.autograd.grad was asked for, and where another engine runs
+        return True

@@ -14,7 +14,8 @@ import torch
 
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._recorded_chain import recorded_chain
+from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
@@ -134,22 +135,26 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     parameters, fixed, stored, statistics = ([next(saved) for _ in range(count)] for count in ctx.counts)
     if grad is None:
         return None, [None] * len(parameters), [None] * len(fixed), None, None
-    needs_input, needs_parameters, *_ = ctx.needs_input_grad
-    wanted = [needs_input, *needs_parameters]
+    wants = wanted(ctx)[: 1 + len(parameters)]
     recorded = torch.is_grad_enabled()
     # torch.autograd.grad(is_grads_batched=True) stacks gradients in a way of its own, which operators on lists do not take
-    if recorded or torch._C._functorch.is_legacy_batchedtensor(grad):  # use formulas with derivatives
+    is_stacked = torch._C._functorch.is_legacy_batchedtensor(grad)
+    if recorded or is_stacked:  # use formulas with derivatives
+        blocks = list(_blocks(parameters, fixed, ctx.codes, ctx.numbers))
         with torch.enable_grad():
-            result = reference.block_chain(input, list(_blocks(parameters, fixed, ctx.codes, ctx.numbers)))
-        leaves = [t for t, want in zip((input, *parameters), wanted, strict=True) if want]
+            if is_stacked:
+                result = reference.block_chain(input, blocks)
+            else:
+                result = recorded_chain(input, blocks, ctx.codes, [*stored, grad if output is None else output])
+        leaves = [t for t, want in zip((input, *parameters), wants, strict=True) if want]
         found = iter(torch.autograd.grad(result, leaves, grad, create_graph=recorded, allow_unused=True))
-        grads = [next(found) if want else None for want in wanted]
+        grads = [next(found) if want else None for want in wants]
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
             grad, input, grad if output is None else output, parameters, fixed, stored, statistics, ctx.codes,
-            ctx.numbers, [int(w) for w in wanted],
+            ctx.numbers, [int(w) for w in wants],
         )  # fmt: skip
-        grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wanted, strict=True)]
+        grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wants, strict=True)]
     return grads[0], grads[1:], [None] * len(fixed), None, None
 
 

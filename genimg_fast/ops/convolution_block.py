@@ -17,7 +17,7 @@ from genimg_fast import _backend
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _convolution, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
 from genimg_fast.reference.activation import activate_backward
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
@@ -197,17 +197,17 @@ def convolution_backward(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     geometry: Geometry,
-    wanted: Sequence[bool],
+    wants: Sequence[bool],
     tensor_cores: int,
     tile: int,
 ) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of the convolution for input, weight and bias, those that are wanted.
+    """The gradients of the convolution for input, weight and bias, those that `wants` asks for.
 
     Which kernels make them is decided here.  The gradient for input is the other of the two convolutions with the same weight.
     No measurement stands behind the choice yet: ours for input, since they read the packed weight alone; cuDNN's for the
     weight.
     """
-    wants_input, wants_weight, wants_bias = wanted
+    wants_input, wants_weight, wants_bias = wants
     channels_last = None
     if (
         tensor_cores
@@ -234,10 +234,10 @@ def convolution_backward(
     return grad_input if grad_input is not None else made[0], made[1], made[2]
 
 
-def _convolution_backward(ctx: Any, grad, input, weight, bias) -> tuple[torch.Tensor | None, ...]:
-    wanted = (*ctx.needs_input_grad[:2], bias is not None and ctx.needs_bias)
+def _convolution_backward(ctx: Any, grad, input, weight, bias, bias_at: int) -> tuple[torch.Tensor | None, ...]:
+    wants = wanted(ctx)
     return convolution_backward(
-        grad, input, weight, bias, Geometry.of(ctx.geometry), wanted, ctx.tensor_cores, ctx.tile
+        grad, input, weight, bias, Geometry.of(ctx.geometry), (*wants[:2], wants[bias_at]), ctx.tensor_cores, ctx.tile
     )
 
 
@@ -267,13 +267,12 @@ def _backward(ctx, grad):
     if ctx.has_norm:
         raise RuntimeError("convolution_block: the folded operator has no gradient; call genimg_fast.functional")
     input, weight, bias, output = ctx.saved_tensors
-    ctx.needs_bias = ctx.needs_input_grad[3]
     if torch.is_grad_enabled():
         raw = Geometry.of(ctx.geometry).convolve(input, weight, bias)
         grad = activate_backward(grad, raw, ctx.activation, ctx.slope)
     else:
         grad = activate_backward_from_output(grad, output, ctx.activation, ctx.slope)
-    grad_input, grad_weight, grad_bias = _convolution_backward(ctx, grad, input, weight, bias)
+    grad_input, grad_weight, grad_bias = _convolution_backward(ctx, grad, input, weight, bias, 3)
     return grad_input, grad_weight, None, grad_bias, *[None] * 11
 
 
@@ -292,7 +291,6 @@ def _backward_training(ctx, grad, *_):
     if grad is None:
         return (None,) * 11
     input, weight, bias, bn_weight, bn_bias, raw, mean, var = ctx.saved_tensors
-    ctx.needs_bias = ctx.needs_input_grad[2]
     if torch.is_grad_enabled():
         raw = Geometry.of(ctx.geometry).convolve(input, weight, bias)
         grad_raw, grad_bn_weight, grad_bn_bias = batch_norm_act_backward(
@@ -302,7 +300,7 @@ def _backward_training(ctx, grad, *_):
         grad_raw, grad_bn_weight, grad_bn_bias = torch.ops.genimg_fast.batch_norm_act_backward(
             grad, raw, mean, var, bn_weight, bn_bias, ctx.eps, _check.ACTIVATIONS[ctx.activation], ctx.slope, True
         )
-    grads = _convolution_backward(ctx, grad_raw, input, weight, bias)
+    grads = _convolution_backward(ctx, grad_raw, input, weight, bias, 2)
     given = (None if t is None else g for t, g in ((bn_weight, grad_bn_weight), (bn_bias, grad_bn_bias)))
     return *grads, *given, *[None] * 6
 

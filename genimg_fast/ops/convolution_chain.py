@@ -16,6 +16,7 @@ import torch
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops import convolution_block as kernels
 from genimg_fast.ops._convolution import activate_backward_from_output
+from genimg_fast.ops._registration import wanted
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
@@ -74,15 +75,16 @@ class _Chain(torch.autograd.Function):
             for block, present in zip(ctx.blocks, ctx.present, strict=True)
         ]
         stored, statistics = saved[fixed:stored_end], iter(saved[stored_end:])
-        wants_input, wanted = ctx.needs_input_grad[0], iter(ctx.needs_input_grad[3:])
+        wants_input, _, _, *wants_parameters = wanted(ctx)
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
-            return _recorded_backward(grad, input, blocks, ctx.needs_input_grad)
+            return _recorded_backward(grad, input, blocks, [wants_input, *wants_parameters])
         moments = [
             (next(statistics), next(statistics)) if b.training else (b.running_mean, b.running_var) for b in blocks
         ]
-        wants = [{name: next(wanted) for name in _PARAMETERS if getattr(b, name) is not None} for b in blocks]
+        of_parameters = iter(wants_parameters)
+        wants = [{name: next(of_parameters) for name in _PARAMETERS if getattr(b, name) is not None} for b in blocks]
         # Down to the first block that anything is wanted of.
         first = next((i for i, want in enumerate(wants) if any(want.values())), len(blocks)) if not wants_input else 0
         gradients: list[tuple[torch.Tensor | None, ...]] = []
@@ -154,12 +156,11 @@ def _backward_of_epilogue(
 
 
 def _recorded_backward(
-    grad: torch.Tensor, input: torch.Tensor, blocks: Sequence[Block], wanted: Sequence[bool]
+    grad: torch.Tensor, input: torch.Tensor, blocks: Sequence[Block], wants: Sequence[bool]
 ) -> tuple[torch.Tensor | None, ...]:
     """By formulas with derivatives, since the backward is itself recorded (create_graph=True)."""
     output = reference.block_chain(input, blocks)
     leaves = [input, *(t for block in blocks for t in _given(block, _PARAMETERS))]
-    wants = [wanted[0], *wanted[3:]]
     asked_for = [t for t, want in zip(leaves, wants, strict=True) if want]
     found = iter(torch.autograd.grad(output, asked_for, grad, create_graph=True, allow_unused=True))
     gradients = [next(found) if want else None for want in wants]

@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from genimg_fast import _backend, models, unfuse
@@ -140,6 +141,68 @@ def test_gradients_of_gradients(name):
 
     assert torch.autograd.gradcheck(function, (input, *parameters), fast_mode=True, atol=1e-4)
     assert torch.autograd.gradgradcheck(function, (input, *parameters), fast_mode=True, atol=1e-4)
+
+
+class Calls(TorchDispatchMode):
+    """The operators that are called, with their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[str, tuple]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made.append((func.name().split("::")[1], args))
+        return func(*args, **(kwargs or {}))
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.made}
+
+
+def norms(kind: str) -> list[nn.Module]:
+    return {"none": [], "batch": [nn.BatchNorm2d(5)], "fixed": [nn.BatchNorm2d(5).eval()]}[kind]
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, lambda: nn.LeakyReLU(0.2), nn.Tanh, nn.Sigmoid])
+@pytest.mark.parametrize("norm", ["none", "batch", "fixed"])
+@pytest.mark.parametrize("first", [nn.Conv2d, nn.ConvTranspose2d])
+def test_derivatives_of_each_order(first, norm, activation):
+    """A gradient, that of its square, and that of that one's: those of plain PyTorch, and by the kernels alone."""
+    torch.manual_seed(0)
+    last = nn.ConvTranspose2d if first is nn.Conv2d else nn.Conv2d
+    make = activation if activation is not nn.Identity else lambda: None
+    layers = [first(3, 5, 4, 2, 1), *norms(norm), make(), last(5, 4, 3, 1, 1), make()]
+    model = FusedSequential(*(layer for layer in layers if layer is not None)).double()
+    input = _cases.randn((2, 3, 6, 6), torch.float64).requires_grad_()
+    leaves = [input, *model.parameters()]
+
+    def derivatives(model: nn.Module) -> list[torch.Tensor]:
+        found, result = [], model(input).square().sum()
+        for create_graph in (True, True, False):
+            gradients = torch.autograd.grad(
+                result, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
+            found += gradients
+            result = sum(g.square().sum() for g in gradients)
+        return found
+
+    with Calls() as calls:
+        actual = derivatives(model)
+    expected = derivatives(nn.Sequential(*model.children()))
+    torch.testing.assert_close(actual, expected)
+    assert not calls.names() & {"convolution", "convolution_backward"}
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_gradients_that_nobody_asked_for_are_not_computed(recorded):
+    model, input = ends_in_norm().double(), _cases.randn((4, 3, 12, 12), torch.float64).requires_grad_()
+    output = model(input).square().sum()
+    expected = torch.autograd.grad(output, [input, *model.parameters()], retain_graph=True)
+    with Calls() as calls:
+        found = torch.autograd.grad(output, [input, model[2].weight], create_graph=recorded)
+    torch.testing.assert_close(found, (expected[0], expected[3]))
+    wants = [args[-1] for name, args in calls.made if name == "block_chain_backward"]
+    of_the_second_then_of_the_first = [[1, 0], [0, 1], [1, 0]]
+    assert wants == (of_the_second_then_of_the_first if recorded else [[1, 0, 0, 1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("recorded", [True, False])

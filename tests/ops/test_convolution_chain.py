@@ -60,7 +60,7 @@ def make(name, dtype=torch.float32):
 
 
 def channels_last(x):
-    return chain._channels_last(x)
+    return chain.to_channels_last(x)
 
 
 def copy(input, blocks, dtype):

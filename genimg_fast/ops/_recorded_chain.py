@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""A chain of blocks that backward records, so that it can be differentiated again (create_graph=True).
+
+It is the graph that the forward pass did not make, made of what that pass kept: no convolution is computed again.  The derivatives
+of a convolution, to any order, are convolutions and weight gradients, and run on the CPU kernels as in a backward that is not
+recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from genimg_fast import _backend
+from genimg_fast.ops._convolution import activate_backward_from_output, to_channels_last
+from genimg_fast.ops._registration import wanted
+from genimg_fast.reference.activation import activate
+from genimg_fast.reference.block_chain import Block
+
+
+class _Layer(NamedTuple):
+    """A convolution but for its tensors."""
+
+    block: Block
+    codes: list[int]
+    numbers: list[float]
+    """Both as csrc/ops/block_chain.h takes them, without bias, normalisation and activation."""
+    input_shape: torch.Size
+    weight_shape: torch.Size
+
+
+def recorded_chain(
+    input: torch.Tensor, blocks: Sequence[Block], codes: Sequence[int], stored: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The output of the blocks, with a graph.
+
+    Args:
+        codes: of all blocks (`block_chain.describe`).
+        stored: of each block, what its convolution made: raw if batch normalisation follows, else activated.  The output of the last
+            is not read where it has neither.
+    """
+    of_block = len(codes) // len(blocks)
+    x = input
+    for i, block in enumerate(blocks):
+        geometry = codes[i * of_block : i * of_block + 9]
+        layer = _Layer(
+            block._replace(weight=None, bias=None, bn_weight=None, bn_bias=None),  # type: ignore[arg-type]
+            [*geometry, *[0] * (of_block - len(geometry))], [0.0, 0.0], x.shape, block.weight.shape,
+        )  # fmt: skip
+        x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))
+        if _normalizes(block):
+            x = F.batch_norm(
+                x, block.running_mean, block.running_var, block.bn_weight, block.bn_bias, block.training, 0.0, block.eps
+            )
+            x = activate(x, block.activation, block.negative_slope)
+    return x
+
+
+def _normalizes(block: Block) -> bool:
+    return block.training or block.running_mean is not None
+
+
+class _Known(torch.autograd.Function):
+    """A convolution, and activation where it is not normalised first, whose result is known."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, layer: _Layer, result: tuple[torch.Tensor]) -> Any:
+        output = result[0].detach()
+        ctx.layer = layer
+        ctx.save_for_backward(x, weight, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, weight, output = ctx.saved_tensors
+        block = ctx.layer.block
+        if not _normalizes(block):
+            if block.activation in ("relu", "leaky_relu"):  # which have no second derivative
+                output = output.detach()
+            grad = activate_backward_from_output(grad, output, block.activation, block.negative_slope)
+        wants_x, wants_weight, wants_bias, *_ = wanted(ctx)
+        return (
+            _Product.apply("x", ctx.layer, None, weight, grad) if wants_x else None,
+            _Product.apply("weight", ctx.layer, x, None, grad) if wants_weight else None,
+            grad.sum((0, 2, 3)) if wants_bias else None,
+            None,
+            None,
+        )
+
+
+class _Product(torch.autograd.Function):
+    """Of the sum of grad * convolution(x, weight), which is linear in each of the three: its derivative by the one that is asked for,
+    and not given.  "grad" asks for the convolution itself.
+
+    The derivatives of that are derivatives of the sum too, with what comes from above in the place of what was asked for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torch.Tensor:
+        ctx.asked, ctx.layer = asked, layer
+        ctx.save_for_backward(x, weight, grad)
+        return _natively(asked, layer, x, weight, grad)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> Any:
+        given = dict(zip(("x", "weight", "grad"), ctx.saved_tensors, strict=True))
+        given[ctx.asked] = upstream
+        # torch.autograd.grad(is_grads_batched=True) stacks gradients in a way that operators on lists do not take
+        product = _by_pytorch if _backend.is_batched(upstream) else _Product.apply
+        gradients = dict.fromkeys(given)
+        for name, wants in zip(given, wanted(ctx)[2:], strict=True):
+            if wants:
+                gradients[name] = product(name, ctx.layer, *(None if n == name else t for n, t in given.items()))
+        return None, None, *gradients.values()
+
+
+def _natively(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torch.Tensor:
+    codes, numbers = layer.codes, layer.numbers
+    if asked == "grad":
+        return torch.ops.genimg_fast.block_chain_inference(to_channels_last(x), [weight], [], [], codes, numbers)
+    # of what is asked for, only the shape is read
+    if x is None:
+        x = torch.empty(layer.input_shape, dtype=grad.dtype, memory_format=torch.channels_last)
+    if weight is None:
+        weight = grad.new_empty(layer.weight_shape)
+    grad_x, (grad_weight,) = torch.ops.genimg_fast.block_chain_backward(
+        grad, x, grad, [weight], [], [], [], codes, numbers, [int(asked == "x"), int(asked == "weight")]
+    )
+    return grad_x if asked == "x" else grad_weight
+
+
+def _by_pytorch(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torch.Tensor:
+    block = layer.block
+    if asked == "grad":
+        if block.transposed:
+            return F.conv_transpose2d(x, weight, None, block.stride, block.padding, block.output_padding)
+        return F.conv2d(x, weight, None, block.stride, block.padding, block.dilation)
+    x = grad.new_empty(layer.input_shape) if x is None else x
+    weight = grad.new_empty(layer.weight_shape) if weight is None else weight
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, block.stride, block.padding, block.dilation, block.transposed, block.output_padding, 1,
+        [asked == "x", asked == "weight", False],
+    )  # fmt: skip
+    return grad_x if asked == "x" else grad_weight
