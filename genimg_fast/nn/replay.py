@@ -21,6 +21,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from genimg_fast import _backend
 from genimg_fast.nn.chain import may_chain, native_runs
 from genimg_fast.ops import _packed
+from genimg_fast.ops._convolution import memory_format
 from genimg_fast.ops.block_chain import describe
 from genimg_fast.reference.block_chain import Block
 
@@ -69,6 +70,9 @@ def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
     if not all(t.is_contiguous() for t in (*parameters, *fixed)):
+        return None
+    # which decides the output's: a weight of 1 x 1 is contiguous in that order too
+    if any(memory_format(block.weight) is torch.channels_last for block in blocks):
         return None
     packed = _packed.packed_weights(input, blocks, description)
     return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None

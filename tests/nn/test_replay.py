@@ -126,6 +126,16 @@ def test_attributes_that_cannot_be_compared_do_not_reach_the_user():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_output_of_a_channels_last_model_stays_in_that_order(kernel_size):
+    model = FusedSequential(nn.Conv2d(3, 5, kernel_size), nn.ReLU()).eval().to(memory_format=torch.channels_last)
+    input = _cases.randn((2, 3, 4, 4))
+    with use_backend("native"):
+        for _ in range(3):
+            assert model(input).is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
 def test_two_threads_that_find_the_same_pass_outdated(monkeypatch):
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
