@@ -146,7 +146,8 @@ def test_two_threads_that_find_the_same_pass_outdated(monkeypatch):
         both.wait(10)
         return False
 
-    monkeypatch.setattr(replay._known[model], "holds", outdated)
+    (known,) = replay._known[model].values()
+    monkeypatch.setattr(known, "holds", outdated)
 
     def infer():
         with torch.no_grad():
@@ -186,7 +187,9 @@ def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     expected = model(input)
-    (chain,) = replay._known[model].parts
+    (known,) = replay._known[model].values()
+    (chain,) = known.parts
+    del known
     assert torch.equal(repeat(input, chain), expected)
     assert repeat(input.double(), chain) is None
     del model
@@ -281,6 +284,24 @@ def test_a_run_at_the_start_of_longer_chain_is_kept():
     known = replay._known[conv]
     run_in_turn([conv, relu, gelu], input)
     assert replay._known[conv] is known
+
+
+@torch.no_grad()
+def test_a_head_that_levels_share_is_repeated_on_each():
+    """A convolution on images of several sizes, with a batch normalisation of its own for each."""
+    conv, norms = nn.ConvTranspose2d(3, 5, 4, 2, 1), [nn.BatchNorm2d(5).eval() for _ in range(2)]
+    passes = [([conv, norm], _cases.randn((2, 3, size, size))) for norm in norms for size in (4, 8, 12)]
+    before = [run_in_turn(*each) for each in passes]
+    for each, expected in zip(passes, before, strict=True):
+        assert torch.equal(replay.replay(*each), expected)
+    norms[1].bias += 1
+    conv.weight *= 1
+    for each, expected, moved in zip(passes, before, [0, 0, 0, 1, 1, 1], strict=True):
+        assert replay.replay(*each) is None
+        torch.testing.assert_close(run_in_turn(*each), expected + moved)
+    for side in range(2, 40):
+        run_in_turn([conv], _cases.randn((1, 3, side, side)))
+    assert len(replay._known[conv]) == 8
 
 
 class Owned:
