@@ -55,10 +55,10 @@ def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
         return kind
-    return *kind, *map(_identity, modules[1:]), *map(id, first._modules.values())
+    return *kind, *map(identity, modules[1:]), *map(id, first._modules.values())
 
 
-def _identity(layer: Any) -> int:
+def identity(layer: Any) -> int:
     # a call is made anew in each pass
     return id(layer.function if type(layer) is Call else layer)
 

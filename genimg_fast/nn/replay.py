@@ -9,7 +9,8 @@ the layers of those between them are called as they are.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
@@ -20,7 +21,9 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
 from genimg_fast.nn.chain import may_chain, native_runs
+from genimg_fast.nn.plain import identity
 from genimg_fast.ops import _packed
+from genimg_fast.ops._convolution import memory_format
 from genimg_fast.ops.block_chain import describe
 from genimg_fast.reference.block_chain import Block
 
@@ -29,14 +32,15 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     """The output of these modules in turn, if `remember` saw a pass like this one."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(modules[0], nn.Module):
         return None
-    known = _known.get(modules[0])
-    if known is None or known.shape != input.shape or known.others != modules[1:]:
+    passes = _known.get(modules[0])
+    known = None if passes is None else passes.get(_kind(modules, input))
+    if known is None or known.others != modules[1:]:
         return None
     output = known.run(modules[0], input) if known.holds(modules[0], input) else None
     if output is not None:
         _backend.count_native_call()
-    elif _known.get(modules[0]) is known:  # and no other thread was here before
-        _known.pop(modules[0], None)  # with its packed weights
+    elif _known.get(modules[0]) is passes:  # and no other thread was here before
+        _known.pop(modules[0], None)  # with its packed weights; the other passes are as old
     return output
 
 
@@ -61,7 +65,14 @@ def remember(
             parts.append([... if layer is modules[0] else layer for layer in flat])
         layers = layers[len(run) :]
     if any(isinstance(part, int) for part in parts):
-        _known[modules[0]] = _Replay(modules, input, blocks, parts)
+        passes = _known.setdefault(modules[0], OrderedDict())
+        passes[_kind(modules, input)] = _Replay(modules, input, blocks, parts)
+        while len(passes) > _MOST_PASSES:
+            passes.popitem(last=False)
+
+
+def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
+    return input.shape, *map(identity, modules[1:])
 
 
 def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
@@ -69,6 +80,9 @@ def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
     if not all(map(_lies_dense, (*parameters, *fixed))):
+        return None
+    # which decides the output's: a weight of 1 x 1 is contiguous in that order too
+    if any(memory_format(block.weight) is torch.channels_last for block in blocks):
         return None
     packed = _packed.packed_weights(input, blocks, description)
     return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None
@@ -89,7 +103,7 @@ class _Replay:
         for part in parts:
             if isinstance(part, int):
                 finalize(self, torch.ops.genimg_fast.block_chain_release, part)
-        self.shape, self.dtype = input.shape, input.dtype
+        self.dtype = input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
         all_modules = _all_modules(modules)
@@ -187,4 +201,8 @@ def _equal(some: list[dict], others: list[dict]) -> bool:
         return False
 
 
-_known: WeakKeyDictionary[nn.Module, _Replay] = WeakKeyDictionary()
+# Remembered for a module, as a head is called on images of several sizes, or with a normalisation of its own for each.
+_MOST_PASSES = 8
+
+_known: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, _Replay]] = WeakKeyDictionary()
+"""The oldest first."""

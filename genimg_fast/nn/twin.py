@@ -100,7 +100,7 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
-    twin: Any = new_class(f"Fused{cls.__name__}", (cls, FusedSequential if runs_its_layers(cls) else Fused))
+    twin: Any = new_class(cls.__name__, (cls, FusedSequential if runs_its_layers(cls) else Fused))
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
             rewritten, chains = rewrite(method, dict(roles).get)
@@ -115,7 +115,8 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
     twin.__reduce_ex__ = __reduce_ex__
     twin._genimg_fast_plain_class = cls
-    twin.__module__, twin.__doc__ = cls.__module__, cls.__doc__
+    # all names are those of cls: libraries write them into the files that they save, and look a model's parts up by them
+    twin.__module__, twin.__qualname__, twin.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
     setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
     return twin
 

@@ -147,6 +147,15 @@ def test_classes_are_those_of_the_model():
     assert [type(m) for m in fused.modules()] == [type(m) for m in plain.modules()]
 
 
+def test_classes_of_the_user_keep_their_names():
+    model = Model()
+    genimg_fast.fuse(model)
+    for module, cls in [(model.stage, Stage), (model.residual, ResidualStage), (model.block1, Block)]:
+        assert type(module) is not cls
+        names = ("__module__", "__name__", "__qualname__")
+        assert [getattr(type(module), name) for name in names] == [getattr(cls, name) for name in names]
+
+
 def test_parameters_are_the_same_objects_so_optimizers_go_on():
     _, model = fused_and_plain()
     plain = copy.deepcopy(model)

@@ -128,6 +128,16 @@ def test_attributes_that_cannot_be_compared_do_not_reach_the_user():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_output_of_a_channels_last_model_stays_in_that_order(kernel_size):
+    model = FusedSequential(nn.Conv2d(3, 5, kernel_size), nn.ReLU()).eval().to(memory_format=torch.channels_last)
+    input = _cases.randn((2, 3, 4, 4))
+    with use_backend("native"):
+        for _ in range(3):
+            assert model(input).is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
 def test_two_threads_that_find_the_same_pass_outdated(monkeypatch):
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
@@ -138,7 +148,8 @@ def test_two_threads_that_find_the_same_pass_outdated(monkeypatch):
         both.wait(10)
         return False
 
-    monkeypatch.setattr(replay._known[model], "holds", outdated)
+    (known,) = replay._known[model].values()
+    monkeypatch.setattr(known, "holds", outdated)
 
     def infer():
         with torch.no_grad():
@@ -181,7 +192,9 @@ def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
     model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval()
     input = _cases.randn((2, 3, 4, 4))
     expected = model(input)
-    (chain,) = replay._known[model].parts
+    (known,) = replay._known[model].values()
+    (chain,) = known.parts
+    del known
     assert torch.equal(repeat(input, chain), expected)
     assert repeat(input.double(), chain) is None
     del model
@@ -276,6 +289,24 @@ def test_a_run_at_the_start_of_longer_chain_is_kept():
     known = replay._known[conv]
     run_in_turn([conv, relu, gelu], input)
     assert replay._known[conv] is known
+
+
+@torch.no_grad()
+def test_a_head_that_levels_share_is_repeated_on_each():
+    """A convolution on images of several sizes, with a batch normalisation of its own for each."""
+    conv, norms = nn.ConvTranspose2d(3, 5, 4, 2, 1), [nn.BatchNorm2d(5).eval() for _ in range(2)]
+    passes = [([conv, norm], _cases.randn((2, 3, size, size))) for norm in norms for size in (4, 8, 12)]
+    before = [run_in_turn(*each) for each in passes]
+    for each, expected in zip(passes, before, strict=True):
+        assert torch.equal(replay.replay(*each), expected)
+    norms[1].bias += 1
+    conv.weight *= 1
+    for each, expected, moved in zip(passes, before, [0, 0, 0, 1, 1, 1], strict=True):
+        assert replay.replay(*each) is None
+        torch.testing.assert_close(run_in_turn(*each), expected + moved)
+    for side in range(2, 40):
+        run_in_turn([conv], _cases.randn((1, 3, side, side)))
+    assert len(replay._known[conv]) == 8
 
 
 class Owned:
