@@ -215,6 +215,9 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
 def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
-    if any(memory_format(block.weight) is torch.channels_last for block in blocks):  # as in PyTorch, so is the output
-        input = to_channels_last(input)
-    return block_chain(input, blocks)
+    return block_chain(to_channels_last(input) if gives_channels_last(blocks) else input, blocks)
+
+
+def gives_channels_last(blocks: Sequence[Block]) -> bool:
+    """Whether the output is in that order whatever the input's: as in PyTorch, where a weight is."""
+    return any(memory_format(block.weight) is torch.channels_last for block in blocks)

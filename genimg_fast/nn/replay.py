@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
-from genimg_fast.nn.chain import may_chain, native_runs
+from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
 from genimg_fast.nn.plain import identity
 from genimg_fast.ops import _packed
-from genimg_fast.ops._convolution import memory_format
+from genimg_fast.ops._convolution import to_channels_last
 from genimg_fast.ops.block_chain import describe
 from genimg_fast.reference.block_chain import Block
 
@@ -57,6 +57,8 @@ def remember(
     parts: list[int | list[Any]] = []
     for served, shape, run in native_runs(input, blocks):
         if served and (chain := _keep(input.new_empty(shape), run)) is not None:
+            if gives_channels_last(run):
+                parts.append([to_channels_last])
             parts.append(chain)
         elif served or _backend.current_backend() != "auto":
             return
@@ -80,9 +82,6 @@ def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
     if not all(map(_lies_dense, (*parameters, *fixed))):
-        return None
-    # which decides the output's: a weight of 1 x 1 is contiguous in that order too
-    if any(memory_format(block.weight) is torch.channels_last for block in blocks):
         return None
     packed = _packed.packed_weights(input, blocks, description)
     return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None
