@@ -120,7 +120,8 @@ def test_images_in_either_order():
 
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
 @pytest.mark.parametrize("part", ["input", "first weight", "last weight", "one bn_bias"])
-def test_gradients_of_a_part(name, part):
+@pytest.mark.parametrize("others_are_frozen", [True, False])
+def test_gradients_of_a_part(name, part, others_are_frozen):
     """And nothing is computed that is not asked for."""
     input, blocks = make(name)
     normalised = next(b for b in blocks if b.bn_bias is not None)
@@ -128,7 +129,7 @@ def test_gradients_of_a_part(name, part):
         "input": input, "first weight": blocks[0].weight, "last weight": blocks[-1].weight, "one bn_bias": normalised.bn_bias,
     }[part]  # fmt: skip
     for t in leaves(input, blocks):
-        t.requires_grad_(t is leaf)
+        t.requires_grad_(t is leaf or not others_are_frozen)
     (expected,) = torch.autograd.grad(block_chain(input, blocks).sum(), leaf)
     output = convolution_chain(input, blocks)
     calls.clear()
