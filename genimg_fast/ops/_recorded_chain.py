@@ -33,7 +33,11 @@ class _Layer(NamedTuple):
 
 
 def recorded_chain(
-    input: torch.Tensor, blocks: Sequence[Block], codes: Sequence[int], stored: Sequence[torch.Tensor]
+    input: torch.Tensor,
+    blocks: Sequence[Block],
+    codes: Sequence[int],
+    stored: Sequence[torch.Tensor],
+    statistics: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """The output of the blocks, with a graph.
 
@@ -41,7 +45,9 @@ def recorded_chain(
         codes: of all blocks (`block_chain.describe`).
         stored: of each block, what its convolution made: raw if batch normalisation follows, else activated.  The output of the last
             is not read where it has neither.
+        statistics: mean and variance of the batch, of each block in training.
     """
+    moments_of_batch = iter(statistics)
     of_block = len(codes) // len(blocks)
     x = input
     for i, block in enumerate(blocks):
@@ -52,9 +58,10 @@ def recorded_chain(
         )  # fmt: skip
         x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))
         if _normalizes(block):
-            x = F.batch_norm(
-                x, block.running_mean, block.running_var, block.bn_weight, block.bn_bias, block.training, 0.0, block.eps
-            )
+            mean, var = block.running_mean, block.running_var
+            if block.training:
+                mean, var = next(moments_of_batch), next(moments_of_batch)
+            x = _Normalization.apply(x, block.bn_weight, block.bn_bias, mean, var, block.eps, block.training)
             x = activate(x, block.activation, block.negative_slope)
     return x
 
@@ -145,3 +152,67 @@ def _by_pytorch(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> to
         [asked == "x", asked == "weight", False],
     )  # fmt: skip
     return grad_x if asked == "x" else grad_weight
+
+
+class _Normalization(torch.autograd.Function):
+    """Batch normalisation by moments that are known: those of the batch in training, else constants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float, training: bool) -> Any:
+        ctx.eps, ctx.training, ctx.has_bias = eps, training, bias is not None
+        ctx.save_for_backward(x, weight, mean, var)
+        return torch.ops.genimg_fast.batch_norm_act_inference(x, mean, var, weight, bias, eps, 0, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, weight, mean, var = ctx.saved_tensors
+        of_x, of_weight, of_bias = _NormalizationGradients.apply(grad, x, weight, mean, var, ctx.eps, ctx.training)
+        of_weight, of_bias = None if weight is None else of_weight, of_bias if ctx.has_bias else None
+        return of_x, of_weight, of_bias, None, None, None, None
+
+
+class _NormalizationGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Any, x: Any, weight: Any, mean: Any, var: Any, eps: float, training: bool) -> Any:
+        ctx.eps, ctx.training = eps, training
+        ctx.save_for_backward(grad, x, weight, mean, var)
+        return torch.ops.genimg_fast.batch_norm_act_backward(grad, x, mean, var, weight, None, eps, 0, 0.0, training)
+
+    @staticmethod
+    def backward(ctx: Any, of_x: torch.Tensor, of_weight: torch.Tensor, of_bias: torch.Tensor) -> Any:
+        """With n values a channel, normalized = (x - mean) * inverse_std and scale = weight * inverse_std, forward gave
+
+            grad_x      = scale * (grad - (sum(grad) + normalized * sum(grad * normalized)) / n),
+            grad_weight = sum(grad * normalized) and grad_bias = sum(grad),
+
+        in inference without the sums in grad_x.  Each derivative of <of_x, grad_x> + <of_weight, grad_weight> + <of_bias, grad_bias> is
+        a sum of of_x, grad and normalized, times numbers of each channel.
+        """
+        grad, x, weight, mean, var = ctx.saved_tensors
+        u, g, x = (t.movedim(1, -1).reshape(-1, t.shape[1]) for t in (of_x, grad, x))
+        if ctx.training and torch.is_grad_enabled():
+            var, mean = torch.var_mean(x, 0, correction=0)
+        n, inverse_std = x.shape[0], (var + ctx.eps).rsqrt()
+        scale = inverse_std if weight is None else inverse_std * weight
+        normalized = (x - mean) * inverse_std
+        sum_u_g = (u * g).sum(0)
+        if ctx.training:
+            mean_u, sum_g = u.sum(0) / n, g.sum(0)
+            mean_u_normalized, sum_g_normalized = (u * normalized).sum(0) / n, (g * normalized).sum(0)
+            sum_u_g = sum_u_g - mean_u * sum_g - mean_u_normalized * sum_g_normalized
+            by_normalized, by_u = of_weight - scale * mean_u_normalized, -scale * sum_g_normalized / n
+            # of normalized: by_u * u + by_normalized * g, which leads on to x as in forward
+            mean_sum = by_u * mean_u + by_normalized * sum_g / n
+            mean_product = by_u * mean_u_normalized + by_normalized * sum_g_normalized / n
+            for_grad = scale * u + by_normalized * normalized + (of_bias - scale * mean_u)
+            for_x = (
+                (inverse_std * by_u) * u
+                + (inverse_std * by_normalized) * g
+                - (inverse_std * mean_product + scale * inverse_std * sum_u_g / n) * normalized
+                - inverse_std * mean_sum
+            )
+        else:
+            for_grad = scale * u + of_weight * normalized + of_bias
+            for_x = (inverse_std * of_weight) * g
+        for_grad, for_x = (t.view(*of_x.shape[:1], *of_x.shape[2:], -1).movedim(-1, 1) for t in (for_grad, for_x))
+        return for_grad, for_x, None if weight is None else inverse_std * sum_u_g, None, None, None, None

@@ -145,7 +145,8 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
             if is_stacked:
                 result = reference.block_chain(input, blocks)
             else:
-                result = recorded_chain(input, blocks, ctx.codes, [*stored, grad if output is None else output])
+                kept = [*stored, grad if output is None else output]
+                result = recorded_chain(input, blocks, ctx.codes, kept, statistics)
         leaves = [t for t, want in zip((input, *parameters), wants, strict=True) if want]
         found = iter(torch.autograd.grad(result, leaves, grad, create_graph=recorded, allow_unused=True))
         grads = [next(found) if want else None for want in wants]
