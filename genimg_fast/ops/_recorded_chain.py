@@ -18,6 +18,7 @@ from genimg_fast import _backend
 from genimg_fast.ops._convolution import activate_backward_from_output, to_channels_last
 from genimg_fast.ops._registration import wanted
 from genimg_fast.reference.activation import activate
+from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
 from genimg_fast.reference.block_chain import Block
 
 
@@ -90,12 +91,22 @@ class _Known(torch.autograd.Function):
             grad = activate_backward_from_output(grad, output, block.activation, block.negative_slope)
         wants_x, wants_weight, wants_bias, *_ = wanted(ctx)
         return (
-            _Product.apply("x", ctx.layer, None, weight, grad) if wants_x else None,
-            _Product.apply("weight", ctx.layer, x, None, grad) if wants_weight else None,
+            _product("x", ctx.layer, None, weight, grad) if wants_x else None,
+            _product("weight", ctx.layer, x, None, grad) if wants_weight else None,
             grad.sum((0, 2, 3)) if wants_bias else None,
             None,
             None,
         )
+
+
+def _product(asked: str, layer: _Layer, *given: torch.Tensor | None) -> torch.Tensor:
+    return (_by_pytorch if stacks(*given) else _Product.apply)(asked, layer, *given)
+
+
+def stacks(*tensors: torch.Tensor | None) -> bool:
+    """Whether torch.vmap, or torch.autograd.grad with `is_grads_batched`, is at work, of which PyTorch's own operators alone are
+    recorded."""
+    return _backend.inside_func_transform() or any(t is not None and _backend.is_batched(t) for t in tensors)
 
 
 class _Product(torch.autograd.Function):
@@ -115,12 +126,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> Any:
         given = dict(zip(("x", "weight", "grad"), ctx.saved_tensors, strict=True))
         given[ctx.asked] = upstream
-        # torch.autograd.grad(is_grads_batched=True) stacks gradients in a way that operators on lists do not take
-        product = _by_pytorch if _backend.is_batched(upstream) else _Product.apply
         gradients = dict.fromkeys(given)
         for name, wants in zip(given, wanted(ctx)[2:], strict=True):
             if wants:
-                gradients[name] = product(name, ctx.layer, *(None if n == name else t for n, t in given.items()))
+                gradients[name] = _product(name, ctx.layer, *(None if n == name else t for n, t in given.items()))
         return None, None, *gradients.values()
 
 
@@ -166,9 +175,12 @@ class _Normalization(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight, mean, var = ctx.saved_tensors
-        of_x, of_weight, of_bias = _NormalizationGradients.apply(grad, x, weight, mean, var, ctx.eps, ctx.training)
-        of_weight, of_bias = None if weight is None else of_weight, of_bias if ctx.has_bias else None
-        return of_x, of_weight, of_bias, None, None, None, None
+        if stacks(grad):
+            grads = batch_norm_act_backward(grad, x, mean, var, weight, None, ctx.eps, "none", 0.0, ctx.training)
+        else:
+            grads = _NormalizationGradients.apply(grad, x, weight, mean, var, ctx.eps, ctx.training)
+        present = (True, weight is not None, ctx.has_bias)
+        return *(g if given else None for g, given in zip(grads, present, strict=True)), None, None, None, None
 
 
 class _NormalizationGradients(torch.autograd.Function):

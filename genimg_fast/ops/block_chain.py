@@ -14,7 +14,7 @@ import torch
 
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
-from genimg_fast.ops._recorded_chain import recorded_chain
+from genimg_fast.ops._recorded_chain import recorded_chain, stacks
 from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
@@ -142,7 +142,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if recorded or is_stacked:  # use formulas with derivatives
         blocks = list(_blocks(parameters, fixed, ctx.codes, ctx.numbers))
         with torch.enable_grad():
-            if is_stacked:
+            if stacks(grad):
                 result = reference.block_chain(input, blocks)
             else:
                 kept = [*stored, grad if output is None else output]

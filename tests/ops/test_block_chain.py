@@ -234,6 +234,29 @@ def test_stacked_gradients_in_one_backward_pass(recorded):
     torch.testing.assert_close(list(actual), [torch.stack(gs) for gs in zip(*expected, strict=True)])
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_stacked_gradients_of_a_gradient(recorded):
+    """As in torch.autograd.functional.hessian(vectorize=True); `recorded` adds the derivative of that."""
+    model = generator().double()
+    input = _cases.randn((3, 6, 2, 2), torch.float64).requires_grad_()
+    leaves = [input, *model.parameters()]
+    (gradient,) = torch.autograd.grad(model(input).square().sum(), input, create_graph=True)
+    stack = _cases.randn((2, *gradient.shape), torch.float64)
+
+    def derivatives(found: list[torch.Tensor]) -> list[torch.Tensor]:
+        if recorded:
+            found += torch.autograd.grad(sum(g.square().sum() for g in found), leaves)
+        return found
+
+    options = {"retain_graph": True, "create_graph": recorded, "allow_unused": True, "materialize_grads": True}
+    one_by_one = [torch.autograd.grad(gradient, leaves, g, **options) for g in stack]
+    expected = derivatives([torch.stack(gs) for gs in zip(*one_by_one, strict=True)])
+    (gradient,) = torch.autograd.grad(model(input).square().sum(), input, create_graph=True)
+    actual = derivatives(list(torch.autograd.grad(gradient, leaves, stack, is_grads_batched=True, **options)))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-6 * max(1.0, e.abs().max().item()))
+
+
 def test_operator_contract():
     model, input = generator(), _cases.randn((2, 6, 1, 1)).requires_grad_()
     seen = {}
