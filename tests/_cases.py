@@ -58,6 +58,12 @@ def randn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int 
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def round_to_tf32(t: torch.Tensor) -> torch.Tensor:
+    """What a tensor core makes of these values: ten bits of mantissa, ties away from zero."""
+    bits = t.float().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(t.dtype)
+
+
 def assert_accurate(
     actual: torch.Tensor,
     exact: torch.Tensor,
