@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Convolution with kernel 4 and stride 2, or kernel 3 and stride 1, any padding, by Toom-Cook products (toom_cook.h).
+// Convolution with kernel 4 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook products
+// (toom_cook.h).
 //
 // Kernel 4, stride 2: the input's rows and columns fall into two phases by the tap pair that sees them.  Along a row:
 //
@@ -8,15 +9,15 @@
 //      phase 1                 p0        p1        p2        p3                   p[o] h0 + p[o+1] h1
 //
 // with (h0, h1) = taps (0, 2) for phase 0 and (1, 3) for phase 1: correlations of two taps, the transposes of the
-// products that conv_transpose2d_toom_cook.cpp adds up.  Kernel 3, stride 1 is the case of one phase and three taps.
+// products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps.
 //
 // In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated
 // at P^2 points, and each point is one GEMM over all phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
 // tiles do not overlap.  Multiplications an output, input and output channel:
 //
-//                 kernel 4, stride 2        kernel 3, stride 1
-//      direct           16                          9
-//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4
+//                 kernel 4, stride 2        kernel 3, stride 1        kernel 4, stride 1
+//      direct           16                          9                        16
+//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4               25 / 4 = 6.25
 //      M = 4        4 * 25 / 16 = 6.25          36 / 16 = 2.25
 //
 // Work.  Tiles of all images are numbered through and cut into bands:
@@ -79,7 +80,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t stride_of(const Convolution& conv) { return conv.y.stride; }
 
-// Taps of one phase: 2 with kernel 4 and stride 2, 3 with kernel 3 and stride 1.
+// Taps of one phase.
 int64_t taps_of(const Convolution& conv) { return conv.y.kernel / conv.y.stride; }
 
 template <typename T>
@@ -109,9 +110,10 @@ bool supports(const Convolution& conv, int64_t m) {
     auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
     return fits(conv.y) && fits(conv.x);
   };
-  // Sums of few products err so little that the roundings at three taps' points would stand out: not with few channels,
-  // nor in images so small that most outputs see padding.
-  return same(4, 2) || (same(3, 1) && conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m);
+  // Sums of few products err so little that the roundings at so many points would stand out: not with few channels, nor
+  // in images so small that most outputs see padding.
+  const bool many_products = conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m;
+  return same(4, 2) || (many_products && (same(3, 1) || (m == 2 && same(4, 1))));
 }
 
 template <typename T>

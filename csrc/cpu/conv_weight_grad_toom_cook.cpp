@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weight gradient of a convolution with kernel 4 and stride 2, or kernel 3 and stride 1, any padding, by Toom-Cook
+// Weight gradient of a convolution with kernel 4 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook
 // products (toom_cook.h): conv2d_toom_cook.cpp read backwards.
 //
 // A tile is M x M pixels of small and, of each phase of large, the P x P positions that these see, P = M + taps - 1.
@@ -14,9 +14,9 @@
 // [Cout x tiles] x [tiles x phases Cin], summed over all tiles; weight_transposed() makes taps of the sums.
 // Multiplications a pixel, input and output channel:
 //
-//                 kernel 4, stride 2        kernel 3, stride 1
-//      direct           16                          9
-//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4
+//                 kernel 4, stride 2        kernel 3, stride 1        kernel 4, stride 1
+//      direct           16                          9                        16
+//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4               25 / 4 = 6.25
 //      M = 4        4 * 25 / 16 = 6.25          36 / 16 = 2.25
 //
 // The sums of all points of a block of channels stay in L2 until they are taps (conv_weight_grad_blocks.h).  A block is
@@ -65,22 +65,25 @@ WeightGradPlan make_plan(const Convolution& conv, int64_t m) {
 
 }  // namespace
 
-// Of few channels PyTorch sums each weight's products in many parts, and errs less than three taps' points do.
-bool supports_weight_grad(const Convolution& conv) {
-  auto is = [](const ConvolutionAxis& axis, int64_t kernel, int64_t stride) {
-    return axis.kernel == kernel && axis.stride == stride && axis.dilation == 1;
+// Of few channels PyTorch sums each weight's products in many parts, and errs less than so many points do.
+bool supports_weight_grad(const Convolution& conv, int64_t m) {
+  auto same = [&](int64_t kernel, int64_t stride) {
+    auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
+    return fits(conv.y) && fits(conv.x);
   };
-  return (is(conv.y, 4, 2) && is(conv.x, 4, 2)) ||
-         (is(conv.y, 3, 1) && is(conv.x, 3, 1) && conv.in_channels * conv.out_channels >= 64);
+  const bool many_channels = conv.in_channels * conv.out_channels >= 64;
+  return same(4, 2) || (many_channels && (same(3, 1) || (m == 2 && same(4, 1))));
 }
 
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m) {
-  const bool two_taps = call.conv.y.kernel == 4;
+  const int64_t taps = call.conv.y.kernel / call.conv.y.stride;
   for_each_block(call, make_plan<T>(call.conv, m), [&](const WeightGradJob<T>& job) {
-    if (two_taps && m == 2)
+    if (taps == 4)
+      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 4, T>(job));
+    else if (taps == 2 && m == 2)
       GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 2, T>(job));
-    else if (two_taps)
+    else if (taps == 2)
       GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<4, 2, T>(job));
     else if (m == 2)
       GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 3, T>(job));

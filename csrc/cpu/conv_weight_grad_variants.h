@@ -21,7 +21,7 @@ void run(const WeightGradCall<T>& call);
 }  // namespace direct
 
 namespace toom_cook {
-bool supports_weight_grad(const Convolution& conv);
+bool supports_weight_grad(const Convolution& conv, int64_t m);
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m);
 }  // namespace toom_cook

@@ -19,6 +19,8 @@
 // all sets of four small fractions tried, and with the scales below every coefficient but the weights' is exact in
 // binary.
 //
+// Four taps, M = 2, correlations and their gradients alone: two taps and M = 4 with the two polynomials exchanged.
+//
 // The gradient of the weight is the same algorithm read backwards: with g the gradient of y, that of h is
 // weight_transposed(input(x) * output_transposed(g)), summed over all tiles before weight_transposed.
 //
@@ -221,6 +223,31 @@ struct ToomCook<T, 4, 3> {
     h[0] = T(4.0 / 9) * u[0] + (even + even_b);
     h[1] = T(2.0 / 3) * odd + T(1.5) * odd_b;
     h[2] = T(4.0 / 9) * (u[5] + even) + T(2.25) * even_b;
+  }
+};
+
+template <typename T>
+struct ToomCook<T, 2, 4> {
+  template <typename V>
+  static GF_INLINE void input(const V* x, V* v) {
+    ToomCook<T, 4>::weight(x[0], x[1], v);
+  }
+  template <typename V>
+  static GF_INLINE void weight(const V& h0, const V& h1, const V& h2, const V& h3, V* u) {
+    const V h[4] = {h0, h1, h2, h3};
+    ToomCook<T, 4>::input(h, u);
+  }
+  template <typename V>
+  static GF_INLINE void input_transposed(const V* v, V* x) {
+    ToomCook<T, 4>::weight_transposed(v, x);
+  }
+  template <typename V>
+  static GF_INLINE void output_transposed(const V* y, V* p) {
+    ToomCook<T, 4>::output_transposed(y, p);
+  }
+  template <typename V>
+  static GF_INLINE void weight_transposed(const V* u, V* h) {
+    ToomCook<T, 4>::input_transposed(u, h);
   }
 };
 

@@ -11,11 +11,13 @@ struct Number {
 };
 template <typename Body>
 GF_INLINE void with_tile(const Convolution& conv, int64_t m, const Body& body) {
-  const bool two_taps = conv.y.kernel == 4;
-  if (m == 2)
-    two_taps ? body(Number<2>{}, Number<2>{}) : body(Number<2>{}, Number<3>{});
+  const int64_t taps = conv.y.kernel / conv.y.stride;
+  if (taps == 4)
+    body(Number<2>{}, Number<4>{});
+  else if (m == 2)
+    taps == 2 ? body(Number<2>{}, Number<2>{}) : body(Number<2>{}, Number<3>{});
   else
-    two_taps ? body(Number<4>{}, Number<2>{}) : body(Number<4>{}, Number<3>{});
+    taps == 2 ? body(Number<4>{}, Number<2>{}) : body(Number<4>{}, Number<3>{});
 }
 
 // Weights of items [begin, end), an item being one input channel of one panel.
@@ -31,6 +33,8 @@ void pack_items(const Convolution& conv, const WeightView& view, const T* weight
   auto evaluate = [](const Vec<T>* h, Vec<T>* u) __attribute__((always_inline)) {
     if constexpr (Taps == 2)
       ToomCook<T, M>::weight(h[0], h[1], u);
+    else if constexpr (Taps == 4)
+      ToomCook<T, M, 4>::weight(h[0], h[1], h[2], h[3], u);
     else
       ToomCook<T, M, 3>::weight(h[0], h[1], h[2], u);
   };

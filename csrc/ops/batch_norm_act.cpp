@@ -17,7 +17,7 @@ cpu::BatchNorm<T> batch_norm(const ChannelTensors& channels, double eps, int64_t
 Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, double eps,
                  int64_t activation, double negative_slope) {
   const ChannelLayout layout = make_channel_layout(input);
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = new_like(input);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     const ChannelTensors channels(input, input.scalar_type(), mean, var, weight, bias);
@@ -30,7 +30,7 @@ Tensor inference(Tensor input, Tensor mean, Tensor var, OptionalTensor weight, O
 std::tuple<Tensor, Tensor, Tensor> training(Tensor input, OptionalTensor weight, OptionalTensor bias, double eps,
                                             int64_t activation, double negative_slope) {
   const ChannelLayout layout = make_channel_layout(input);
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = new_like(input);
   Tensor mean = torch::stable::new_empty(input, {layout.channels});
   Tensor var = torch::stable::new_empty(input, {layout.channels});
   dispatch_float_double(input, [&](auto zero) {
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
                                             bool training) {
   const ChannelLayout layout = make_channel_layout(input);
   make_like(grad, input);
-  Tensor grad_input = torch::stable::empty_like(input);
+  Tensor grad_input = new_like(input);
   Tensor grad_weight = torch::stable::new_empty(input, {layout.channels});
   Tensor grad_bias = torch::stable::new_empty(input, {layout.channels});
   dispatch_float_double(input, [&](auto zero) {
@@ -98,7 +98,7 @@ Tensor gradient_input(Tensor grad, Tensor input, Tensor mean, Tensor var, Option
                       Tensor mean_grad_bias) {
   const ChannelLayout layout = make_channel_layout(input);
   make_like(grad, input);
-  Tensor grad_input = torch::stable::empty_like(input);
+  Tensor grad_input = new_like(input);
   dispatch_float_double(input, [&](auto zero) {
     using T = decltype(zero);
     const ChannelTensors channels(input, input.scalar_type(), mean, var, weight, bias);

@@ -25,7 +25,7 @@ inline void make_like(Tensor& grad, const Tensor& input) {
   check(grad.scalar_type() == input.scalar_type(), "batch_norm_act_backward: grad and input differ in dtype");
   check(grad.is_cuda() == input.is_cuda(), "batch_norm_act_backward: grad and input are on different devices");
   if (is_dense(grad) && same_order(grad, input)) return;
-  Tensor copy = torch::stable::empty_like(input);
+  Tensor copy = new_like(input);
   grad = torch::stable::copy_(copy, grad);
 }
 

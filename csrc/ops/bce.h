@@ -17,7 +17,7 @@ struct BceCall {
     const auto reduction = static_cast<Reduction>(reduction_code);
     is_reduced = reduction != Reduction::none;
     scale = reduction_scale(reduction, input.numel(), 1);
-    loss = is_reduced ? new_loss(input, float32_loss) : torch::stable::empty_like(input);
+    loss = is_reduced ? new_loss(input, float32_loss) : new_like(input);
     grad = new_saved_gradient(input, with_grad);
   }
 

@@ -91,7 +91,7 @@ Saved training(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor>
 template <typename T>
 void normalization_backward(const Block& block, Tensor& grad, bool may_overwrite, const Tensor& raw,
                             const Moments& moments, Tensor& grad_weight, Tensor& grad_bias) {
-  Tensor grad_raw = may_overwrite ? grad : torch::stable::empty_like(grad);
+  Tensor grad_raw = may_overwrite ? grad : new_like(grad);
   grad_weight = torch::stable::new_empty(moments.mean, {moments.mean.numel()});
   grad_bias = torch::stable::new_empty(moments.mean, {moments.mean.numel()});
   cpu::batch_norm_act_backward<T>(data<T>(grad), data<T>(raw), rows_of(raw), batch_norm<T>(block, moments),
@@ -103,7 +103,7 @@ void normalization_backward(const Block& block, Tensor& grad, bool may_overwrite
 template <typename T>
 void activation_backward(const Block& block, Tensor& grad, bool may_overwrite, const Tensor& output) {
   if (block.activation == Activation::none) return;
-  Tensor grad_raw = may_overwrite ? grad : torch::stable::empty_like(grad);
+  Tensor grad_raw = may_overwrite ? grad : new_like(grad);
   cpu::activation_backward<T>(data<T>(grad), data<T>(output), grad.numel(), block.activation,
                               static_cast<T>(block.negative_slope), mutable_data<T>(grad_raw));
   grad = grad_raw;
@@ -149,7 +149,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     }
     if (grad_bias && wanted[1 + first_parameter + 1]) *grad_bias = channel_sum(grad);
     if (wanted[1 + first_parameter]) {
-      *grad_weight = torch::stable::empty_like(block.weight);
+      *grad_weight = new_like(block.weight);
       const bool reorder = !grad_weight->is_contiguous();  // autograd would do so later, and more slowly
       T* values = reorder ? cpu::reordering_memory<T>(grad_weight->numel()) : mutable_data<T>(*grad_weight);
       cpu::convolution_weight_grad<T>(layer, data<T>(grad), data<T>(link.stored), link.prologue(), values);

@@ -15,7 +15,7 @@ struct GaussianKlCall {
     const auto reduction = static_cast<Reduction>(reduction_code);
     is_reduced = reduction != Reduction::none;
     scale = reduction_scale(reduction, mu.numel(), mu.dim() == 0 ? 1 : mu.size(0));
-    loss = is_reduced ? new_scalar(mu) : torch::stable::empty_like(mu);
+    loss = is_reduced ? new_scalar(mu) : new_like(mu);
     grad_mu = new_saved_gradient(mu, with_grad);
     grad_logvar = new_saved_gradient(logvar, with_grad);
   }

@@ -26,7 +26,7 @@ inline Tensor new_saved_gradient(const Tensor& input, bool wanted) {
   const int64_t bytes = input.numel() * static_cast<int64_t>(item_bytes);
   if (input.is_cpu() && cpu::KeptBlock::kSmallest <= bytes && bytes <= cpu::KeptBlock::kLargest)
     return empty_like_in_kept_block(input, dtype, bytes);
-  return empty_like(input, dtype);
+  return new_like(input, dtype);
 }
 
 // Its address, or null if the gradient is not wanted.

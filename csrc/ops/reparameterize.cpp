@@ -10,7 +10,7 @@ namespace {
 Tensor forward(Tensor mu, Tensor logvar, Tensor seed) {
   const Tensor m = torch::stable::contiguous(mu), v = torch::stable::contiguous(logvar);
   check_noise_arguments(m, v, seed);
-  Tensor z = torch::stable::empty_like(m);
+  Tensor z = new_like(m);
   dispatch_float_double(m, [&](auto zero) {
     using T = decltype(zero);
     cpu::reparameterize(data<T>(m), data<T>(v), seed_value(seed), mutable_data<T>(z), m.numel());
@@ -21,7 +21,7 @@ Tensor forward(Tensor mu, Tensor logvar, Tensor seed) {
 Tensor backward(Tensor grad, Tensor logvar, Tensor seed) {
   const Tensor g = torch::stable::contiguous(grad), v = torch::stable::contiguous(logvar);
   check_noise_arguments(g, v, seed);
-  Tensor grad_logvar = torch::stable::empty_like(v);
+  Tensor grad_logvar = new_like(v);
   dispatch_float_double(v, [&](auto zero) {
     using T = decltype(zero);
     cpu::reparameterize_backward(data<T>(g), data<T>(v), seed_value(seed), mutable_data<T>(grad_logvar), v.numel());
@@ -39,7 +39,7 @@ Tensor philox4x32(Tensor counter, Tensor key) {
   std::vector<uint32_t> block(data<int64_t>(words), data<int64_t>(words) + words.numel());
   cpu::philox4x32(block.data(), static_cast<uint32_t>(data<int64_t>(keys)[0]),
                   static_cast<uint32_t>(data<int64_t>(keys)[1]), words.size(1));
-  Tensor out = torch::stable::empty_like(words);
+  Tensor out = new_like(words);
   std::copy(block.begin(), block.end(), mutable_data<int64_t>(out));
   return out;
 }

@@ -20,7 +20,7 @@ inline uint64_t seed_value(const Tensor& seed) { return static_cast<uint64_t>(*d
 
 // `contiguous`, in the layout of `like`.
 inline Tensor laid_out_like(const Tensor& like, const Tensor& contiguous) {
-  Tensor out = torch::stable::empty_like(like);
+  Tensor out = new_like(like);
   return same_order(out, contiguous) ? contiguous : torch::stable::copy_(out, contiguous);
 }
 

@@ -25,8 +25,8 @@ struct ReparameterizeWithKlCall {
 struct ReparameterizeWithKlForward : ReparameterizeWithKlCall {
   ReparameterizeWithKlForward(const Tensor& mu_, const Tensor& logvar_, const Tensor& seed, int64_t reduction_code)
       : ReparameterizeWithKlCall(mu_, logvar_, seed, reduction_code),
-        z(torch::stable::empty_like(mu)),
-        kl(is_reduced ? new_scalar(mu) : torch::stable::empty_like(mu)) {}
+        z(new_like(mu)),
+        kl(is_reduced ? new_scalar(mu) : new_like(mu)) {}
 
   template <typename T>
   ReparameterizeWithKlOperands<T> operands() const {
@@ -45,8 +45,8 @@ struct ReparameterizeWithKlBackward : ReparameterizeWithKlCall {
                                const Tensor& logvar_, const Tensor& seed, int64_t reduction_code)
       : ReparameterizeWithKlCall(mu_, logvar_, seed, reduction_code),
         grad_kl(torch::stable::contiguous(grad_kl_)),
-        grad_mu(torch::stable::empty_like(mu)),
-        grad_logvar(torch::stable::empty_like(mu)) {
+        grad_mu(new_like(mu)),
+        grad_logvar(new_like(mu)) {
     if (grad_z_) {
       grad_z = torch::stable::contiguous(*grad_z_);
       check_noise_arguments(mu, *grad_z, seed);

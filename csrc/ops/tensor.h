@@ -76,8 +76,11 @@ inline Tensor in_huge_pages(Tensor t) {
   return t;
 }
 
+// As torch.empty_like(t).
+inline Tensor new_like(const Tensor& t) { return in_huge_pages(torch::stable::empty_like(t)); }
+
 // As torch.empty_like(t, dtype=dtype).
-inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
+inline Tensor new_like(const Tensor& t, ScalarType dtype) {
   using torch::stable::detail::from;
   std::array<StableIValue, 6> stack{
       from(t),           from(std::optional(dtype)), from(std::nullopt), from(std::nullopt), from(std::nullopt),
@@ -88,7 +91,7 @@ inline Tensor empty_like(const Tensor& t, ScalarType dtype) {
 }
 
 inline Tensor densely_copied(const Tensor& t, const Tensor& layout) {
-  Tensor copy = empty_like(layout, t.scalar_type());
+  Tensor copy = new_like(layout, t.scalar_type());
   return torch::stable::copy_(copy, t);
 }
 
@@ -107,7 +110,7 @@ inline void lay_out_like(const Tensor& dense, OptionalTensor& t) {
   if (t) lay_out_like(dense, *t);
 }
 
-// All the tensors in the memory order of the first, which empty_like() of the first has too: channels_last in,
+// All the tensors in the memory order of the first, which new_like() keeps: channels_last in,
 // channels_last out.
 template <typename... Tensors>
 void make_elementwise(Tensor& first, Tensors&... rest) {

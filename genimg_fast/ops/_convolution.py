@@ -100,12 +100,15 @@ def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
 def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
-    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 with stride 2, kernel 3 with stride 1,
-    and images of one pixel; elsewhere they have plain sums alone.
+    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 with stride 2, kernel 3 or 4 with
+    stride 1, and images of one pixel; elsewhere they have plain sums alone.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
-    made_for = (kernel, stride) == ((4, 4), (2, 2)) or (kernel, stride, block.transposed) == ((3, 3), (1, 1), False)
+    made_for = (kernel, stride) == ((4, 4), (2, 2))
+    if stride == (1, 1) and not block.transposed:
+        channels = block.weight.shape[1]
+        made_for = kernel == (3, 3) or (kernel == (4, 4) and channels >= (2 * _FEW_CHANNELS if records else _FEW_CHANNELS))
     one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
     if block.weight.numel() >= 1 << 20 and kernel == (3, 3) and pixels < 64:
         return f"packing a weight of {block.weight.numel()} values takes longer than {pixels} pixels save"
@@ -122,7 +125,7 @@ _FEWEST_MULTIPLY_ADDS = 20e6
 """Below which a chain's gradients take less time than setting them up from Python."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
-"""At which PyTorch's kernels of the same vectors are as fast."""
+"""At which PyTorch's kernels of the same vectors are about as fast."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
 
