@@ -51,7 +51,7 @@ double cost(const Convolution& conv, Variant variant, bool packed_once) {
     const double inputs =
         std::floor(conv.in_channels / lanes) + (std::fmod(conv.in_channels, lanes) > 0 ? kPartialVector : 0);
     const double m = tile_edge(variant), phases = conv.y.stride * conv.x.stride;
-    const double edge = m + static_cast<double>(conv.y.kernel / conv.y.stride) - 1;
+    const double edge = m + static_cast<double>(conv.y.phase_taps()) - 1;
     const double tiles = batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
     return packing + weights * std::max(tiles, read + kBehindRead * tiles) +
            tiles * edge * edge * (kEvaluate * phases * inputs + kInterpolate * outputs);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Convolution with kernel 4 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook products
+// Convolution with kernel 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook products
 // (toom_cook.h).
 //
 // Kernel 4, stride 2: the input's rows and columns fall into two phases by the tap pair that sees them.  Along a row:
@@ -9,16 +9,17 @@
 //      phase 1                 p0        p1        p2        p3                   p[o] h0 + p[o+1] h1
 //
 // with (h0, h1) = taps (0, 2) for phase 0 and (1, 3) for phase 1: correlations of two taps, the transposes of the
-// products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps.
+// products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps.  With
+// kernel 5 and stride 2 a phase has three taps, the last of phase 1 being 0.
 //
 // In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated
 // at P^2 points, and each point is one GEMM over all phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
 // tiles do not overlap.  Multiplications an output, input and output channel:
 //
-//                 kernel 4, stride 2        kernel 3, stride 1        kernel 4, stride 1
-//      direct           16                          9                        16
-//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4               25 / 4 = 6.25
-//      M = 4        4 * 25 / 16 = 6.25          36 / 16 = 2.25
+//      kernel, stride        4, 2                   5, 2               3, 1              4, 1
+//      direct                 16                     25                 9                 16
+//      M = 2           4 * 9 / 4 = 9         4 * 16 / 4 = 16       16 / 4 = 4        25 / 4 = 6.25
+//      M = 4           4 * 25 / 16 = 6.25    4 * 36 / 16 = 9       36 / 16 = 2.25
 //
 // Work.  Tiles of all images are numbered through and cut into bands:
 //
@@ -61,7 +62,31 @@ struct TileBand {
   T* products;           // [band tiles][panels of the band][points][columns]
   T* pixels;             // [P * P][leading_dimension(Cin)]: a tile's phase after the prologue
   const T* zeros;        // [Cin]: padding
-  ChannelSums<T>* sums;  // [Cout] of this band, or null
+  ChannelSums<T>* sums;  // of this band, or null
+};
+
+// Where a channel's image lies: pixel (n, y, x) at first + n * image + y * row + x * pixel.
+template <typename T>
+struct OutputView {
+  T* first;
+  int64_t image, row, pixel, height, width;
+  int64_t channel;  // of the epilogue's
+  int64_t sums;     // of the band's
+
+  OutputView(const Conv2dCall<T>& call, int64_t out_channel) {
+    const SubpixelOutput* s = call.subpixel;
+    const int64_t channels = call.channels(), step = s ? 2 : 1;
+    const int64_t padded = s ? s->padded_channels : channels, phase = out_channel / padded;
+    const int64_t full_height = s ? s->height : call.conv.y.output, full_width = s ? s->width : call.conv.x.output;
+    channel = out_channel % padded;
+    sums = phase * channels + channel;
+    first = call.output + (phase / 2 * full_width + phase % 2) * channels + channel;
+    image = full_height * full_width * channels;
+    row = step * full_width * channels;
+    pixel = step * channels;
+    height = (full_height - phase / 2 + step - 1) / step;
+    width = (full_width - phase % 2 + step - 1) / step;
+  }
 };
 
 }  // namespace genimg_fast::cpu
@@ -80,12 +105,9 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t stride_of(const Convolution& conv) { return conv.y.stride; }
 
-// Taps of one phase.
-int64_t taps_of(const Convolution& conv) { return conv.y.kernel / conv.y.stride; }
-
 template <typename T>
 Conv2dTiling make_tiling(const Convolution& conv, int64_t m) {
-  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + taps_of(conv) - 1;
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + conv.y.phase_taps() - 1;
   Conv2dTiling tiling{};
   tiling.m = m;
   tiling.points = edge * edge;
@@ -106,19 +128,15 @@ Conv2dTiling make_tiling(const Convolution& conv, int64_t m) {
 }  // namespace
 
 bool supports(const Convolution& conv, int64_t m) {
-  auto same = [&](int64_t kernel, int64_t stride) {
-    auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
-    return fits(conv.y) && fits(conv.x);
-  };
   // Sums of few products err so little that the roundings at so many points would stand out: not with few channels, nor
   // in images so small that most outputs see padding.
   const bool many_products = conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m;
-  return same(4, 2) || (many_products && (same(3, 1) || (m == 2 && same(4, 1))));
+  return conv.has(4, 2) || (many_products && (conv.has(3, 1) || conv.has(5, 2) || (m == 2 && conv.has(4, 1))));
 }
 
 template <typename T>
 int64_t packed_count(const Convolution& conv, int64_t m) {
-  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + taps_of(conv) - 1;
+  const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T), edge = m + conv.y.phase_taps() - 1;
   const int64_t phases = stride_of(conv) * stride_of(conv);
   return edge * edge * phases * conv.in_channels * divide_up(conv.out_channels, columns) * columns;
 }
@@ -141,7 +159,7 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
   const int64_t columns = 2 * vector_bytes(active_isa()) / sizeof(T);
   const Conv2dTiling tiling = make_tiling<T>(conv, m);
   const int64_t parts = channel_parts(tiling.bands, tiling.panels);
-  if (sums) sums->resize(tiling.bands * conv.out_channels);
+  if (sums) sums->resize(tiling.bands * call.sums_a_part());
   parallel_for(0, tiling.bands * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t lda = leading_dimension<T>(tiling.phases * conv.in_channels);
     const auto [evaluated, products, pixels] =
@@ -161,7 +179,7 @@ void run(const Conv2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums
                             products,
                             pixels,
                             zeros.data(),
-                            sums ? sums->data() + band * conv.out_channels : nullptr};
+                            sums ? sums->data() + band * call.sums_a_part() : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_tile_band<T>(job));
     }
   });
@@ -212,22 +230,22 @@ void evaluate_window(const T* const* pixels, int64_t channels, T* to, int64_t po
 }
 
 // The input of the band's tiles -> band.evaluated.  Phases go in order: a last vector runs over into the next phase.
-template <int M, int Taps, typename T>
+template <int M, int Kernel, int Stride, typename T>
 void evaluate_tiles(const TileBand<T>& band, int64_t lda, int64_t point_stride) {
-  constexpr int kStride = Taps == 2 ? 2 : 1, kEdge = M + Taps - 1;
+  constexpr int kTaps = ToomCookTaps<Kernel, Stride>, kEdge = M + kTaps - 1;
   const Convolution& conv = band.call.conv;
   const int64_t channels = conv.in_channels;
   T* to = band.evaluated;
   for (int64_t tile = band.first_tile; tile < band.last_tile; ++tile, to += lda) {
     const int64_t n = tile / (band.tiling.tiles_y * band.tiling.tiles_x);
-    const int64_t y0 = tile / band.tiling.tiles_x % band.tiling.tiles_y * M * kStride - conv.y.padding;
-    const int64_t x0 = tile % band.tiling.tiles_x * M * kStride - conv.x.padding;
+    const int64_t y0 = tile / band.tiling.tiles_x % band.tiling.tiles_y * M * Stride - conv.y.padding;
+    const int64_t x0 = tile % band.tiling.tiles_x * M * Stride - conv.x.padding;
     const T* image = band.call.input + n * conv.y.input * conv.x.input * channels;
-    for (int phase = 0; phase < kStride * kStride; ++phase) {
+    for (int phase = 0; phase < Stride * Stride; ++phase) {
       const T* pixels[kEdge * kEdge];
       for (int64_t i = 0; i < kEdge; ++i)
         for (int64_t j = 0; j < kEdge; ++j) {
-          const int64_t y = y0 + i * kStride + phase / kStride, x = x0 + j * kStride + phase % kStride;
+          const int64_t y = y0 + i * Stride + phase / Stride, x = x0 + j * Stride + phase % Stride;
           const bool inside = y >= 0 && y < conv.y.input && x >= 0 && x < conv.x.input;
           const T*& pixel = pixels[i * kEdge + j];
           pixel = inside ? image + (y * conv.x.input + x) * channels : band.zeros;
@@ -236,7 +254,7 @@ void evaluate_tiles(const TileBand<T>& band, int64_t lda, int64_t point_stride) 
           apply_prologue(band.call.prologue, pixel, 1, channels, after, channels);
           pixel = after;
         }
-      evaluate_window<M, Taps, T>(pixels, channels, to + phase * channels, point_stride);
+      evaluate_window<M, kTaps, T>(pixels, channels, to + phase * channels, point_stride);
     }
   }
 }
@@ -263,7 +281,9 @@ struct UpcomingMemory {
       return {reinterpret_cast<const char*>(memory + row_of(first_tile) * row),
               reinterpret_cast<const char*>(memory + row_of(first_tile + tiles) * row)};
     };
-    pieces[0] = piece(band.call.output, conv.y, false, band.first_tile, conv.x.output * conv.out_channels);
+    const SubpixelOutput* s = band.call.subpixel;
+    const int64_t output_row = s ? 2 * s->width * s->channels : conv.x.output * conv.out_channels;
+    pieces[0] = piece(band.call.output, conv.y, false, band.first_tile, output_row);
     pieces[1] = piece(band.call.input, conv.y, true, band.last_tile, conv.x.input * conv.in_channels);
     lines = depth / kDepthStep;
     const int64_t bytes = pieces[0].end - pieces[0].next + (pieces[1].end - pieces[1].next);
@@ -300,14 +320,16 @@ void multiply_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_
 
 // Interpolates one vector of channels of all tiles, and stores what lies inside the image.
 template <int M, int Taps, bool Statistics, typename T, typename Count>
-void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_stride, int64_t channel, Count count) {
+void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_stride, const OutputView<T>& output,
+                  Count count) {
   constexpr int kEdge = M + Taps - 1;
-  const Convolution& conv = band.call.conv;
   const Epilogue<T>& epilogue = band.call.epilogue;
-  const int64_t height = conv.y.output, width = conv.x.output, channels = conv.out_channels;
-  const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
+  const int64_t height = output.height, width = output.width;
+  const Vec<T> scale = load(epilogue.scale + output.channel, count);
+  const Vec<T> shift = load(epilogue.shift + output.channel, count);
   const int lanes = lanes_in(count, kLanes<T>);
-  LaneSums<T> sums(band.sums + channel, Statistics ? lanes : 0);
+  ChannelSums<T>* const to_sums = band.sums + output.sums;
+  LaneSums<T> sums(to_sums, Statistics ? lanes : 0);
   for (int64_t tile = band.first_tile; tile < band.last_tile; ++tile, products += tile_stride) {
     const int64_t n = tile / (band.tiling.tiles_y * band.tiling.tiles_x);
     const int64_t y0 = tile / band.tiling.tiles_x % band.tiling.tiles_y * M, x0 = tile % band.tiling.tiles_x * M;
@@ -320,7 +342,7 @@ void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_strid
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) half[i][j] = y[i];
     }
-    T* to = band.call.output + ((n * height + y0) * width + x0) * channels + channel;
+    T* to = output.first + n * output.image + y0 * output.row + x0 * output.pixel;
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       if (y0 + i >= height) break;
@@ -329,18 +351,18 @@ void finish_tiles(const TileBand<T>& band, const T* products, int64_t tile_strid
       for (int j = 0; j < M; ++j) {
         if (x0 + j >= width) break;
         const Vec<T> value = activate<T>(epilogue.activation, y[j] * scale + shift, epilogue.negative_slope);
-        store(to + (i * width + j) * channels, value, count);
+        store(to + i * output.row + j * output.pixel, value, count);
         if constexpr (Statistics) sums.add(value);
       }
     }
     if constexpr (Statistics)
       if (sums.count >= 128) {
-        sums.save(band.sums + channel, lanes);
-        sums = LaneSums<T>(band.sums + channel, lanes);
+        sums.save(to_sums, lanes);
+        sums = LaneSums<T>(to_sums, lanes);
       }
   }
   if constexpr (Statistics)
-    if (sums.count > 0) sums.save(band.sums + channel, lanes);
+    if (sums.count > 0) sums.save(to_sums, lanes);
 }
 
 template <typename T>
@@ -351,18 +373,22 @@ void run_tile_band(const TileBand<T>& band) {
   const int64_t first = band.first_panel * kTileColumns<T>, last = band.last_panel * kTileColumns<T>;
   const int64_t panel_products = band.tiling.points * kTileColumns<T>;
   const int64_t tile_stride = (band.last_panel - band.first_panel) * panel_products;
-  with_tile(conv, band.tiling.m, [&](auto m_tag, auto taps_tag) {
-    constexpr int M = decltype(m_tag)::value, Taps = decltype(taps_tag)::value;
-    evaluate_tiles<M, Taps>(band, lda, point_stride);
+  with_tile(band.tiling.m, conv.y.kernel, conv.y.stride, [&](auto m_tag, auto kernel_tag, auto stride_tag) {
+    constexpr int M = decltype(m_tag)::value, kKernel = decltype(kernel_tag)::value;
+    constexpr int kStride = decltype(stride_tag)::value, kTaps = ToomCookTaps<kKernel, kStride>;
+    evaluate_tiles<M, kKernel, kStride>(band, lda, point_stride);
     multiply_points(band, depth, lda, point_stride);
-    for_each_vector<T>(first, last < conv.out_channels ? last : conv.out_channels, [&](int64_t channel, auto count) {
-      const int64_t column = channel - first;
+    for (int64_t channel = first; channel < last && channel < conv.out_channels; channel += kLanes<T>) {
+      const OutputView<T> output(band.call, channel);
+      const int64_t column = channel - first, left = band.call.channels() - output.channel;
       const T* products = band.products + column / kTileColumns<T> * panel_products + column % kTileColumns<T>;
-      if (band.sums)
-        finish_tiles<M, Taps, true>(band, products, tile_stride, channel, count);
-      else
-        finish_tiles<M, Taps, false>(band, products, tile_stride, channel, count);
-    });
+      for_each_vector<T>(0, left < kLanes<T> ? left : kLanes<T>, [&](int64_t, auto count) {
+        if (band.sums)
+          finish_tiles<M, kTaps, true>(band, products, tile_stride, output, count);
+        else
+          finish_tiles<M, kTaps, false>(band, products, tile_stride, output, count);
+      });
+    }
   });
 }
 

@@ -10,6 +10,13 @@
 
 namespace genimg_fast::cpu {
 
+// A transposed convolution's output, whose rows and columns of a residue modulo 2 are an image of their own: a phase.
+// They are the output channels of the convolution, [phase][padded channel], the phases of rows first.
+struct SubpixelOutput {
+  int64_t height, width, channels;
+  int64_t padded_channels;  // whole vectors
+};
+
 template <typename T>
 struct Conv2dCall {
   const Convolution& conv;
@@ -18,6 +25,10 @@ struct Conv2dCall {
   const T* packed;
   const Epilogue<T>& epilogue;
   T* output;
+  const SubpixelOutput* subpixel = nullptr;  // Toom-Cook: then what `output` is
+
+  int64_t channels() const { return subpixel ? subpixel->channels : conv.out_channels; }
+  int64_t sums_a_part() const { return (subpixel ? 4 : 1) * channels(); }  // the phases are parts of a channel's
 };
 
 // Finds the taps of an output channel and an input channel in a weight of either order.

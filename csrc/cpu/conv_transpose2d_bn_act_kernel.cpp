@@ -16,13 +16,15 @@ std::atomic<Variant> forced{Variant::automatic};
 std::atomic<bool> winograd{true};
 
 bool supports(const Deconvolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return toom_cook::supports(conv);
+  if (is_toom_cook(variant)) return toom_cook::supports(conv) || subpixel::supports(conv, tile_edge(variant));
   return variant == Variant::direct || (variant == Variant::narrow && narrow::supports(conv));
 }
 
 template <typename T>
 int64_t packed_count(const Deconvolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return toom_cook::packed_count<T>(conv, tile_edge(variant));
+  if (is_toom_cook(variant))
+    return subpixel::is_subpixel(conv) ? subpixel::packed_count<T>(conv, tile_edge(variant))
+                                       : toom_cook::packed_count<T>(conv, tile_edge(variant));
   if (variant == Variant::narrow) return narrow::packed_count<T>(conv);
   return direct::packed_count<T>(conv);
 }
@@ -48,8 +50,10 @@ double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
   // Weights are read once for all rows of a block, which has to last until the next ones are there.
   const double read = (count * sizeof(T) > kCachedBytes ? kReadFar : kReadCached) * lanes * sizeof(T) / 64;
   if (is_toom_cook(variant)) {
-    const double m = tile_edge(variant), points = (m + 1) * (m + 1);
-    const double tiles = batch * std::ceil(conv.y.input / m) * std::ceil(conv.x.input / m);
+    const bool subpixel = subpixel::is_subpixel(conv);
+    const double m = tile_edge(variant), edge = m + (subpixel ? 2 : 1), points = edge * edge;
+    auto tiles_of = [&](const DeconvolutionAxis& a) { return std::ceil((subpixel ? (a.output + 1) / 2 : a.input) / m); };
+    const double tiles = batch * tiles_of(conv.y) * tiles_of(conv.x);
     return packing + weights * std::max(tiles, read) +
            tiles * points * (kEvaluateInput * inputs + kFinishPoint * 4 * outputs);
   }
@@ -86,7 +90,9 @@ Variant choose(const Deconvolution& conv, bool packed_once) {
 
 template <typename T>
 void run(const ConvTranspose2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
-  if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant), sums);
+  if (is_toom_cook(variant))
+    return subpixel::is_subpixel(call.conv) ? subpixel::run(call, tile_edge(variant), sums)
+                                            : toom_cook::run(call, tile_edge(variant), sums);
   if (variant == Variant::narrow) return narrow::run(call, sums);
   direct::run(call, sums);
 }
@@ -111,7 +117,9 @@ PackedLayout choose_layout(const Deconvolution& conv, bool packed_once) {
 
 template <typename T>
 void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T* weight, T* packed) {
-  if (is_toom_cook(layout.variant)) return toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
+  if (is_toom_cook(layout.variant))
+    return subpixel::is_subpixel(conv) ? subpixel::pack(conv, tile_edge(layout.variant), weight, packed)
+                                       : toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
   if (layout.variant == Variant::narrow) return narrow::pack(conv, weight, packed);
   direct::pack(conv, weight, packed);
 }

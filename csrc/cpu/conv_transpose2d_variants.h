@@ -40,6 +40,18 @@ template <typename T>
 void run(const ConvTranspose2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
 }  // namespace toom_cook
 
+// By conv2d_toom_cook.cpp, at the variants' names of Toom-Cook.
+namespace subpixel {
+bool is_subpixel(const Deconvolution& conv);
+bool supports(const Deconvolution& conv, int64_t m);
+template <typename T>
+int64_t packed_count(const Deconvolution& conv, int64_t m);
+template <typename T>
+void pack(const Deconvolution& conv, int64_t m, const T* weight, T* packed);
+template <typename T>
+void run(const ConvTranspose2dCall<T>& call, int64_t m, std::vector<ChannelSums<T>>* sums);
+}  // namespace subpixel
+
 namespace narrow {
 bool supports(const Deconvolution& conv);
 template <typename T>

@@ -32,7 +32,7 @@ double cost(const Convolution& conv, Variant variant) {
     const double columns = std::ceil(taps * conv.in_channels / lanes);
     return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinishTaps * channels * columns;
   }
-  const double stride = conv.y.stride, m = tile_edge(variant), edge = m + conv.y.kernel / stride - 1;
+  const double stride = conv.y.stride, m = tile_edge(variant), edge = m + conv.y.phase_taps() - 1;
   const double tiles = conv.batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
   const double columns = stride * stride * std::ceil(conv.in_channels / lanes);
   const double evaluations =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Weight gradient of a convolution with kernel 4 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook
-// products (toom_cook.h): conv2d_toom_cook.cpp read backwards.
+// Weight gradient of a convolution with kernel 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by
+// Toom-Cook products (toom_cook.h): conv2d_toom_cook.cpp read backwards.
 //
 // A tile is M x M pixels of small and, of each phase of large, the P x P positions that these see, P = M + taps - 1.
 // Position q of a phase is row or column q * stride - padding + phase, and tap t of the phase is phase + t * stride of
@@ -14,10 +14,10 @@
 // [Cout x tiles] x [tiles x phases Cin], summed over all tiles; weight_transposed() makes taps of the sums.
 // Multiplications a pixel, input and output channel:
 //
-//                 kernel 4, stride 2        kernel 3, stride 1        kernel 4, stride 1
-//      direct           16                          9                        16
-//      M = 2        4 * 9 / 4 = 9               16 / 4 = 4               25 / 4 = 6.25
-//      M = 4        4 * 25 / 16 = 6.25          36 / 16 = 2.25
+//      kernel, stride        4, 2                   5, 2               3, 1              4, 1
+//      direct                 16                     25                 9                 16
+//      M = 2           4 * 9 / 4 = 9         4 * 16 / 4 = 16       16 / 4 = 4        25 / 4 = 6.25
+//      M = 4           4 * 25 / 16 = 6.25    4 * 36 / 16 = 9       36 / 16 = 2.25
 //
 // The sums of all points of a block of channels stay in L2 until they are taps (conv_weight_grad_blocks.h).  A block is
 // as large as that allows, since every block evaluates its channels for itself.  Columns: [vector of Cin][phase][lane].
@@ -39,7 +39,7 @@ constexpr int64_t kRows = 128, kColumns = 64;
 template <typename T>
 WeightGradPlan make_plan(const Convolution& conv, int64_t m) {
   const int64_t lanes = vector_bytes(active_isa()) / sizeof(T), phases = conv.y.stride * conv.y.stride;
-  const int64_t edge = m + conv.y.kernel / conv.y.stride - 1;
+  const int64_t edge = m + conv.y.phase_taps() - 1;
   WeightGradPlan plan;
   plan.points = edge * edge;
   plan.terms = conv.batch * ((conv.y.output + m - 1) / m) * ((conv.x.output + m - 1) / m);
@@ -67,28 +67,14 @@ WeightGradPlan make_plan(const Convolution& conv, int64_t m) {
 
 // Of few channels PyTorch sums each weight's products in many parts, and errs less than so many points do.
 bool supports_weight_grad(const Convolution& conv, int64_t m) {
-  auto same = [&](int64_t kernel, int64_t stride) {
-    auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
-    return fits(conv.y) && fits(conv.x);
-  };
   const bool many_channels = conv.in_channels * conv.out_channels >= 64;
-  return same(4, 2) || (many_channels && (same(3, 1) || (m == 2 && same(4, 1))));
+  return conv.has(4, 2) || (many_channels && (conv.has(3, 1) || conv.has(5, 2) || (m == 2 && conv.has(4, 1))));
 }
 
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m) {
-  const int64_t taps = call.conv.y.kernel / call.conv.y.stride;
   for_each_block(call, make_plan<T>(call.conv, m), [&](const WeightGradJob<T>& job) {
-    if (taps == 4)
-      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 4, T>(job));
-    else if (taps == 2 && m == 2)
-      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 2, T>(job));
-    else if (taps == 2)
-      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<4, 2, T>(job));
-    else if (m == 2)
-      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<2, 3, T>(job));
-    else
-      GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<4, 3, T>(job));
+    GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<T>(job, m));
   });
 }
 
@@ -106,10 +92,13 @@ template void run<double>(const WeightGradCall<double>&, int64_t);
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-template <int M, int Taps>
+template <int M, int Kernel, int Stride>
 struct WeightGradTiles {
-  static constexpr int kStride = Taps == 2 ? 2 : 1, kPhases = kStride * kStride, kKernel = Taps * kStride;
-  static constexpr int kEdge = M + Taps - 1;
+  static constexpr int kM = M, kKernel = Kernel, kStride = Stride, kPhases = Stride * Stride;
+  static constexpr int kTaps = ToomCookTaps<Kernel, Stride>, kEdge = M + kTaps - 1;
+
+  template <typename T>
+  using Products = ToomCook<T, M, kTaps>;
 
   const Convolution& conv;
   const int64_t tiles_y = (conv.y.output + M - 1) / M, tiles_x = (conv.x.output + M - 1) / M;
@@ -188,9 +177,9 @@ void evaluate_tile(const T* const* pixels, const T* zeros, const Prologue<T>& pr
 }
 
 // Tiles [first, last) of small -> job.a.
-template <int M, int Taps, typename T>
-SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>& tiles, int64_t first,
-                             int64_t last) {
+template <typename T, typename Tiles>
+SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const Tiles& tiles, int64_t first, int64_t last) {
+  constexpr int M = Tiles::kM;
   const Convolution& conv = job.call.conv;
   const Prologue<T> prologue = of_channels(job.call.small_prologue, job.block.first_small);
   const T* pixels[M * M];
@@ -200,16 +189,16 @@ SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const WeightGradTiles<
     const int64_t channels = channels_to_evaluate(job.block.small_channels, prologue, conv.batch - 1 - n, image_size);
     find_pixels<M>(image, conv.y.output, conv.x.output, conv.out_channels, tiles.y(tile), tiles.x(tile), 1, job.zeros,
                    pixels);
-    evaluate_tile<M, tiles.kEdge>(pixels, job.zeros, prologue, channels, job.a + (tile - first) * job.lda(), 1,
-                                  job.a_point(), [](const Vec<T>* x, Vec<T>* v) { ToomCook<T, M, Taps>::input(x, v); });
+    evaluate_tile<M, Tiles::kEdge>(pixels, job.zeros, prologue, channels, job.a + (tile - first) * job.lda(), 1,
+                                  job.a_point(), [](const Vec<T>* x, Vec<T>* v) { Tiles::template Products<T>::input(x, v); });
   }
   return {job.a, job.lda()};
 }
 
 // The phases of tiles [first, last) of large -> job.b.
-template <int M, int Taps, typename T>
-void evaluate_large(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>& tiles, int64_t first, int64_t last) {
-  constexpr int kStride = tiles.kStride, kEdge = tiles.kEdge, kPhases = tiles.kPhases;
+template <typename T, typename Tiles>
+void evaluate_large(const WeightGradJob<T>& job, const Tiles& tiles, int64_t first, int64_t last) {
+  constexpr int kStride = Tiles::kStride, kEdge = Tiles::kEdge, kPhases = Tiles::kPhases;
   const Convolution& conv = job.call.conv;
   const Prologue<T> prologue = of_channels(job.call.large_prologue, job.block.first_large);
   const T* pixels[kEdge * kEdge];
@@ -223,16 +212,17 @@ void evaluate_large(const WeightGradJob<T>& job, const WeightGradTiles<M, Taps>&
                          x0 + phase % kStride, kStride, job.zeros, pixels);
       evaluate_tile<kEdge, kEdge>(pixels, job.zeros, prologue, channels,
                                   job.b + (tile - first) * job.ldb() + phase * kLanes<T>, kPhases, job.b_point(),
-                                  [](const Vec<T>* y, Vec<T>* p) { ToomCook<T, M, Taps>::output_transposed(y, p); });
+                                  [](const Vec<T>* y, Vec<T>* p) { Tiles::template Products<T>::output_transposed(y, p); });
     }
   }
 }
 
 // job.c -> the taps of each weight.
-template <int M, int Taps, typename T>
+template <typename Tiles, typename T>
 void finish_weights(const WeightGradJob<T>& job) {
-  using Tiles = WeightGradTiles<M, Taps>;
-  constexpr int kStride = Tiles::kStride, kEdge = Tiles::kEdge, kTaps = Tiles::kKernel * Tiles::kKernel;
+  using Products = typename Tiles::template Products<T>;
+  constexpr int kStride = Tiles::kStride, kEdge = Tiles::kEdge, kKernel = Tiles::kKernel, kTaps = kKernel * kKernel;
+  constexpr int kPhaseTaps = Tiles::kTaps;
   constexpr int kTapVectors = (kTaps + kLanes<T> - 1) / kLanes<T>;
   for (int64_t s = 0; s < job.block.small_channels; ++s) {
     T* to = job.grad_weight + ((job.block.first_small + s) * job.call.conv.in_channels + job.block.first_large) * kTaps;
@@ -241,21 +231,24 @@ void finish_weights(const WeightGradJob<T>& job) {
 #pragma GCC unroll 4
       for (int phase = 0; phase < Tiles::kPhases; ++phase) {
         const T* sums = job.c + s * job.ldc() + Tiles::kPhases * l + phase * kLanes<T>;
-        Vec<T> half[Taps][kEdge], u[kEdge], h[Taps];
+        Vec<T> half[kPhaseTaps][kEdge], u[kEdge], h[kPhaseTaps];
 #pragma GCC unroll 8
         for (int j = 0; j < kEdge; ++j) {
 #pragma GCC unroll 8
           for (int i = 0; i < kEdge; ++i) u[i] = load(sums + (i * kEdge + j) * job.c_point());
-          ToomCook<T, M, Taps>::weight_transposed(u, h);
+          Products::weight_transposed(u, h);
 #pragma GCC unroll 4
-          for (int t = 0; t < Taps; ++t) half[t][j] = h[t];
+          for (int t = 0; t < kPhaseTaps; ++t) half[t][j] = h[t];
         }
 #pragma GCC unroll 4
-        for (int ty = 0; ty < Taps; ++ty) {
-          ToomCook<T, M, Taps>::weight_transposed(half[ty], h);
+        for (int ty = 0; ty < kPhaseTaps; ++ty) {
+          Products::weight_transposed(half[ty], h);
           const int ky = ty * kStride + phase / kStride;
 #pragma GCC unroll 4
-          for (int tx = 0; tx < Taps; ++tx) taps[ky * Tiles::kKernel + tx * kStride + phase % kStride] = h[tx];
+          for (int tx = 0; tx < kPhaseTaps; ++tx) {
+            const int kx = tx * kStride + phase % kStride;
+            if (ky < kKernel && kx < kKernel) taps[ky * kKernel + kx] = h[tx];
+          }
         }
       }
       const int64_t lanes = job.block.large_channels - l < kLanes<T> ? job.block.large_channels - l : kLanes<T>;
@@ -272,16 +265,20 @@ void finish_weights(const WeightGradJob<T>& job) {
   }
 }
 
-template <int M, int Taps, typename T>
-void run_toom_cook_block(const WeightGradJob<T>& job) {
-  const WeightGradTiles<M, Taps> tiles{job.call.conv};
-  const int64_t vectors = (job.block.large_channels + kLanes<T> - 1) / kLanes<T>;
-  sum_bands(
-      job, vectors * tiles.kPhases * kLanes<T>,
-      [&](int64_t first, int64_t last) { return evaluate_small<M, Taps>(job, tiles, first, last); },
-      [&](int64_t first, int64_t last) { evaluate_large<M, Taps>(job, tiles, first, last); },
-      [&](int64_t tile) { return tiles.image(tile) * job.call.conv.y.output + tiles.y(tile); });
-  finish_weights<M, Taps>(job);
+template <typename T>
+void run_toom_cook_block(const WeightGradJob<T>& job, int64_t m) {
+  const Convolution& conv = job.call.conv;
+  with_tile(m, conv.y.kernel, conv.y.stride, [&](auto m_tag, auto kernel_tag, auto stride_tag) {
+    using Tiles = WeightGradTiles<decltype(m_tag)::value, decltype(kernel_tag)::value, decltype(stride_tag)::value>;
+    const Tiles tiles{conv};
+    const int64_t vectors = (job.block.large_channels + kLanes<T> - 1) / kLanes<T>;
+    sum_bands(
+        job, vectors * Tiles::kPhases * kLanes<T>,
+        [&](int64_t first, int64_t last) { return evaluate_small(job, tiles, first, last); },
+        [&](int64_t first, int64_t last) { evaluate_large(job, tiles, first, last); },
+        [&](int64_t tile) { return tiles.image(tile) * conv.y.output + tiles.y(tile); });
+    finish_weights<Tiles>(job);
+  });
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

@@ -251,4 +251,27 @@ struct ToomCook<T, 2, 4> {
   }
 };
 
+template <int Kernel, int Stride>
+constexpr int ToomCookTaps = (Kernel + Stride - 1) / Stride;  // of a phase, as ConvolutionAxis::phase_taps()
+
+// body(MTag, KernelTag, StrideTag) for the tile and the kernel at hand, which must be one that these products serve.
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+template <typename Body>
+GF_INLINE void with_tile(int64_t m, int64_t kernel, int64_t stride, const Body& body) {
+  auto with_edge = [&](auto kernel_tag, auto stride_tag) {
+    m == 2 ? body(Number<2>{}, kernel_tag, stride_tag) : body(Number<4>{}, kernel_tag, stride_tag);
+  };
+  if (kernel == 3)
+    with_edge(Number<3>{}, Number<1>{});
+  else if (kernel == 5)
+    with_edge(Number<5>{}, Number<2>{});
+  else if (stride == 2)
+    with_edge(Number<4>{}, Number<2>{});
+  else
+    body(Number<2>{}, Number<4>{}, Number<1>{});
+}
+
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

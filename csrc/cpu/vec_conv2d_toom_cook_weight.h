@@ -4,36 +4,20 @@
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-// body(MTag, TapsTag) for the tile and the kernel at hand.
-template <int N>
-struct Number {
-  static constexpr int value = N;
-};
-template <typename Body>
-GF_INLINE void with_tile(const Convolution& conv, int64_t m, const Body& body) {
-  const int64_t taps = conv.y.kernel / conv.y.stride;
-  if (taps == 4)
-    body(Number<2>{}, Number<4>{});
-  else if (m == 2)
-    taps == 2 ? body(Number<2>{}, Number<2>{}) : body(Number<2>{}, Number<3>{});
-  else
-    taps == 2 ? body(Number<4>{}, Number<2>{}) : body(Number<4>{}, Number<3>{});
-}
-
 // Weights of items [begin, end), an item being one input channel of one panel.
-template <int M, int Taps, bool Stream, typename T>
+template <int M, int Kernel, int Stride, bool Stream, typename T>
 void pack_items(const Convolution& conv, const WeightView& view, const T* weight, T* packed, int64_t begin,
                 int64_t end) {
-  constexpr int kStride = Taps == 2 ? 2 : 1, kKernel = Taps * kStride, kTaps = kKernel * kKernel, kEdge = M + Taps - 1;
-  constexpr int kPhases = kStride * kStride, kItemsAhead = 4;
+  constexpr int kPhaseTaps = ToomCookTaps<Kernel, Stride>, kTaps = Kernel * Kernel, kEdge = M + kPhaseTaps - 1;
+  constexpr int kPhases = Stride * Stride, kItemsAhead = 4;
   constexpr int kLoads = (kTaps + kLanes<T> - 1) / kLanes<T>;  // that see the taps of one channel
   const int64_t panels = (conv.out_channels + kTileColumns<T> - 1) / kTileColumns<T>;
   const int64_t phase_size = conv.in_channels * kTileColumns<T>, point_stride = panels * kPhases * phase_size;
   const T* weight_end = weight + conv.out_channels * conv.in_channels * kTaps;
   auto evaluate = [](const Vec<T>* h, Vec<T>* u) __attribute__((always_inline)) {
-    if constexpr (Taps == 2)
+    if constexpr (kPhaseTaps == 2)
       ToomCook<T, M>::weight(h[0], h[1], u);
-    else if constexpr (Taps == 4)
+    else if constexpr (kPhaseTaps == 4)
       ToomCook<T, M, 4>::weight(h[0], h[1], h[2], h[3], u);
     else
       ToomCook<T, M, 3>::weight(h[0], h[1], h[2], u);
@@ -64,15 +48,16 @@ void pack_items(const Convolution& conv, const WeightView& view, const T* weight
     }
     T* to = packed + panel * kPhases * phase_size + k * kTileColumns<T>;
     for (int phase = 0; phase < kPhases; ++phase, to += phase_size) {
-      Vec<T> half[kPanelVectors][Taps][kEdge], h[Taps], u[kPanelVectors][kEdge];
+      Vec<T> half[kPanelVectors][kPhaseTaps][kEdge], h[kPhaseTaps], u[kPanelVectors][kEdge];
 #pragma GCC unroll 2
       for (int vector = 0; vector < kPanelVectors; ++vector)
 #pragma GCC unroll 4
-        for (int tx = 0; tx < Taps; ++tx) {
+        for (int tx = 0; tx < kPhaseTaps; ++tx) {
 #pragma GCC unroll 4
-          for (int ty = 0; ty < Taps; ++ty) {
-            const int tap = (phase / kStride + ty * kStride) * kKernel + phase % kStride + tx * kStride;
-            h[ty] = taps[vector][view.first_tap + tap * view.tap_stride];
+          for (int ty = 0; ty < kPhaseTaps; ++ty) {
+            const int ky = phase / Stride + ty * Stride, kx = phase % Stride + tx * Stride;
+            const bool inside = ky < Kernel && kx < Kernel;
+            h[ty] = inside ? taps[vector][view.first_tap + (ky * Kernel + kx) * view.tap_stride] : Vec<T>{};
           }
           evaluate(h, half[vector][tx]);
         }
@@ -81,7 +66,7 @@ void pack_items(const Convolution& conv, const WeightView& view, const T* weight
 #pragma GCC unroll 2
         for (int vector = 0; vector < kPanelVectors; ++vector) {
 #pragma GCC unroll 4
-          for (int tx = 0; tx < Taps; ++tx) h[tx] = half[vector][tx][i];
+          for (int tx = 0; tx < kPhaseTaps; ++tx) h[tx] = half[vector][tx][i];
           evaluate(h, u[vector]);
         }
 #pragma GCC unroll 8
@@ -101,10 +86,11 @@ void pack_items(const Convolution& conv, const WeightView& view, const T* weight
 template <typename T>
 void pack_channels(const Convolution& conv, int64_t m, const WeightView& view, const T* weight, T* packed,
                    bool past_caches, int64_t begin, int64_t end) {
-  with_tile(conv, m, [&](auto m_tag, auto taps_tag) {
-    constexpr int M = decltype(m_tag)::value, Taps = decltype(taps_tag)::value;
-    past_caches ? pack_items<M, Taps, true>(conv, view, weight, packed, begin, end)
-                : pack_items<M, Taps, false>(conv, view, weight, packed, begin, end);
+  with_tile(m, conv.y.kernel, conv.y.stride, [&](auto m_tag, auto kernel_tag, auto stride_tag) {
+    constexpr int M = decltype(m_tag)::value, kKernel = decltype(kernel_tag)::value;
+    constexpr int kStride = decltype(stride_tag)::value;
+    past_caches ? pack_items<M, kKernel, kStride, true>(conv, view, weight, packed, begin, end)
+                : pack_items<M, kKernel, kStride, false>(conv, view, weight, packed, begin, end);
   });
 }
 

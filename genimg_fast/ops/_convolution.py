@@ -100,20 +100,19 @@ def check_batch_statistics(op: str, output_shape: Sequence[int]) -> None:
 def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
-    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 with stride 2, kernel 3 or 4 with
+    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with
     stride 1, and images of one pixel; elsewhere they have plain sums alone.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
-    made_for = (kernel, stride) == ((4, 4), (2, 2))
-    if stride == (1, 1) and not block.transposed:
-        channels = block.weight.shape[1]
-        made_for = kernel == (3, 3) or (kernel == (4, 4) and channels >= (2 * _FEW_CHANNELS if records else _FEW_CHANNELS))
     one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
     if block.weight.numel() >= 1 << 20 and kernel == (3, 3) and pixels < 64:
         return f"packing a weight of {block.weight.numel()} values takes longer than {pixels} pixels save"
-    if made_for or one_pixel:
+    if one_pixel or _made_for(block, records):
         return None
+    if not records and not block.transposed and max(kernel) > 1:  # its weight stays packed
+        if pixels <= _FEW_PIXELS or (kernel, stride) == ((3, 3), (2, 2)):
+            return None
     if not block.transposed or records:
         return f"PyTorch is faster at kernel {kernel}, stride {stride}"
     if stride == (1, 1) or (max(kernel) > 4 and pixels >= 512):
@@ -121,11 +120,23 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     return None
 
 
+def _made_for(block: Block, records: bool) -> bool:
+    kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
+    if stride == (1, 1) and not block.transposed:
+        return kernel == (3, 3) or (kernel == (4, 4) and block.weight.shape[1] >= fewest)
+    if (kernel, stride) == ((5, 5), (2, 2)):
+        return not records or max(block.weight.shape[:2]) >= fewest
+    return (kernel, stride) == ((4, 4), (2, 2))
+
+
 _FEWEST_MULTIPLY_ADDS = 20e6
 """Below which a chain's gradients take less time than setting them up from Python."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
+_FEW_PIXELS = 64
+"""Of which PyTorch's preparations take longer than their convolution."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
 

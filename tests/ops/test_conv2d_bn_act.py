@@ -82,7 +82,7 @@ def test_inference_matches_float64(isa, geometry, layout):
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# Of Toom-Cook (kernel 4 and stride 2, kernel 3 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
+# Of Toom-Cook (kernel 4 or 5 and stride 2, kernel 3 or 4 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
 # bands that end inside an image and bands of several images, channels around the vector widths, weights so many that
 # they are packed past the caches.  Of narrow: one to four channels, any kernel.  Of direct, where it reads padded rows
 # (few channels): rows of several tiles, images below the kernel's height, padding beyond the kernel, gaps between the
@@ -101,6 +101,14 @@ VARIANT_GEOMETRIES = [
     (1, 20, 70, 12, 10, 3, 1, 0, 1),
     (3, 9, 2, 1, 3, 3, 1, 2, 1),
     (9, 16, 8, 8, 9, 3, 1, 1, 1),
+    (2, 17, 33, 11, 9, 4, 1, 1, 1),
+    (1, 20, 70, 12, 10, 4, 1, 0, 1),
+    (9, 8, 8, 9, 8, 4, 1, 2, 1),
+    (1, 150, 65, 7, 7, 4, 1, 1, 1),
+    (2, 17, 33, 15, 17, 5, 2, 2, 1),
+    (1, 20, 70, 21, 20, 5, 2, 0, 1),
+    (9, 8, 8, 16, 17, 5, 2, 1, 1),
+    (2, 150, 65, 16, 16, 5, 2, 2, 1),
     (1, 16, 4, 5, 20, 5, 1, 2, 1),
     (2, 6, 2, 7, 3, 3, 3, 1, 2),
     (2, 3, 33, 20, 41, 4, 2, 1, 1),
@@ -181,6 +189,9 @@ DATA_GRADIENTS = [
     (2, 9, 8, 11, 10, 3, 1, 2, False),
     (2, 20, 9, 8, 8, 4, 1, 1, False),
     (1, 70, 320, 8, 8, 3, 1, 1, False),
+    (2, 12, 35, 9, 8, 4, 1, 2, False),
+    (2, 33, 17, 8, 9, 5, 2, 2, True),
+    (2, 17, 33, 17, 16, 5, 2, 2, False),
 ]
 
 
@@ -207,7 +218,7 @@ def test_data_gradients_match_float64(isa, geometry, variant):
 
 # Channels around the vectors; padding, which must stay 0.
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-@pytest.mark.parametrize("kernel", [(4, 2, 1, 1), (3, 1, 1, 1), (5, 2, 2, 1)])
+@pytest.mark.parametrize("kernel", [(4, 2, 1, 1), (3, 1, 1, 1), (4, 1, 1, 1), (5, 2, 2, 1)])
 @pytest.mark.parametrize("channels", [(19, 35), (16, 2)])
 def test_the_block_before_is_normalised_as_it_is_read(isa, channels, kernel, variant):
     middle, c_out = channels
@@ -268,6 +279,8 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
     ("shape", "weight_shape", "stride", "native"),
     [((2, 8, 8, 8), (5, 8, 4, 4), 2, True), ((2, 8, 8, 8), (5, 8, 3, 3), 1, True), ((2, 8, 4, 4), (1, 8, 4, 4), 1, True),
      ((2, 3, 8, 8), (8, 3, 4, 4), 2, False), ((2, 8, 8, 8), (3, 8, 3, 3), 1, False),
+     ((2, 16, 8, 8), (16, 16, 4, 4), 1, True), ((2, 8, 8, 8), (16, 8, 4, 4), 1, False), ((2, 8, 8, 8), (8, 8, 5, 5), 2, True),
+     ((2, 8, 8, 8), (8, 8, 3, 3), 2, True), ((1, 8, 8, 8), (8, 8, 7, 7), 1, True), ((2, 8, 8, 8), (8, 8, 7, 7), 1, False),
      ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, False)],
 )  # fmt: skip
 def test_auto_leaves_to_pytorch_what_it_does_faster(shape, weight_shape, stride, native):
