@@ -101,7 +101,7 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
     From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with
-    stride 1, and images of one pixel; elsewhere they have plain sums alone.
+    stride 1, a few output channels, and images of one pixel; elsewhere they have plain sums alone.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
@@ -124,7 +124,9 @@ def _made_for(block: Block, records: bool) -> bool:
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
     if stride == (1, 1) and not block.transposed:
-        return kernel == (3, 3) or (kernel == (4, 4) and block.weight.shape[1] >= fewest)
+        out_channels, in_channels = block.weight.shape[:2]
+        makes_images = out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
+        return kernel == (3, 3) or makes_images or (kernel == (4, 4) and in_channels >= fewest)
     if (kernel, stride) == ((5, 5), (2, 2)):
         return not records or max(block.weight.shape[:2]) >= fewest
     return (kernel, stride) == ((4, 4), (2, 2))
@@ -161,8 +163,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
         return "a lone layer of few channels: changing the memory order costs more than the kernels save"
     if lone and image_layer:
-        made_image = first.out_channels <= _IMAGE_CHANNELS
-        if not records and (made_image or pixels < _LARGE_BATCH):
+        made_image, few_taps = first.out_channels <= _IMAGE_CHANNELS, max(kernel) < 5
+        if not records and (few_taps if made_image else pixels < _LARGE_BATCH):
             return "a lone layer on images: changing the memory order costs more than the kernel saves"
         if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
             return "a lone layer on images: changing the memory order costs more than the kernel saves"

@@ -281,6 +281,7 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
      ((2, 3, 8, 8), (8, 3, 4, 4), 2, False), ((2, 8, 8, 8), (3, 8, 3, 3), 1, False),
      ((2, 16, 8, 8), (16, 16, 4, 4), 1, True), ((2, 8, 8, 8), (16, 8, 4, 4), 1, False), ((2, 8, 8, 8), (8, 8, 5, 5), 2, True),
      ((2, 8, 8, 8), (8, 8, 3, 3), 2, True), ((1, 8, 8, 8), (8, 8, 7, 7), 1, True), ((2, 8, 8, 8), (8, 8, 7, 7), 1, False),
+     ((2, 16, 12, 12), (3, 16, 7, 7), 1, True),
      ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, False)],
 )  # fmt: skip
 def test_auto_leaves_to_pytorch_what_it_does_faster(shape, weight_shape, stride, native):
