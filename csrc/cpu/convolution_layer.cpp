@@ -28,6 +28,11 @@ Convolution mirror(const Convolution& conv) {
   return {conv.batch, conv.out_channels, conv.in_channels, axis(conv.y), axis(conv.x)};
 }
 
+// Whether a transposed convolution of stride 1 runs as the convolution that it is, which has Toom-Cook products.
+bool runs_mirrored(const ConvolutionLayer& layer, Variant variant) {
+  return layer.transposed && is_toom_cook(variant) && is_mirrored(layer.down);
+}
+
 // A convolution without prologue or activation, by a weight packed for this call.
 template <typename T, typename Conv, typename Pack, typename Run>
 void convolve_once(const Conv& conv, const Pack& pack, const Run& run) {
@@ -60,25 +65,43 @@ void convolve(const Deconvolution& conv, const T* input, const T* weight, T* out
 
 template <typename T>
 PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once) {
-  return layer.transposed ? choose_layout<T>(layer.up, packed_once) : choose_layout<T>(layer.down, packed_once);
+  if (!layer.transposed) return choose_layout<T>(layer.down, packed_once);
+  if (is_mirrored(layer.down)) {
+    const PackedLayout layout = choose_layout<T>(mirror(layer.down), packed_once);
+    if (is_toom_cook(layout.variant)) return layout;
+  }
+  return choose_layout<T>(layer.up, packed_once);
 }
 
 template <typename T>
 PackedLayout layout_of_variant(const ConvolutionLayer& layer, Variant variant) {
-  return layer.transposed ? layout_of_variant<T>(layer.up, variant) : layout_of_variant<T>(layer.down, variant);
+  if (!layer.transposed) return layout_of_variant<T>(layer.down, variant);
+  if (runs_mirrored(layer, variant)) {
+    const PackedLayout layout = layout_of_variant<T>(mirror(layer.down), variant);
+    if (is_toom_cook(layout.variant)) return layout;
+  }
+  return layout_of_variant<T>(layer.up, variant);
 }
 
 template <typename T>
 void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed) {
-  layer.transposed ? pack_weight(layer.up, layout, weight, packed)
-                   : pack_weight(layer.down, layout, WeightOrder::forward, weight, packed);
+  if (runs_mirrored(layer, layout.variant))
+    pack_weight(mirror(layer.down), layout, WeightOrder::mirrored, weight, packed);
+  else if (layer.transposed)
+    pack_weight(layer.up, layout, weight, packed);
+  else
+    pack_weight(layer.down, layout, WeightOrder::forward, weight, packed);
 }
 
 template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
                  const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var, MemoryOrder order) {
-  layer.transposed ? conv_transpose2d(layer.up, input, prologue, layout, packed, epilogue, output, mean, var, order)
-                   : conv2d(layer.down, input, prologue, layout, packed, epilogue, output, mean, var);
+  if (runs_mirrored(layer, layout.variant))
+    conv2d(mirror(layer.down), input, prologue, layout, packed, epilogue, output, mean, var);
+  else if (layer.transposed)
+    conv_transpose2d(layer.up, input, prologue, layout, packed, epilogue, output, mean, var, order);
+  else
+    conv2d(layer.down, input, prologue, layout, packed, epilogue, output, mean, var);
 }
 
 bool writes_nchw(const ConvolutionLayer& layer, const PackedLayout& layout) {

@@ -123,7 +123,10 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
 def _made_for(block: Block, records: bool) -> bool:
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
-    if stride == (1, 1) and not block.transposed:
+    if stride == (1, 1) and block.transposed:
+        mirrored = kernel == (3, 3) or (kernel == (4, 4) and records)  # forward it pays on large images alone
+        return mirrored and min(block.weight.shape[:2]) >= fewest
+    if stride == (1, 1):
         out_channels, in_channels = block.weight.shape[:2]
         makes_images = out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
         return kernel == (3, 3) or makes_images or (kernel == (4, 4) and in_channels >= fewest)

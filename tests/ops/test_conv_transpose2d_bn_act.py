@@ -83,8 +83,9 @@ def test_inference_matches_float64(isa, geometry, layout):
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# Of Toom-Cook (kernel 4, stride 2, padding 1, or kernel 5, stride 2 and any padding): sizes around its tiles of 2 and 4, strips that begin inside an image (the
-# tall one), bands of several images, channels around the vector widths.  Of narrow: one to four channels, any kernel.
+# Of Toom-Cook (kernel 4, stride 2, padding 1; kernel 5, stride 2, any padding; kernel 3 or 4 and stride 1): sizes around
+# its tiles of 2 and 4, strips that begin inside an image (the tall one), bands of several images, channels around the
+# vector widths.  Of narrow: one to four channels, any kernel.
 VARIANT_GEOMETRIES = [
     (3, 7, 5, 4, 5, 4, 2, 1, 0),
     (2, 17, 33, 7, 9, 4, 2, 1, 0),
@@ -101,6 +102,10 @@ VARIANT_GEOMETRIES = [
     (1, 8, 7, 11, 10, 5, 2, 3, 1),
     (1, 8, 16, 12, 11, 5, 2, 4, 0),
     (40, 8, 16, 8, 8, 5, 2, 2, 1),
+    (2, 17, 33, 8, 9, 3, 1, 1, 0),
+    (1, 20, 70, 12, 10, 3, 1, 0, 0),
+    (2, 9, 18, 8, 7, 4, 1, 1, 0),
+    (3, 8, 16, 6, 6, 4, 1, 0, 0),
     (0, 3, 4, 4, 4, 4, 2, 1, 0),
 ]
 
@@ -225,7 +230,7 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
 
 @pytest.mark.parametrize(
     ("batch", "kernel", "stride", "records", "native"),
-    [(1, 4, 2, True, False), (4096, 4, 2, True, True), (1, 4, 2, False, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, True), (64, 6, 2, False, False), (1, 6, 2, False, True)],
+    [(1, 4, 2, True, False), (4096, 4, 2, True, True), (1, 4, 2, False, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, True), (64, 6, 2, False, False), (1, 6, 2, False, True), (64, 3, 1, False, False)],
 )  # fmt: skip
 def test_auto_leaves_to_pytorch_what_it_does_faster(batch, kernel, stride, records, native):
     input = torch.zeros(batch, 8, 4, 4, requires_grad=records)
