@@ -9,7 +9,7 @@
 //      phase 1                 p0        p1        p2        p3                   p[o] h0 + p[o+1] h1
 //
 // with (h0, h1) = taps (0, 2) for phase 0 and (1, 3) for phase 1: correlations of two taps, the transposes of the
-// products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps.  With
+// products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps. With
 // kernel 5 and stride 2 a phase has three taps, the last of phase 1 being 0.
 //
 // In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated

@@ -52,7 +52,9 @@ double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
   if (is_toom_cook(variant)) {
     const bool subpixel = subpixel::is_subpixel(conv);
     const double m = tile_edge(variant), edge = m + (subpixel ? 2 : 1), points = edge * edge;
-    auto tiles_of = [&](const DeconvolutionAxis& a) { return std::ceil((subpixel ? (a.output + 1) / 2 : a.input) / m); };
+    auto tiles_of = [&](const DeconvolutionAxis& a) {
+      return std::ceil((subpixel ? (a.output + 1) / 2 : a.input) / m);
+    };
     const double tiles = batch * tiles_of(conv.y) * tiles_of(conv.x);
     return packing + weights * std::max(tiles, read) +
            tiles * points * (kEvaluateInput * inputs + kFinishPoint * 4 * outputs);

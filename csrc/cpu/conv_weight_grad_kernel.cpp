@@ -11,7 +11,8 @@ namespace genimg_fast::cpu {
 namespace {
 
 bool supports(const Convolution& conv, Variant variant) {
-  return variant == Variant::direct || (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv, tile_edge(variant)));
+  return variant == Variant::direct ||
+         (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv, tile_edge(variant)));
 }
 
 // What a variant costs, in multiply-adds of one vector.  The weights of the other steps, each per vector handled, were

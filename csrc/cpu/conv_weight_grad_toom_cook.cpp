@@ -73,9 +73,8 @@ bool supports_weight_grad(const Convolution& conv, int64_t m) {
 
 template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m) {
-  for_each_block(call, make_plan<T>(call.conv, m), [&](const WeightGradJob<T>& job) {
-    GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<T>(job, m));
-  });
+  for_each_block(call, make_plan<T>(call.conv, m),
+                 [&](const WeightGradJob<T>& job) { GENIMG_FAST_DISPATCH_ISA(run_toom_cook_block<T>(job, m)); });
 }
 
 template void run<float>(const WeightGradCall<float>&, int64_t);
@@ -190,7 +189,8 @@ SmallTerms<T> evaluate_small(const WeightGradJob<T>& job, const Tiles& tiles, in
     find_pixels<M>(image, conv.y.output, conv.x.output, conv.out_channels, tiles.y(tile), tiles.x(tile), 1, job.zeros,
                    pixels);
     evaluate_tile<M, Tiles::kEdge>(pixels, job.zeros, prologue, channels, job.a + (tile - first) * job.lda(), 1,
-                                  job.a_point(), [](const Vec<T>* x, Vec<T>* v) { Tiles::template Products<T>::input(x, v); });
+                                   job.a_point(),
+                                   [](const Vec<T>* x, Vec<T>* v) { Tiles::template Products<T>::input(x, v); });
   }
   return {job.a, job.lda()};
 }
@@ -210,9 +210,9 @@ void evaluate_large(const WeightGradJob<T>& job, const Tiles& tiles, int64_t fir
     for (int phase = 0; phase < kPhases; ++phase) {
       find_pixels<kEdge>(image, conv.y.input, conv.x.input, conv.in_channels, y0 + phase / kStride,
                          x0 + phase % kStride, kStride, job.zeros, pixels);
-      evaluate_tile<kEdge, kEdge>(pixels, job.zeros, prologue, channels,
-                                  job.b + (tile - first) * job.ldb() + phase * kLanes<T>, kPhases, job.b_point(),
-                                  [](const Vec<T>* y, Vec<T>* p) { Tiles::template Products<T>::output_transposed(y, p); });
+      evaluate_tile<kEdge, kEdge>(
+          pixels, job.zeros, prologue, channels, job.b + (tile - first) * job.ldb() + phase * kLanes<T>, kPhases,
+          job.b_point(), [](const Vec<T>* y, Vec<T>* p) { Tiles::template Products<T>::output_transposed(y, p); });
     }
   }
 }

@@ -28,9 +28,10 @@ Convolution mirror(const Convolution& conv) {
   return {conv.batch, conv.out_channels, conv.in_channels, axis(conv.y), axis(conv.x)};
 }
 
-// Whether a transposed convolution of stride 1 runs as the convolution that it is, which has Toom-Cook products.
+// Whether a transposed convolution of stride 1 runs as the convolution that it is, which has Toom-Cook products; in
+// tiles of 2, since PyTorch's own transposed convolution errs too little for those of 4.
 bool runs_mirrored(const ConvolutionLayer& layer, Variant variant) {
-  return layer.transposed && is_toom_cook(variant) && is_mirrored(layer.down);
+  return layer.transposed && variant == Variant::toom_cook_2 && is_mirrored(layer.down);
 }
 
 // A convolution without prologue or activation, by a weight packed for this call.
@@ -67,8 +68,9 @@ template <typename T>
 PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once) {
   if (!layer.transposed) return choose_layout<T>(layer.down, packed_once);
   if (is_mirrored(layer.down)) {
-    const PackedLayout layout = choose_layout<T>(mirror(layer.down), packed_once);
-    if (is_toom_cook(layout.variant)) return layout;
+    const Convolution conv = mirror(layer.down);
+    const PackedLayout layout = choose_layout<T>(conv, packed_once);
+    if (is_toom_cook(layout.variant)) return layout_of_variant<T>(conv, Variant::toom_cook_2);
   }
   return choose_layout<T>(layer.up, packed_once);
 }
@@ -78,7 +80,7 @@ PackedLayout layout_of_variant(const ConvolutionLayer& layer, Variant variant) {
   if (!layer.transposed) return layout_of_variant<T>(layer.down, variant);
   if (runs_mirrored(layer, variant)) {
     const PackedLayout layout = layout_of_variant<T>(mirror(layer.down), variant);
-    if (is_toom_cook(layout.variant)) return layout;
+    if (layout.variant == variant) return layout;
   }
   return layout_of_variant<T>(layer.up, variant);
 }

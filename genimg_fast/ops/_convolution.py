@@ -110,9 +110,9 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
         return f"packing a weight of {block.weight.numel()} values takes longer than {pixels} pixels save"
     if one_pixel or _made_for(block, records):
         return None
-    if not records and not block.transposed and max(kernel) > 1:  # its weight stays packed
-        if pixels <= _FEW_PIXELS or (kernel, stride) == ((3, 3), (2, 2)):
-            return None
+    stays_packed = not records and not block.transposed and max(kernel) > 1
+    if stays_packed and (pixels <= _FEW_PIXELS or (kernel, stride) == ((3, 3), (2, 2))):
+        return None
     if not block.transposed or records:
         return f"PyTorch is faster at kernel {kernel}, stride {stride}"
     if stride == (1, 1) or (max(kernel) > 4 and pixels >= 512):
