@@ -13,7 +13,7 @@ struct ConvolutionAxis {
   static ConvolutionAxis make(int64_t input, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
     return {input, (input + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1, kernel, stride, padding, dilation};
   }
-  // Input positions of the same residue modulo the stride make a phase.  That of the most taps has:
+  // Input positions of the same residue modulo the stride make a phase: the taps that see one, or one fewer.
   int64_t phase_taps() const { return (kernel + stride - 1) / stride; }
 };
 
@@ -23,6 +23,7 @@ struct Convolution {
 
   GENIMG_FAST_HOST_DEVICE int64_t taps() const { return y.kernel * x.kernel; }
   GENIMG_FAST_HOST_DEVICE int64_t pixels() const { return batch * y.output * x.output; }
+  // Whether both dimensions are of this kind.
   bool has(int64_t kernel, int64_t stride) const {
     auto fits = [&](const ConvolutionAxis& a) { return a.kernel == kernel && a.stride == stride && a.dilation == 1; };
     return fits(y) && fits(x);
