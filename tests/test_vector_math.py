@@ -102,3 +102,12 @@ def test_ends_of_the_range(isa):
     torch.testing.assert_close(exp_by_gradient(large), large.double().exp().float(), rtol=1e-6, atol=0)
     denormal = torch.tensor([-88.0, -95.0, -103.0, -110.0, -inf])
     torch.testing.assert_close(sigmoid_by_gradient(denormal), denormal.double().exp().float(), rtol=0, atol=2e-45)
+
+
+def test_a_nan_stays_one_whatever_its_bits(isa):
+    """Under `make sanitize` too, where arithmetic on the bits must not overflow."""
+    bits = np.array([0x7FC00000, 0x7F800001, 0x7FFFFFFF, 0xFFC00000, 0xFFFFFFFF] * 8, np.uint32)
+    nans = torch.from_numpy(bits.view(np.float32))
+    functions = [activation("sigmoid"), activation("tanh"), exp_by_gradient, sigmoid_by_gradient, log1p_of_exp_by_loss]
+    for function in functions:
+        assert function(nans).isnan().all()

@@ -206,6 +206,9 @@ GF_BY_LANE(log1p, ::log1p)
 GF_BY_LANE(tanh, ::tanh)
 #undef GF_BY_LANE
 
+// For arithmetic on the bits of any float, of a NaN too, that must not overflow.
+typedef uint32_t Bits __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));
+
 // exp(x) = 2^n exp(r), |r| <= ln(2)/2.  2^n is applied as 2^(n + up) and 2^-up, so that denormals and infinity come out
 // right.
 GF_INLINE Vec<float> exp_of_clamped(Vec<float> x, Mask<float> up, Vec<float> down) {
@@ -220,9 +223,9 @@ GF_INLINE Vec<float> exp_of_clamped(Vec<float> x, Mask<float> up, Vec<float> dow
   p = p * r + 0.1666657703f;
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1.0f;
-  Mask<float> bits;  // of `shifted`: its low bits are n, and its high ones leave with the shift
+  Bits bits;  // of `shifted`: its low bits are n, and its high ones leave with the shift
   __builtin_memcpy(&bits, &shifted, sizeof bits);
-  const Mask<float> exponent = (bits + (up + 127)) << 23;
+  const Bits exponent = (bits + reinterpret_cast<Bits>(up + 127)) << 23;
   Vec<float> scale;
   __builtin_memcpy(&scale, &exponent, sizeof scale);
   return p * scale * down;  // a NaN travels in p
@@ -242,7 +245,6 @@ GF_INLINE Vec<double> exp_of_negative(Vec<double> x) { return exp(x); }
 
 // log(2^more_exponent x) = e ln(2) + log(m), m in [sqrt(1/2), sqrt(2)); x positive, finite and not denormal.
 GF_INLINE Vec<float> log_of_scaled(Vec<float> x, Vec<float> more_exponent) {
-  typedef uint32_t Bits __attribute__((vector_size(GENIMG_FAST_VECTOR_BYTES)));  // of what a caller discards, too
   Bits bits;
   __builtin_memcpy(&bits, &x, sizeof x);
   // Subtracting the bits of sqrt(1/2) first makes the exponent field round at sqrt(1/2) instead of at 1.
