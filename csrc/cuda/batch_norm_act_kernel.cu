@@ -323,15 +323,19 @@ __global__ void gradient_sums_kernel(const T* grad, const T* input, ChannelTilin
 }
 
 __global__ void finish_gradients_kernel(const GradientSums<float>* partial, int64_t splits, int64_t channels,
-                                        BatchNorm norm, float* grad_weight, float* grad_bias) {
+                                        BatchNorm norm, float* sum_dy_normalized, float* sum_dy,
+                                        MutableChannelVector grad_weight, MutableChannelVector grad_bias) {
   await_previous_kernel();
   const int64_t channel = finish_channel();
   const GradientSums<double> sums = merge_partials<GradientSums>(partial, splits, channels, channel);
   if (threadIdx.x >= kFinishChannels || channel >= channels) return;
   // 0 * NaN would make the gradient of an empty batch, whose variance is NaN, NaN.
-  grad_weight[channel] =
+  const float dy_normalized =
       sums.dy_centered == 0 ? 0.0f : static_cast<float>(sums.dy_centered / sqrtf(norm.var[channel] + norm.eps));
-  grad_bias[channel] = static_cast<float>(sums.dy);
+  sum_dy_normalized[channel] = dy_normalized;
+  sum_dy[channel] = static_cast<float>(sums.dy);
+  grad_weight.store(channel, dy_normalized);
+  grad_bias.store(channel, static_cast<float>(sums.dy));
 }
 
 template <typename T, int N, bool Rows>
@@ -401,7 +405,7 @@ int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout) {
         states = count > states ? count : states;
       });
   });
-  return states * static_cast<int64_t>(sizeof(Moments<float>) / sizeof(float));
+  return states * static_cast<int64_t>(sizeof(Moments<float>) / sizeof(float)) + 2 * layout.channels;
 }
 
 void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
@@ -465,8 +469,8 @@ void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout,
 }
 
 void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
-                              const BatchNorm& norm, float* scratch, float* grad_weight, float* grad_bias,
-                              Stream stream) {
+                              const BatchNorm& norm, float* scratch, float* sum_dy_normalized, float* sum_dy,
+                              MutableChannelVector grad_weight, MutableChannelVector grad_bias, Stream stream) {
   if (layout.channels == 0) return;
   auto* partial = reinterpret_cast<GradientSums<float>*>(scratch);
   dispatch(dtype, [&](auto zero) {
@@ -481,7 +485,7 @@ void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, 
              static_cast<const T*>(input), tiling, norm, partial);
       launch(finish_gradients_kernel, finish_grid(layout.channels), dim3(kThreads),
              state_bytes<GradientSums<double>>(1), stream, static_cast<const GradientSums<float>*>(partial),
-             tiling.splits, layout.channels, norm, grad_weight, grad_bias);
+             tiling.splits, layout.channels, norm, sum_dy_normalized, sum_dy, grad_weight, grad_bias);
     });
   });
 }
@@ -503,11 +507,13 @@ void batch_norm_gradient_input(DType dtype, const void* grad, const void* input,
 }
 
 void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
-                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
-                             float* grad_bias, Stream stream) {
-  batch_norm_gradient_sums(dtype, grad, input, layout, norm, scratch, grad_weight, grad_bias, stream);
-  batch_norm_gradient_input(dtype, grad, input, layout, norm, training ? grad_weight : nullptr,
-                            training ? grad_bias : nullptr, layout.per_channel(), grad_input, stream);
+                             const BatchNorm& norm, bool training, float* scratch, void* grad_input,
+                             MutableChannelVector grad_weight, MutableChannelVector grad_bias, Stream stream) {
+  float *sum_dy_normalized = scratch, *sum_dy = scratch + layout.channels;
+  batch_norm_gradient_sums(dtype, grad, input, layout, norm, scratch + 2 * layout.channels, sum_dy_normalized, sum_dy,
+                           grad_weight, grad_bias, stream);
+  batch_norm_gradient_input(dtype, grad, input, layout, norm, training ? sum_dy_normalized : nullptr,
+                            training ? sum_dy : nullptr, layout.per_channel(), grad_input, stream);
 }
 
 }  // namespace genimg_fast::cuda

@@ -19,11 +19,11 @@ struct BatchNorm {
 
 // What batch statistics change: as F.batch_norm does, by the unbiased variance.
 struct RunningStatistics {
-  RunningVector mean, var;
+  MutableChannelVector mean, var;
   float momentum = 0;
 };
 
-// Floats of scratch that the two reductions below need.
+// Floats of scratch that each function below needs.
 int64_t batch_norm_scratch(DType dtype, const ChannelLayout& layout);
 
 void batch_norm_statistics(DType dtype, const void* input, const ChannelLayout& layout, float* scratch, float* mean,
@@ -44,14 +44,15 @@ void batch_norm_act(DType dtype, const void* input, const ChannelLayout& layout,
                     Stream stream);
 
 void batch_norm_act_backward(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
-                             const BatchNorm& norm, bool training, float* scratch, void* grad_input, float* grad_weight,
-                             float* grad_bias, Stream stream);
+                             const BatchNorm& norm, bool training, float* scratch, void* grad_input,
+                             MutableChannelVector grad_weight, MutableChannelVector grad_bias, Stream stream);
 
 // The two stages of the above, for statistics that other processes have a part in.  Sums of dy, the gradient before
-// activation: over `count` values, null if mean and var are constants.
+// activation, and of its product with the normalised input are the gradients of bias and weight: over `count` values,
+// null if mean and var are constants.
 void batch_norm_gradient_sums(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
-                              const BatchNorm& norm, float* scratch, float* grad_weight, float* grad_bias,
-                              Stream stream);
+                              const BatchNorm& norm, float* scratch, float* sum_dy_normalized, float* sum_dy,
+                              MutableChannelVector grad_weight, MutableChannelVector grad_bias, Stream stream);
 void batch_norm_gradient_input(DType dtype, const void* grad, const void* input, const ChannelLayout& layout,
                                const BatchNorm& norm, const float* sum_dy_normalized, const float* sum_dy,
                                int64_t count, void* grad_input, Stream stream);

@@ -17,12 +17,14 @@ struct ChannelVector {
   GENIMG_FAST_HOST_DEVICE float operator[](int64_t channel) const;  // in platform.cuh
 };
 
-// One that a kernel writes: a running statistic.
-struct RunningVector {
+// One that a kernel writes: a running statistic, or the gradient of a parameter.
+struct MutableChannelVector {
   void* values = nullptr;  // [channels] or null
   DType dtype = DType::float32;
 
-  // Takes a step of `momentum` towards `value`, rounded once.
+  // Each rounds once, and does nothing where there are no values.
+  GENIMG_FAST_HOST_DEVICE void store(int64_t channel, float value) const;  // in platform.cuh
+  // Takes a step of `momentum` towards `value`.
   GENIMG_FAST_HOST_DEVICE void move_towards(int64_t channel, float value, float momentum) const;  // in platform.cuh
 };
 

@@ -127,15 +127,18 @@ GENIMG_FAST_HOST_DEVICE float ChannelVector::operator[](int64_t channel) const {
   return static_cast<const float*>(values)[channel];
 }
 
-GENIMG_FAST_HOST_DEVICE void RunningVector::move_towards(int64_t channel, float value, float momentum) const {
+GENIMG_FAST_HOST_DEVICE void MutableChannelVector::store(int64_t channel, float value) const {
   if (!values) return;
-  const float moved = ChannelVector{values, dtype}[channel] * (1.0f - momentum) + value * momentum;
   if (dtype == DType::float16)
-    static_cast<__half*>(values)[channel] = __float2half_rn(moved);
+    static_cast<__half*>(values)[channel] = __float2half_rn(value);
   else if (dtype == DType::bfloat16)
-    static_cast<__nv_bfloat16*>(values)[channel] = __float2bfloat16_rn(moved);
+    static_cast<__nv_bfloat16*>(values)[channel] = __float2bfloat16_rn(value);
   else
-    static_cast<float*>(values)[channel] = moved;
+    static_cast<float*>(values)[channel] = value;
+}
+
+GENIMG_FAST_HOST_DEVICE void MutableChannelVector::move_towards(int64_t channel, float value, float momentum) const {
+  if (values) store(channel, ChannelVector{values, dtype}[channel] * (1.0f - momentum) + value * momentum);
 }
 
 // The values of channels first, first + 1, ...: all loads are under way before the first is waited for.

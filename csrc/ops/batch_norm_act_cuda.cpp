@@ -50,7 +50,7 @@ void move_statistics_(Tensor running_mean, Tensor running_var, Tensor mean, Tens
         "batch_norm_act_move_statistics_: mean and var must be float32");
   cuda::batch_norm_move_statistics(
       data<float>(mean), data<float>(var), mean.numel(), static_cast<float>(unbiased),
-      {running_vector(running_mean), running_vector(running_var), static_cast<float>(momentum)}, scope.stream);
+      {mutable_channel_vector(running_mean), mutable_channel_vector(running_var), static_cast<float>(momentum)}, scope.stream);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,
@@ -62,12 +62,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor me
   const cuda::DType dtype = cuda_dtype(input);
   const ChannelTensors channels(input, std::nullopt, mean, var, weight, bias);
   Tensor grad_input = torch::stable::empty_like(input);
-  Tensor grad_weight = float_scratch(input, layout.channels), grad_bias = float_scratch(input, layout.channels);
+  auto gradient_of = [&](const OptionalTensor& parameter) {
+    return torch::stable::new_empty(input, {layout.channels}, parameter ? parameter->scalar_type() : ScalarType::Float);
+  };
+  Tensor grad_weight = gradient_of(weight), grad_bias = gradient_of(bias);
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_act_backward(dtype, grad.const_data_ptr(), input.const_data_ptr(), layout,
                                 batch_norm(channels, eps, activation, negative_slope), training,
                                 mutable_data<float>(scratch), grad_input.mutable_data_ptr(),
-                                mutable_data<float>(grad_weight), mutable_data<float>(grad_bias), scope.stream);
+                                mutable_channel_vector(grad_weight), mutable_channel_vector(grad_bias), scope.stream);
   return {grad_input, grad_weight, grad_bias};
 }
 
@@ -93,7 +96,8 @@ std::tuple<Tensor, Tensor> gradient_sums(Tensor grad, Tensor input, Tensor mean,
   Tensor scratch = float_scratch(input, cuda::batch_norm_scratch(dtype, layout));
   cuda::batch_norm_gradient_sums(dtype, grad.const_data_ptr(), input.const_data_ptr(), layout,
                                  batch_norm(channels, eps, activation, negative_slope), mutable_data<float>(scratch),
-                                 mutable_data<float>(grad_weight), mutable_data<float>(grad_bias), scope.stream);
+                                 mutable_data<float>(grad_weight), mutable_data<float>(grad_bias), {}, {},
+                                 scope.stream);
   return {grad_weight, grad_bias};
 }
 

@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tenso
                                                              int64_t activation, double negative_slope,
                                                              int64_t tensor_cores, int64_t tile) {
   check_channels(weight.size(geometry.empty() || !geometry[0] ? 0 : 1), std::nullopt, running_mean, running_var);
-  const cuda::RunningStatistics running{running_vector(running_mean), running_vector(running_var),
+  const cuda::RunningStatistics running{mutable_channel_vector(running_mean), mutable_channel_vector(running_var),
                                         static_cast<float>(momentum)};
   return training(input, weight, bias, bn_weight, bn_bias, running, eps, geometry, activation, negative_slope,
                   tensor_cores, tile);

@@ -50,8 +50,8 @@ inline cuda::ChannelVector channel_vector(const OptionalTensor& t) {
   return t ? cuda::ChannelVector{t->const_data_ptr(), cuda_dtype(*t)} : cuda::ChannelVector{};
 }
 
-inline cuda::RunningVector running_vector(const OptionalTensor& t) {
-  return t ? cuda::RunningVector{t->mutable_data_ptr(), cuda_dtype(*t)} : cuda::RunningVector{};
+inline cuda::MutableChannelVector mutable_channel_vector(const OptionalTensor& t) {
+  return t ? cuda::MutableChannelVector{t->mutable_data_ptr(), cuda_dtype(*t)} : cuda::MutableChannelVector{};
 }
 
 }  // namespace genimg_fast

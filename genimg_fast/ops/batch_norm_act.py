@@ -156,7 +156,8 @@ def _fake_training(input, weight, bias, eps, activation, negative_slope):
 
 
 def _fake_backward(grad, input, mean, var, weight, bias, eps, activation, negative_slope, training):
-    return torch.empty_like(input), _new_channels(input), _new_channels(input)
+    of_parameters = (_new_channels(input) if t is None else torch.empty_like(t) for t in (weight, bias))
+    return torch.empty_like(input), *of_parameters
 
 
 def _fake_statistics(input):

@@ -18,16 +18,15 @@ CUDA_ON_CPU_BINDINGS {
                       cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, {}, nullptr);
                     });
   cuda_on_cpu::bind("batch_norm_running_statistics", [](float* scratch, int64_t splits, int64_t channels, float* mean,
-                                                        float* var, DType mean_dtype, void* running_mean,
-                                                        DType var_dtype, void* running_var, float momentum) {
-    cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var,
-                                      {{running_mean, mean_dtype}, {running_var, var_dtype}, momentum}, nullptr);
+                                                        float* var, cuda::MutableChannelVector running_mean,
+                                                        cuda::MutableChannelVector running_var, float momentum) {
+    cuda::batch_norm_merge_statistics(scratch, splits, channels, mean, var, {running_mean, running_var, momentum},
+                                      nullptr);
   });
   cuda_on_cpu::bind("batch_norm_move_statistics", [](const float* mean, const float* var, int64_t channels,
-                                                     float unbiased, DType mean_dtype, void* running_mean,
-                                                     DType var_dtype, void* running_var, float momentum) {
-    cuda::batch_norm_move_statistics(mean, var, channels, unbiased,
-                                     {{running_mean, mean_dtype}, {running_var, var_dtype}, momentum}, nullptr);
+                                                     float unbiased, cuda::MutableChannelVector running_mean,
+                                                     cuda::MutableChannelVector running_var, float momentum) {
+    cuda::batch_norm_move_statistics(mean, var, channels, unbiased, {running_mean, running_var, momentum}, nullptr);
   });
   cuda_on_cpu::bind("batch_norm_act",
                     [](DType dtype, const void* input, int64_t outer, int64_t channels, int64_t inner,
@@ -40,7 +39,8 @@ CUDA_ON_CPU_BINDINGS {
                     [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
                        cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,
                        cuda::ChannelVector bias, float eps, Activation activation, float slope, bool training,
-                       float* scratch, void* grad_input, float* grad_weight, float* grad_bias) {
+                       float* scratch, void* grad_input, cuda::MutableChannelVector grad_weight,
+                       cuda::MutableChannelVector grad_bias) {
                       cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
                                                     {mean, var, weight, bias, eps, activation, slope}, training,
                                                     scratch, grad_input, grad_weight, grad_bias, nullptr);
@@ -49,10 +49,10 @@ CUDA_ON_CPU_BINDINGS {
       "batch_norm_gradient_sums",
       [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
          cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight, cuda::ChannelVector bias,
-         float eps, Activation activation, float slope, float* scratch, float* grad_weight, float* grad_bias) {
+         float eps, Activation activation, float slope, float* scratch, float* sum_dy_normalized, float* sum_dy) {
         cuda::batch_norm_gradient_sums(dtype, grad, input, {outer, channels, inner},
-                                       {mean, var, weight, bias, eps, activation, slope}, scratch, grad_weight,
-                                       grad_bias, nullptr);
+                                       {mean, var, weight, bias, eps, activation, slope}, scratch, sum_dy_normalized,
+                                       sum_dy, {}, {}, nullptr);
       });
   cuda_on_cpu::bind("batch_norm_gradient_input",
                     [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,

@@ -30,6 +30,10 @@ struct Array {
 };
 struct None {};
 using Argument = std::variant<None, bool, int64_t, double, std::string, Array>;
+
+template <typename T>
+constexpr bool is_channel_vector = std::is_same_v<T, genimg_fast::cuda::ChannelVector> ||
+                                   std::is_same_v<T, genimg_fast::cuda::MutableChannelVector>;
 using Result = std::variant<None, int64_t, double>;
 
 namespace detail {
@@ -56,11 +60,12 @@ T convert(const Argument& argument) {
       if (array.kind != kind || array.item_bytes != sizeof(Element)) reject("an array of the pointer's element type");
     }
     return static_cast<T>(array.data);
-  } else if constexpr (std::is_same_v<T, genimg_fast::cuda::ChannelVector>) {
+  } else if constexpr (is_channel_vector<T>) {
     using genimg_fast::cuda::DType;
     if (std::holds_alternative<None>(argument)) return {};
     if (!std::holds_alternative<Array>(argument)) reject("an array or None");
     const Array& array = std::get<Array>(argument);
+    if (std::is_same_v<T, genimg_fast::cuda::MutableChannelVector> && !array.writeable) reject("a writeable array");
     if (array.kind == 'f' && array.item_bytes == 4) return {array.data, DType::float32};
     if (array.kind == 'f' && array.item_bytes == 2) return {array.data, DType::float16};
     if (array.kind == 'u' && array.item_bytes == 2) return {array.data, DType::bfloat16};

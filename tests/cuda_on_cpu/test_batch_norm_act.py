@@ -90,7 +90,7 @@ def test_running_statistics(kernels, memory, dtypes):
         running.append(memory.output(3, dtype))
         running[-1][:] = encode(random(3, seed), dtype)
         before.append(decode(running[-1], dtype))
-    kernels.batch_norm_running_statistics(scratch, 6, 3, mean, var, dtypes[0], running[0], dtypes[1], running[1], 0.25)
+    kernels.batch_norm_running_statistics(scratch, 6, 3, mean, var, *running, 0.25)
     np.testing.assert_allclose(var, values.var((0, 1)), rtol=1e-6)
     batch = values.mean((0, 1)), values.var((0, 1), ddof=1)
     for moved, dtype, old, new in zip(running, dtypes, before, batch, strict=True):
@@ -106,7 +106,7 @@ def test_running_statistics_of_given_ones(kernels, memory, channels, dtypes):
         moved.append(memory.output(channels, dtype))
         moved[-1][:] = encode(random(channels, seed), dtype)
         before.append(decode(moved[-1], dtype))
-    kernels.batch_norm_move_statistics(mean, var, channels, 1.25, dtypes[0], moved[0], dtypes[1], moved[1], 0.3)
+    kernels.batch_norm_move_statistics(mean, var, channels, 1.25, *moved, 0.3)
     for actual, dtype, old, new in zip(moved, dtypes, before, (mean, 1.25 * var), strict=True):
         assert_accurate(actual, 0.7 * old + 0.3 * new, dtype)
 
@@ -154,10 +154,11 @@ def test_backward(kernels, memory, layout, dtype, misaligned):
     params, (mean, var, weight, bias) = parameters(memory, layout[1], CHANNEL_DTYPES[layout[0] % 4])
     code = layout[0] % len(ACTIVATIONS)
     grad_input = memory.output(layout, dtype, misaligned)
-    grad_weight, grad_bias = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    of_parameters = [DTYPES[layout[0] % 3], DTYPES[layout[1] % 3]]
+    grad_parameters = [memory.output(layout[1], of_parameter) for of_parameter in of_parameters]
     kernels.batch_norm_act_backward(
         dtype, grad, x, *layout, *params, EPS, code, SLOPE, training, scratch(kernels, memory, dtype, layout),
-        grad_input, grad_weight, grad_bias,
+        grad_input, *grad_parameters,
     )  # fmt: skip
 
     inverse_std = 1 / np.sqrt(var + EPS)
@@ -168,8 +169,12 @@ def test_backward(kernels, memory, layout, dtype, misaligned):
     exact_input = (dy - correction) * inverse_std * weight
     # Terms cancel, in the activation's derivative, the sums and the correction: what is added up bounds the error.
     terms = np.abs(decode(grad, dtype))
-    np.testing.assert_allclose(grad_weight, exact_weight, rtol=0, atol=1e-6 * (terms * np.abs(normalized)).sum())
-    np.testing.assert_allclose(grad_bias, exact_bias, rtol=0, atol=1e-6 * terms.sum())
+    bounds = 1e-6 * (terms * np.abs(normalized)).sum(), 1e-6 * terms.sum()
+    for actual, kind, exact, bound in zip(
+        grad_parameters, of_parameters, (exact_weight, exact_bias), bounds, strict=True
+    ):
+        rounding = EPSILON[kind] / 2 * (kind != "float32")
+        np.testing.assert_allclose(decode(actual, kind), exact, rtol=rounding, atol=bound)
     input_bound = (
         ROUNDINGS[dtype] * EPSILON[dtype] * ((terms + np.abs(correction)) * np.abs(inverse_std * weight)).max()
     )
