@@ -14,7 +14,7 @@ enum class WeightOrder { forward, mirrored };
 
 // The layout that suits this convolution best.  A weight that is packed for one call alone pays for its packing.
 template <typename T>
-PackedLayout choose_layout(const Convolution& conv, bool packed_once);
+PackedLayout choose_layout(const Convolution& conv, bool packed_once, WeightOrder order = WeightOrder::forward);
 // That of a variant, or of the direct one where the variant cannot compute this convolution.
 template <typename T>
 PackedLayout layout_of_variant(const Convolution& conv, Variant variant);

@@ -15,6 +15,9 @@
 // A vector of one to four output channels is mostly air.  The narrow variant has vectors run along the depth instead,
 // and multiplies patches and weights [Cout][depth] as dot products.
 //
+// The unpacked variant does the same with the weight where it lies, [Cout][Cin][tap]: few pixels are sooner brought
+// into that order than many weights into any other.
+//
 // Work is split over threads by blocks of pixels, and by panels where blocks are few.  Bytes: the input about once, the
 // weights once a block, the output once.  FLOPs: 2 depth an output value, those on padding included.
 #ifndef GENIMG_FAST_ISA
@@ -39,10 +42,13 @@ struct PatchJob {
   int64_t panel_vectors, first_panel, last_panel;
   bool rows;             // patches are read in padded rows, and the block is whole rows of one image
   T* patches;            // [count, leading_dimension(depth)], or padded rows
+  T* patches_by_tap;     // unpacked: the same before they are brought into the weight's order; else null
   ChannelSums<T>* sums;  // [Cout] of this block, or null
 };
 
+// A tile of dot products, and a panel of them.
 constexpr int64_t kNarrowChannels = 4;
+constexpr int64_t dot_columns(int64_t lanes) { return lanes > kNarrowChannels ? lanes : kNarrowChannels; }
 
 // The rows of the input that a block of output rows sees, padded as wide as the taps of all output pixels reach.
 struct PaddedRows {
@@ -67,6 +73,7 @@ constexpr int64_t kPatchBytes = 512 * 1024,
                   kMaxPatches = 192;      // of one block: a quarter of L2, the rest is for weights
 constexpr int64_t kRowBytes = 16 * 1024;  // of one block: a third of L1
 constexpr int64_t kRowDepth = 64, kRowPixels = 8;
+constexpr int64_t kMostUnpacked = 64;  // pixels
 
 int64_t depth_of(const Convolution& conv) { return conv.taps() * conv.in_channels; }
 
@@ -76,7 +83,8 @@ int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // Output pixels of a block: enough blocks to share out, and not a function of the number of threads, since statistics
 // add up in the blocks' order.
-int64_t block_size(const Convolution& conv, int64_t tile_rows, int64_t element_size) {
+int64_t block_size(const Convolution& conv, Variant variant, int64_t tile_rows, int64_t element_size) {
+  if (variant == Variant::unpacked) return std::max<int64_t>(conv.pixels(), 1);  // the weights are read once
   const int64_t fair = std::max(tile_rows, conv.pixels() / 16);
   const int64_t size = std::min({kPatchBytes / (depth_of(conv) * element_size), kMaxPatches, fair});
   return std::max(size / tile_rows, int64_t{1}) * tile_rows;
@@ -97,23 +105,30 @@ bool reads_rows(const Convolution& conv) {
 
 }  // namespace
 
-bool supports_narrow(const Convolution& conv) { return conv.out_channels <= kNarrowChannels; }
+template <typename T>
+bool supports(const Convolution& conv, Variant variant) {
+  const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
+  if (variant == Variant::narrow) return conv.out_channels <= kNarrowChannels;
+  if (variant == Variant::unpacked) return conv.pixels() <= kMostUnpacked && depth_of(conv) % tile.lanes == 0;
+  return variant == Variant::direct;
+}
 
 template <typename T>
-int64_t packed_count(const Convolution& conv, bool narrow) {
+int64_t packed_count(const Convolution& conv, Variant variant) {
   const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
-  if (narrow) return conv.out_channels * round_up(depth_of(conv), tile.lanes);
+  if (variant != Variant::direct) return conv.out_channels * round_up(depth_of(conv), tile.lanes);
   return depth_of(conv) * round_up(conv.out_channels, panel_vectors(conv, tile.lanes) * tile.lanes);
 }
 
 // Weight -> [panel][tap][Cin][column], or for narrow [Cout][tap][Cin] padded to whole vectors.  What stands for no
 // channel or tap is zero.
 template <typename T>
-void pack(const Convolution& conv, bool narrow, WeightOrder order, const T* weight, T* packed) {
+void pack(const Convolution& conv, Variant variant, WeightOrder order, const T* weight, T* packed) {
   const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
   const WeightView view(conv, order);
   const int64_t taps = conv.taps(), channels = conv.in_channels, depth = depth_of(conv);
-  if (narrow) {
+  if (variant == Variant::unpacked) return void(std::copy_n(weight, conv.out_channels * depth, packed));
+  if (variant == Variant::narrow) {
     const int64_t row = round_up(depth, tile.lanes);
     for (int64_t o = 0; o < conv.out_channels; ++o) {
       T* to = packed + o * row;
@@ -143,14 +158,15 @@ void pack(const Convolution& conv, bool narrow, WeightOrder order, const T* weig
 }
 
 template <typename T>
-void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* sums) {
+void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums) {
   const Convolution& conv = call.conv;
   const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
-  const int64_t vectors = panel_vectors(conv, tile.lanes);
-  const int64_t panels = narrow ? 1 : round_up(conv.out_channels, vectors * tile.lanes) / (vectors * tile.lanes);
-  const bool rows = !narrow && reads_rows(conv);
+  const bool dots = variant != Variant::direct, rows = !dots && reads_rows(conv);
+  const int64_t vectors = dots ? 0 : panel_vectors(conv, tile.lanes);
+  const int64_t columns = dots ? dot_columns(tile.lanes) : vectors * tile.lanes;
+  const int64_t panels = round_up(conv.out_channels, columns) / columns;
   const int64_t output_rows = block_rows(conv, sizeof(T));
-  const int64_t size = rows ? output_rows * conv.x.output : block_size(conv, tile.rows, sizeof(T));
+  const int64_t size = rows ? output_rows * conv.x.output : block_size(conv, variant, tile.rows, sizeof(T));
   const int64_t workspace = rows ? leading_dimension<T>(PaddedRows::count(conv, output_rows) * PaddedRows(conv).size)
                                  : size * leading_dimension<T>(depth_of(conv));
   // A block lies within one image, or else anywhere among all of them.
@@ -159,28 +175,30 @@ void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* su
   const int64_t parts = channel_parts(blocks, panels);
   if (sums) sums->resize(blocks * conv.out_channels);
   parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    const auto [patches] = thread_workspace<T>(workspace);
+    const auto [patches, patches_by_tap] = thread_workspace<T>(workspace, variant == Variant::unpacked ? workspace : 0);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t block = item / parts, part = item % parts;
       const int64_t first = block % span_blocks * size;  // in the span
       const PatchJob<T> job{call,
                             block / span_blocks * span + first,
                             std::min(size, span - first),
-                            narrow ? 0 : vectors,
+                            vectors,
                             panels * part / parts,
                             panels * (part + 1) / parts,
                             rows,
                             patches,
+                            variant == Variant::unpacked ? patches_by_tap : nullptr,
                             sums ? sums->data() + block * conv.out_channels : nullptr};
       GENIMG_FAST_DISPATCH_ISA(run_patches<T>(job));
     }
   });
 }
 
-#define INSTANTIATE(T)                                                        \
-  template int64_t packed_count<T>(const Convolution&, bool);                 \
-  template void pack<T>(const Convolution&, bool, WeightOrder, const T*, T*); \
-  template void run<T>(const Conv2dCall<T>&, bool, std::vector<ChannelSums<T>>*);
+#define INSTANTIATE(T)                                                           \
+  template bool supports<T>(const Convolution&, Variant);                        \
+  template int64_t packed_count<T>(const Convolution&, Variant);                 \
+  template void pack<T>(const Convolution&, Variant, WeightOrder, const T*, T*); \
+  template void run<T>(const Conv2dCall<T>&, Variant, std::vector<ChannelSums<T>>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE
@@ -193,6 +211,9 @@ INSTANTIATE(double)
 #include "cpu/vec_activation.h"
 #include "cpu/vec_channel_sums.h"
 #include "cpu/vec_prologue.h"
+#include "cpu/vec_transpose_taps.h"
+//
+#include "cpu/vec_patches.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
@@ -201,68 +222,9 @@ PatchTile patch_tile() {
   return {kTileRows, kLanes<T>};
 }
 
-// Copies count values.  Whole vectors are stored: up to a vector beyond the end of `to` is overwritten.  Nothing is
-// read at or beyond `end`.
 template <typename T>
-GF_INLINE void copy_run(const T* from, const T* end, int64_t count, T* to) {
-  const int64_t whole = (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  if (from + whole <= end)
-    for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, load(from + i));
-  else
-    for_each_vector<T>(0, count, [&](int64_t i, auto tail) { store(to + i, load(from + i, tail)); });
-}
-
-template <typename T>
-GF_INLINE void zero_run(int64_t count, T* to) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) store(to + i, Vec<T>{});
-}
-
-// The `taps` neighbouring pixels that begin at column x of an image row -> to.  Outside of the row is padding; a null
-// row is all padding.
-template <bool HasPrologue, typename T>
-GF_INLINE void gather_taps(const Conv2dCall<T>& call, const T* row, const T* end, int64_t x, int64_t taps, T* to) {
-  const int64_t channels = call.conv.in_channels, width = call.conv.x.input;
-  int64_t first = x < 0 ? -x : 0, last = width - x < taps ? width - x : taps;  // taps inside
-  if (!row || first >= last) return zero_run(taps * channels, to);
-  zero_run(first * channels, to);
-  const T* from = row + (x + first) * channels;
-  if constexpr (HasPrologue)
-    apply_prologue(call.prologue, from, last - first, channels, to + first * channels, channels);
-  else
-    copy_run(from, end, (last - first) * channels, to + first * channels);
-  zero_run((taps - last) * channels, to + last * channels);
-}
-
-// The pixels that the taps of each output pixel see -> job.patches.
-template <bool HasPrologue, typename T>
-void gather_patches(const PatchJob<T>& job, int64_t depth, int64_t lda) {
-  const Convolution& conv = job.call.conv;
-  const ConvolutionAxis &y = conv.y, &x = conv.x;
-  const int64_t channels = conv.in_channels, row_size = x.input * channels;
-  const T* const end = job.call.input + conv.batch * y.input * row_size;
-  int64_t n = job.first / (y.output * x.output), oy = job.first / x.output % y.output, ox = job.first % x.output;
-  T* patch = job.patches;
-  for (int64_t r = 0; r < job.count; ++r, patch += lda) {
-    const int64_t first_y = oy * y.stride - y.padding, first_x = ox * x.stride - x.padding;
-    const T* image = job.call.input + n * y.input * row_size;
-    T* to = patch;
-    for (int64_t ky = 0; ky < y.kernel; ++ky) {
-      const int64_t iy = first_y + ky * y.dilation;
-      const T* row = iy >= 0 && iy < y.input ? image + iy * row_size : nullptr;
-      if (x.dilation == 1) {
-        gather_taps<HasPrologue>(job.call, row, end, first_x, x.kernel, to);
-        to += x.kernel * channels;
-      } else {
-        for (int64_t kx = 0; kx < x.kernel; ++kx, to += channels)
-          gather_taps<HasPrologue>(job.call, row, end, first_x + kx * x.dilation, 1, to);
-      }
-    }
-    store(patch + depth, Vec<T>{});  // dot products run on to the end of a vector
-    if (++ox == x.output) {
-      ox = 0;
-      if (++oy == y.output) oy = 0, ++n;
-    }
-  }
+PatchSource<T> source_of(const PatchJob<T>& job) {
+  return {job.call.conv, job.call.input, job.call.prologue};
 }
 
 // The rows of the input that a block of output rows sees -> job.patches.
@@ -279,7 +241,7 @@ void pad_rows(const PatchJob<T>& job) {
   for (int64_t r = 0; r < count; ++r) {
     const int64_t iy = first + r;
     const T* row = iy >= 0 && iy < conv.y.input ? image + iy * row_size : nullptr;
-    gather_taps<HasPrologue>(job.call, row, end, -conv.x.padding, padded.width, job.patches + r * padded.size);
+    gather_taps<HasPrologue>(source_of(job), row, end, -conv.x.padding, padded.width, job.patches + r * padded.size);
   }
 }
 
@@ -296,25 +258,31 @@ GF_INLINE T add_lanes(Vec<T> v) {
 // c [Rows x Channels] = a [Rows x depth] * b [Channels x depth], depth in whole vectors.
 template <typename T, int Rows, int Channels>
 void multiply_dots_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int64_t ldc) {
-  Vec<T> sum[Rows][Channels] = {};
-  for (int64_t k = 0; k < depth; k += kLanes<T>) {
-    Vec<T> row[Channels];
+  for (int64_t first = 0; first < depth; first += kFoldedDepth * kLanes<T>) {
+    const int64_t last = depth - first < kFoldedDepth * kLanes<T> ? depth : first + kFoldedDepth * kLanes<T>;
+    Vec<T> sum[Rows][Channels] = {};
+    for (int64_t k = first; k < last; k += kLanes<T>) {
+      Vec<T> row[Channels];
 #pragma GCC unroll 4
-    for (int i = 0; i < Channels; ++i) row[i] = load(b + i * depth + k);
+      for (int i = 0; i < Channels; ++i) row[i] = load(b + i * depth + k);
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-      const Vec<T> x = load(a + r * lda + k);
+      for (int r = 0; r < Rows; ++r) {
+        const Vec<T> x = load(a + r * lda + k);
 #pragma GCC unroll 4
-      for (int i = 0; i < Channels; ++i) sum[r][i] += x * row[i];
+        for (int i = 0; i < Channels; ++i) sum[r][i] += x * row[i];
+      }
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < Channels; ++i) {
+        T& to = c[r * ldc + i];
+        to = first ? to + add_lanes<T>(sum[r][i]) : add_lanes<T>(sum[r][i]);
+      }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-    for (int i = 0; i < Channels; ++i) c[r * ldc + i] = add_lanes<T>(sum[r][i]);
 }
 
-// All rows against Channels = job's output channels.
+// All rows against at most Channels output channels.
 template <typename T, int Channels = kNarrowChannels>
 void multiply_dots(int64_t channels, int64_t rows, const T* a, int64_t lda, const T* b, int64_t depth, T* c,
                    int64_t ldc) {
@@ -352,11 +320,10 @@ struct PatchView {
   Segments segments;
 };
 
-// Vectors of output channels a panel; 0 means narrow.
+// Vectors of output channels a panel; 0 means dot products.
 template <int Vectors, Activation A, bool Statistics, typename T>
 void run_patch_tiles(const PatchJob<T>& job, const PatchView& view) {
-  constexpr int64_t kNarrow = kLanes<T> > kNarrowChannels ? kLanes<T> : kNarrowChannels;
-  constexpr int64_t kColumns = Vectors ? Vectors * kLanes<T> : kNarrow;
+  constexpr int64_t kColumns = Vectors ? Vectors * kLanes<T> : dot_columns(kLanes<T>);
   const int64_t depth = view.segments.count * view.segments.length;
   const int64_t channels = job.call.conv.out_channels, panel_size = depth * kColumns;
   const int64_t whole_vectors = (depth + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
@@ -372,7 +339,12 @@ void run_patch_tiles(const PatchJob<T>& job, const PatchView& view) {
         const int64_t pixel = job.first + done + r;
         const T* a = row + r * view.lda;
         if constexpr (Vectors == 0) {
-          multiply_dots<T>(channels, rows, a, view.lda, b, whole_vectors, tile, kColumns);
+          const int64_t end = last_channel < channels ? last_channel : channels;
+          for (int64_t c = first_channel; c < end; c += kNarrowChannels) {
+            const int64_t column = c - first_channel;
+            multiply_dots<T>(end - c, rows, a, view.lda, b + column * whole_vectors, whole_vectors, tile + column,
+                             kColumns);
+          }
         } else if (job.rows) {
           const T* to = job.call.output + pixel * channels + first_channel;
           for (int64_t i = 0; i < rows; ++i)
@@ -414,7 +386,10 @@ PatchView prepare_patches(const PatchJob<T>& job) {
             {conv.y.kernel, conv.x.kernel * conv.in_channels, conv.y.dilation * row}};
   }
   const int64_t depth = conv.taps() * conv.in_channels, lda = leading_dimension<T>(depth);
-  gather_patches<HasPrologue>(job, depth, lda);
+  if (job.patches_by_tap)
+    gather_in_weight_order(source_of(job), job.patches_by_tap, job.patches, lda);
+  else
+    gather_patches<HasPrologue>(source_of(job), job.first, job.count, job.patches, lda);
   return {job.count, 0, lda, {1, depth, 0}};
 }
 

@@ -49,14 +49,15 @@ struct WeightView {
 };
 
 namespace direct {
-// Direct and narrow differ in the tile alone: a panel of output channels, or dot products for a few of them.
-bool supports_narrow(const Convolution& conv);
+// Direct, narrow and unpacked differ in the tile alone: a panel of output channels, or dot products for them.
 template <typename T>
-int64_t packed_count(const Convolution& conv, bool narrow);
+bool supports(const Convolution& conv, Variant variant);
 template <typename T>
-void pack(const Convolution& conv, bool narrow, WeightOrder order, const T* weight, T* packed);
+int64_t packed_count(const Convolution& conv, Variant variant);
 template <typename T>
-void run(const Conv2dCall<T>& call, bool narrow, std::vector<ChannelSums<T>>* sums);
+void pack(const Convolution& conv, Variant variant, WeightOrder order, const T* weight, T* packed);
+template <typename T>
+void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>* sums);
 }  // namespace direct
 
 namespace toom_cook {

@@ -17,7 +17,12 @@ std::atomic<bool> winograd{true};
 
 bool supports(const Deconvolution& conv, Variant variant) {
   if (is_toom_cook(variant)) return toom_cook::supports(conv) || subpixel::supports(conv, tile_edge(variant));
+  if (variant == Variant::unpacked) return unpacked::supports(conv);
   return variant == Variant::direct || (variant == Variant::narrow && narrow::supports(conv));
+}
+
+int64_t weight_count(const Deconvolution& conv) {
+  return conv.in_channels * conv.out_channels * conv.y.kernel * conv.x.kernel;
 }
 
 template <typename T>
@@ -26,6 +31,7 @@ int64_t packed_count(const Deconvolution& conv, Variant variant) {
     return subpixel::is_subpixel(conv) ? subpixel::packed_count<T>(conv, tile_edge(variant))
                                        : toom_cook::packed_count<T>(conv, tile_edge(variant));
   if (variant == Variant::narrow) return narrow::packed_count<T>(conv);
+  if (variant == Variant::unpacked) return weight_count(conv);
   return direct::packed_count<T>(conv);
 }
 
@@ -39,6 +45,7 @@ constexpr double kFinish = 125;                       // direct: one output
 constexpr double kEvaluateInput = 24;                 // Toom-Cook: one point of one tile
 constexpr double kFinishPoint = 28;                   // Toom-Cook: one point of one tile
 constexpr double kAddRun = 20;                        // narrow: one tap of one position
+constexpr double kAddUnpacked = 2;                    // unpacked: a value of a product
 constexpr double kCachedBytes = 3 << 19;              // what of L2 weights may fill
 
 template <typename T>
@@ -46,7 +53,9 @@ double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
   const double lanes = vector_bytes(active_isa()) / sizeof(T);
   const double inputs = std::ceil(conv.in_channels / lanes), outputs = std::ceil(conv.out_channels / lanes);
   const double batch = conv.batch, count = packed_count<T>(conv, variant), weights = count / lanes;
-  const double packing = packed_once ? weights * (is_toom_cook(variant) ? kPackByPoint : kPackByTap) : 0;
+  // To pack the taps that an input of one pixel meets takes as long as to pack them all: they share cache lines.
+  const double by_tap = std::max(weights, weight_count(conv) / lanes) * kPackByTap;
+  const double packing = packed_once ? (is_toom_cook(variant) ? weights * kPackByPoint : by_tap) : 0;
   // Weights are read once for all rows of a block, which has to last until the next ones are there.
   const double read = (count * sizeof(T) > kCachedBytes ? kReadFar : kReadCached) * lanes * sizeof(T) / 64;
   if (is_toom_cook(variant)) {
@@ -65,6 +74,11 @@ double cost(const Deconvolution& conv, Variant variant, bool packed_once) {
     const double runs = batch * conv.y.output * positions * std::ceil(conv.x.stride * conv.out_channels / lanes);
     return packing + rows * weights * std::max(width, read) + runs * taps(conv.y) * taps(conv.x) * kAddRun;
   }
+  if (variant == Variant::unpacked) {
+    const double rows = batch * conv.y.input * conv.x.input;
+    return weights * (read + rows) + rows * count / conv.in_channels * kAddUnpacked +
+           batch * conv.y.output * conv.x.output * outputs * kFinish;
+  }
   double sum = packing;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) {
     const double rows = conv.rows(phase), depth = conv.depth(phase), columns = 2 * std::ceil(outputs / 2);
@@ -79,8 +93,9 @@ Variant choose(const Deconvolution& conv, bool packed_once) {
   if (asked != Variant::automatic) return asked;
   Variant best = Variant::direct;
   double least = cost<T>(conv, best, packed_once);
-  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow}) {
+  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::narrow, Variant::unpacked}) {
     if (!supports(conv, variant) || (is_toom_cook(variant) && !may_toom_cook<T>())) continue;
+    if (variant == Variant::unpacked && !packed_once) continue;
     const double c = cost<T>(conv, variant, packed_once);
     if (c < least) {
       least = c;
@@ -96,6 +111,7 @@ void run(const ConvTranspose2dCall<T>& call, Variant variant, std::vector<Channe
     return subpixel::is_subpixel(call.conv) ? subpixel::run(call, tile_edge(variant), sums)
                                             : toom_cook::run(call, tile_edge(variant), sums);
   if (variant == Variant::narrow) return narrow::run(call, sums);
+  if (variant == Variant::unpacked) return unpacked::run(call, sums);
   direct::run(call, sums);
 }
 
@@ -123,6 +139,7 @@ void pack_weight(const Deconvolution& conv, const PackedLayout& layout, const T*
     return subpixel::is_subpixel(conv) ? subpixel::pack(conv, tile_edge(layout.variant), weight, packed)
                                        : toom_cook::pack(conv, tile_edge(layout.variant), weight, packed);
   if (layout.variant == Variant::narrow) return narrow::pack(conv, weight, packed);
+  if (layout.variant == Variant::unpacked) return void(std::copy_n(weight, layout.count, packed));
   direct::pack(conv, weight, packed);
 }
 

@@ -62,4 +62,11 @@ template <typename T>
 void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums);
 }  // namespace narrow
 
+// A weight is packed by copying it.
+namespace unpacked {
+bool supports(const Deconvolution& conv);
+template <typename T>
+void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums);
+}  // namespace unpacked
+
 }  // namespace genimg_fast::cpu

@@ -44,6 +44,7 @@ template void run<double>(const WeightGradCall<double>&);
 #include "cpu/gemm_tile.h"
 #include "cpu/vec_activation.h"
 #include "cpu/vec_prologue.h"
+#include "cpu/vec_transpose_taps.h"
 #include "cpu/vec_weight_grad.h"
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
@@ -142,24 +143,6 @@ void gather_patches(const WeightGradJob<T>& job, int64_t first, int64_t last) {
     // What fills the last vector is multiplied, though never used.
     for (int64_t i = 0; i < count; ++i) write_zeros(padded - columns, to + i * job.ldb());
   }
-}
-
-// sums [taps][channels] -> weights [channels][taps]
-template <typename T>
-void transpose_taps(const T* sums, int64_t taps, int64_t channels, T* weights) {
-  int64_t c = 0;
-  if (taps % kLanes<T> == 0)
-    for (; c + kLanes<T> <= channels; c += kLanes<T>)
-      for (int64_t tap = 0; tap < taps; tap += kLanes<T>) {
-        Vec<T> v[kLanes<T>];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes<T>; ++i) v[i] = load(sums + (tap + i) * channels + c);
-        transpose<T>(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes<T>; ++i) store(weights + (c + i) * taps + tap, v[i]);
-      }
-  for (; c < channels; ++c)
-    for (int64_t tap = 0; tap < taps; ++tap) weights[c * taps + tap] = sums[tap * channels + c];
 }
 
 template <typename T>

@@ -10,7 +10,9 @@
 namespace genimg_fast::cpu {
 namespace {
 
+template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
+  if (variant == Variant::unpacked) return unpacked::supports_weight_grad<T>(conv);
   return variant == Variant::direct ||
          (is_toom_cook(variant) && toom_cook::supports_weight_grad(conv, tile_edge(variant)));
 }
@@ -19,6 +21,8 @@ bool supports(const Convolution& conv, Variant variant) {
 // fitted to the time of DCGAN's layers and their like on one AVX-512 core.
 constexpr double kGather = 6;                           // direct: one tap of one pixel
 constexpr double kEvaluate = 14;                        // Toom-Cook: one point
+constexpr double kGatherInOrder = 14;                   // unpacked: one tap of one pixel
+constexpr double kWrite = 8;                            // unpacked: one tap
 constexpr double kFinishTaps = 15;                      // direct: one tap
 constexpr double kFinishPoints = 10;                    // Toom-Cook: one point
 constexpr double kFewestRows = 4;                       // fewer sums at a time wait for each other
@@ -31,6 +35,8 @@ double cost(const Convolution& conv, Variant variant) {
                small = std::ceil(channels / lanes);
   if (!is_toom_cook(variant)) {
     const double columns = std::ceil(taps * conv.in_channels / lanes);
+    if (variant == Variant::unpacked)
+      return conv.pixels() * (channels + kGatherInOrder) * columns + kWrite * channels * columns;
     return conv.pixels() * (rows * columns + kGather * (columns + small)) + kFinishTaps * channels * columns;
   }
   const double stride = conv.y.stride, m = tile_edge(variant), edge = m + conv.y.phase_taps() - 1;
@@ -44,10 +50,12 @@ double cost(const Convolution& conv, Variant variant) {
 template <typename T>
 Variant choose(const Convolution& conv) {
   const Variant asked = forced_variant();
-  if (asked != Variant::automatic) return supports(conv, asked) ? asked : Variant::direct;
+  if (asked != Variant::automatic) return supports<T>(conv, asked) ? asked : Variant::direct;
   Variant best = Variant::direct;
-  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4})
-    if (may_toom_cook<T>() && supports(conv, variant) && cost<T>(conv, variant) < cost<T>(conv, best)) best = variant;
+  for (Variant variant : {Variant::toom_cook_2, Variant::toom_cook_4, Variant::unpacked}) {
+    if (!supports<T>(conv, variant) || (is_toom_cook(variant) && !may_toom_cook<T>())) continue;
+    if (cost<T>(conv, variant) < cost<T>(conv, best)) best = variant;
+  }
   return best;
 }
 
@@ -61,6 +69,7 @@ void conv_weight_grad(const Convolution& conv, const T* small, const Prologue<T>
   const WeightGradCall<T> call{conv, small, small_prologue, large, large_prologue, grad_weight};
   const Variant variant = choose<T>(conv);
   if (is_toom_cook(variant)) return toom_cook::run(call, tile_edge(variant));
+  if (variant == Variant::unpacked) return unpacked::run(call);
   direct::run(call);
 }
 

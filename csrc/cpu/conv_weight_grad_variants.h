@@ -26,4 +26,11 @@ template <typename T>
 void run(const WeightGradCall<T>& call, int64_t m);
 }  // namespace toom_cook
 
+namespace unpacked {
+template <typename T>
+bool supports_weight_grad(const Convolution& conv);
+template <typename T>
+void run(const WeightGradCall<T>& call);
+}  // namespace unpacked
+
 }  // namespace genimg_fast::cpu

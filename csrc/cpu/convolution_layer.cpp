@@ -34,32 +34,36 @@ bool runs_mirrored(const ConvolutionLayer& layer, Variant variant) {
   return layer.transposed && variant == Variant::toom_cook_2 && is_mirrored(layer.down);
 }
 
-// A convolution without prologue or activation, by a weight packed for this call.
-template <typename T, typename Conv, typename Pack, typename Run>
-void convolve_once(const Conv& conv, const Pack& pack, const Run& run) {
-  const PackedLayout layout = choose_layout<T>(conv, true);
+// The weight in this layout, by pack(packed) if it is not read where it lies.
+template <typename T, typename Pack>
+const T* pack_once(const PackedLayout& layout, const T* weight, const Pack& pack) {
+  if (layout.variant == Variant::unpacked) return weight;
   T* packed = packing_memory<T>(layout.count);
-  pack(layout, packed);
-  const std::vector<T> scale(conv.out_channels, T(1)), shift(conv.out_channels, T(0));
-  run(layout, packed, Epilogue<T>{scale.data(), shift.data(), Activation::none, T(0)});
+  pack(packed);
+  return packed;
 }
+
+// An epilogue that changes nothing.
+template <typename T>
+struct NoEpilogue {
+  std::vector<T> scale, shift;
+  explicit NoEpilogue(int64_t channels) : scale(channels, T(1)), shift(channels, T(0)) {}
+  Epilogue<T> get() const { return {scale.data(), shift.data(), Activation::none, T(0)}; }
+};
 
 template <typename T>
 void convolve(const Convolution& conv, WeightOrder order, const T* input, const T* weight, T* output) {
-  convolve_once<T>(
-      conv, [&](const PackedLayout& layout, T* packed) { pack_weight(conv, layout, order, weight, packed); },
-      [&](const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue) {
-        conv2d<T>(conv, input, {}, layout, packed, epilogue, output, nullptr, nullptr);
-      });
+  const PackedLayout layout = choose_layout<T>(conv, true, order);
+  const T* packed = pack_once(layout, weight, [&](T* to) { pack_weight(conv, layout, order, weight, to); });
+  const NoEpilogue<T> epilogue(conv.out_channels);
+  conv2d<T>(conv, input, {}, layout, packed, epilogue.get(), output, nullptr, nullptr);
 }
 
 template <typename T>
-void convolve(const Deconvolution& conv, const T* input, const T* weight, T* output) {
-  convolve_once<T>(
-      conv, [&](const PackedLayout& layout, T* packed) { pack_weight(conv, layout, weight, packed); },
-      [&](const PackedLayout& layout, const T* packed, const Epilogue<T>& epilogue) {
-        conv_transpose2d<T>(conv, input, {}, layout, packed, epilogue, output, nullptr, nullptr);
-      });
+void convolve(const Deconvolution& conv, const PackedLayout& layout, const T* input, const T* weight, T* output) {
+  const T* packed = pack_once(layout, weight, [&](T* to) { pack_weight(conv, layout, weight, to); });
+  const NoEpilogue<T> epilogue(conv.out_channels);
+  conv_transpose2d<T>(conv, input, {}, layout, packed, epilogue.get(), output, nullptr, nullptr);
 }
 
 }  // namespace
@@ -67,12 +71,13 @@ void convolve(const Deconvolution& conv, const T* input, const T* weight, T* out
 template <typename T>
 PackedLayout choose_layout(const ConvolutionLayer& layer, bool packed_once) {
   if (!layer.transposed) return choose_layout<T>(layer.down, packed_once);
-  if (is_mirrored(layer.down)) {
+  const PackedLayout own = choose_layout<T>(layer.up, packed_once);
+  if (is_mirrored(layer.down) && own.variant != Variant::unpacked) {
     const Convolution conv = mirror(layer.down);
-    const PackedLayout layout = choose_layout<T>(conv, packed_once);
+    const PackedLayout layout = choose_layout<T>(conv, packed_once, WeightOrder::mirrored);
     if (is_toom_cook(layout.variant)) return layout_of_variant<T>(conv, Variant::toom_cook_2);
   }
-  return choose_layout<T>(layer.up, packed_once);
+  return own;
 }
 
 template <typename T>
@@ -96,6 +101,11 @@ void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, cons
 }
 
 template <typename T>
+const T* pack_weight_once(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight) {
+  return pack_once(layout, weight, [&](T* to) { pack_weight(layer, layout, weight, to); });
+}
+
+template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
                  const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var, MemoryOrder order) {
   if (runs_mirrored(layer, layout.variant))
@@ -112,12 +122,14 @@ bool writes_nchw(const ConvolutionLayer& layer, const PackedLayout& layout) {
 
 template <typename T>
 void convolution_input_grad(const ConvolutionLayer& layer, const T* grad, const T* weight, T* grad_input) {
-  if (layer.transposed)
-    convolve(layer.down, WeightOrder::forward, grad, weight, grad_input);
-  else if (is_mirrored(layer.down))
+  if (layer.transposed) return convolve(layer.down, WeightOrder::forward, grad, weight, grad_input);
+  const bool dilated = layer.down.y.dilation != 1 || layer.down.x.dilation != 1;  // which `up` does not know of
+  const PackedLayout layout = dilated ? PackedLayout{} : choose_layout<T>(layer.up, true);
+  // A mirrored weight cannot be read where it lies, that of a transposed convolution can.
+  if (is_mirrored(layer.down) && layout.variant != Variant::unpacked)
     convolve(mirror(layer.down), WeightOrder::mirrored, grad, weight, grad_input);
   else
-    convolve(layer.up, grad, weight, grad_input);
+    convolve(layer.up, layout, grad, weight, grad_input);
 }
 
 template <typename T>
@@ -133,6 +145,7 @@ void convolution_weight_grad(const ConvolutionLayer& layer, const T* grad, const
   template PackedLayout layout_of_variant<T>(const ConvolutionLayer&, Variant);                                      \
   template PackedLayout choose_layout<T>(const ConvolutionLayer&, bool);                                             \
   template void pack_weight<T>(const ConvolutionLayer&, const PackedLayout&, const T*, T*);                          \
+  template const T* pack_weight_once<T>(const ConvolutionLayer&, const PackedLayout&, const T*);                     \
   template void convolution<T>(const ConvolutionLayer&, const T*, const Prologue<T>&, const PackedLayout&, const T*, \
                                const Epilogue<T>&, T*, T*, T*, MemoryOrder);                                         \
   template void convolution_input_grad<T>(const ConvolutionLayer&, const T*, const T*, T*);                          \

@@ -26,6 +26,9 @@ template <typename T>
 PackedLayout layout_of_variant(const ConvolutionLayer& layer, Variant variant);
 template <typename T>
 void pack_weight(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight, T* packed);
+// The same for one call: in memory that holds until the thread packs the next, or where the weight lies.
+template <typename T>
+const T* pack_weight_once(const ConvolutionLayer& layer, const PackedLayout& layout, const T* weight);
 template <typename T>
 void convolution(const ConvolutionLayer& layer, const T* input, const Prologue<T>& prologue, const PackedLayout& layout,
                  const T* packed, const Epilogue<T>& epilogue, T* output, T* mean, T* var,

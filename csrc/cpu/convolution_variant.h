@@ -11,9 +11,10 @@
 
 namespace genimg_fast::cpu {
 
-// The ways to compute a convolution.  Toom-Cook serves some kernels; a number is the edge of its tiles.
-// The numbers are those of VARIANTS in genimg_fast/backends/cpu.py.
-enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4 };
+// The ways to compute a convolution.  Toom-Cook serves some kernels; a number is the edge of its tiles.  Unpacked is
+// for few pixels: reading the weight where it lies, once, then takes less time than packing it. The numbers are those
+// of VARIANTS in genimg_fast/backends/cpu.py.
+enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4, unpacked = 5 };
 
 inline bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
 inline int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }

@@ -54,8 +54,7 @@ Saved forward(const Tensor& input, const std::vector<Block>& blocks, const std::
     const Block& block = blocks[i];
     const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(link.stored), block.weight);
     const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, true);
-    T* packed = cpu::packing_memory<T>(layout.count);
-    cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), packed);
+    const T* packed = cpu::pack_weight_once(layer, layout, contiguous_values<T>(block.weight));
 
     std::vector<T> scale, shift;
     fold<T>({data<T>(block.bias), nullptr, nullptr, nullptr, nullptr, 0}, layer.out_channels(), scale, shift);

@@ -82,12 +82,8 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
   const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
   const auto kept = packed ? layout_of<T>(*packed, layer, block.weight) : std::nullopt;
   const cpu::PackedLayout layout = kept ? *kept : cpu::choose_layout<T>(layer, true);
-  const T* values = kept ? data<T>(*packed) : nullptr;
-  if (!values) {
-    T* own = cpu::packing_memory<T>(layout.count);
-    cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), own);
-    values = own;
-  }
+  const T* values =
+      kept ? data<T>(*packed) : cpu::pack_weight_once(layer, layout, contiguous_values<T>(block.weight));
   std::vector<T> scale, shift;
   const ChannelAffine<T> affine{data<T>(block.bias),
                                 block.normalized() ? data<T>(moments.mean) : nullptr,

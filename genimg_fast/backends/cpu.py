@@ -21,7 +21,7 @@ import torch
 from genimg_fast import _extension
 
 # The numbers are those of Variant in csrc/cpu/convolution_variant.h.
-VARIANTS = {"direct": 1, "toom_cook_2": 2, "toom_cook_4": 3, "narrow": 4}
+VARIANTS = {"direct": 1, "toom_cook_2": 2, "toom_cook_4": 3, "narrow": 4, "unpacked": 5}
 
 allow_winograd: bool
 

@@ -101,14 +101,14 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
     From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with
-    stride 1, a few output channels, and images of one pixel; elsewhere they have plain sums alone.
+    stride 1, a few output channels, images of one pixel, and large weights on few pixels; elsewhere they have plain sums alone.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
     one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
-    if block.weight.numel() >= 1 << 20 and kernel == (3, 3) and pixels < 64:
-        return f"packing a weight of {block.weight.numel()} values takes longer than {pixels} pixels save"
-    if one_pixel or _made_for(block, records):
+    if (one_pixel and (max(kernel) > 1 or not records)) or _made_for(block, records):
+        return None
+    if records and max(kernel) > 1 and pixels <= _FEW_PIXELS and block.weight.numel() >= _LARGE_WEIGHT:
         return None
     stays_packed = not records and not block.transposed and max(kernel) > 1
     if stays_packed and (pixels <= _FEW_PIXELS or (kernel, stride) == ((3, 3), (2, 2))):
@@ -142,6 +142,10 @@ _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
 _FEW_PIXELS = 64
 """Of which PyTorch's preparations take longer than their convolution."""
+_LARGE_WEIGHT = 1 << 19
+"""Values that PyTorch reorders for each pass, and the kernels read where they lie."""
+_PIXELS_TO_READ_A_WEIGHT = 80
+"""Whose products take as long as to read the weight, which is what few pixels cost."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
 
@@ -157,7 +161,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     kernel = first.weight.shape[2:]
     image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
     for block in blocks:
-        work += block.weight.numel() * _pixels(block, shape)
+        fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
+        work += block.weight.numel() * max(_pixels(block, shape), fewest)
         shape = block.output_shape(shape)
     if records and work < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"

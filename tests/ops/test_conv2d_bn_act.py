@@ -86,7 +86,8 @@ def test_inference_matches_float64(isa, geometry, layout):
 # bands that end inside an image and bands of several images, channels around the vector widths, weights so many that
 # they are packed past the caches.  Of narrow: one to four channels, any kernel.  Of direct, where it reads padded rows
 # (few channels): rows of several tiles, images below the kernel's height, padding beyond the kernel, gaps between the
-# kernel's places, sums that are folded.
+# kernel's places, sums that are folded.  Of unpacked (up to 64 pixels): one pixel, one a row, rows that do not fill a
+# tile, channels around the vectors, a depth that is folded, gaps between the kernel's places.
 VARIANT_GEOMETRIES = [
     (3, 7, 5, 8, 10, 4, 2, 1, 1),
     (2, 17, 33, 15, 17, 4, 2, 1, 1),
@@ -116,6 +117,12 @@ VARIANT_GEOMETRIES = [
     (2, 1, 9, 1, 17, 2, 1, 3, 1),
     (2, 3, 5, 9, 40, 2, 3, 1, 1),
     (1, 16, 35, 6, 18, 4, 2, 1, 1),
+    (2, 16, 33, 2, 2, 4, 2, 1, 1),
+    (3, 32, 7, 4, 2, 4, 2, 1, 1),
+    (1, 260, 18, 8, 8, 4, 2, 1, 1),
+    (2, 16, 20, 5, 6, 3, 1, 1, 1),
+    (3, 16, 5, 4, 4, 5, 2, 2, 1),
+    (2, 16, 9, 7, 7, 3, 1, 0, 2),
     (0, 3, 4, 4, 4, 4, 2, 1, 1),
     (0, 3, 4, 16, 16, 4, 2, 1, 1),
 ]
@@ -156,8 +163,8 @@ def test_axes_that_differ(isa, c_in, variant):
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-def test_statistics_of_each_variant(isa, variant):
-    geometry = (3, 8, 19, 74, 24, 4, 2, 1, 1)
+@pytest.mark.parametrize("geometry", [(3, 8, 19, 74, 24, 4, 2, 1, 1), (3, 8, 19, 8, 10, 4, 2, 1, 1)])
+def test_statistics_of_each_variant(isa, geometry, variant):
     input, weight, *_ = make_inputs(geometry)
     bias = torch.linspace(-1000, 1000, 19)
     with cpu.force_variant(variant):
@@ -168,8 +175,9 @@ def test_statistics_of_each_variant(isa, variant):
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
-    input, weight, *_ = make_inputs((5, 8, 40, 18, 12, 4, 2, 1, 1))
+@pytest.mark.parametrize("geometry", [(5, 8, 40, 18, 12, 4, 2, 1, 1), (5, 8, 90, 6, 8, 4, 2, 1, 1)])
+def test_each_variant_is_the_same_on_any_number_of_threads(isa, geometry, variant):
+    input, weight, *_ = make_inputs(geometry)
     threads, results = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
@@ -192,6 +200,9 @@ DATA_GRADIENTS = [
     (2, 12, 35, 9, 8, 4, 1, 2, False),
     (2, 33, 17, 8, 9, 5, 2, 2, True),
     (2, 17, 33, 17, 16, 5, 2, 2, False),
+    (2, 17, 33, 6, 4, 3, 1, 1, False),
+    (1, 16, 48, 3, 4, 4, 2, 1, True),
+    (1, 48, 40, 8, 8, 4, 2, 1, False),
 ]
 
 
@@ -282,7 +293,7 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
      ((2, 16, 8, 8), (16, 16, 4, 4), 1, True), ((2, 8, 8, 8), (16, 8, 4, 4), 1, False), ((2, 8, 8, 8), (8, 8, 5, 5), 2, True),
      ((2, 8, 8, 8), (8, 8, 3, 3), 2, True), ((1, 8, 8, 8), (8, 8, 7, 7), 1, True), ((2, 8, 8, 8), (8, 8, 7, 7), 1, False),
      ((2, 16, 12, 12), (3, 16, 7, 7), 1, True),
-     ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, False)],
+     ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, True)],
 )  # fmt: skip
 def test_auto_leaves_to_pytorch_what_it_does_faster(shape, weight_shape, stride, native):
     with _backend.record_decisions() as decisions, torch.no_grad():

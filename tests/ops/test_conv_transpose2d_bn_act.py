@@ -85,7 +85,8 @@ def test_inference_matches_float64(isa, geometry, layout):
 
 # Of Toom-Cook (kernel 4, stride 2, padding 1; kernel 5, stride 2, any padding; kernel 3 or 4 and stride 1): sizes around
 # its tiles of 2 and 4, strips that begin inside an image (the tall one), bands of several images, channels around the
-# vector widths.  Of narrow: one to four channels, any kernel.
+# vector widths.  Of narrow: one to four channels, any kernel.  Of unpacked (up to 64 pixels): one pixel, several blocks
+# of channels, weights whose rows end inside a vector, a depth that is no multiple of the rows multiplied at once.
 VARIANT_GEOMETRIES = [
     (3, 7, 5, 4, 5, 4, 2, 1, 0),
     (2, 17, 33, 7, 9, 4, 2, 1, 0),
@@ -106,6 +107,11 @@ VARIANT_GEOMETRIES = [
     (1, 20, 70, 9, 8, 3, 1, 0, 0),
     (2, 9, 18, 8, 7, 4, 1, 1, 0),
     (3, 8, 16, 6, 6, 4, 1, 0, 0),
+    (2, 40, 70, 1, 1, 4, 2, 1, 0),
+    (2, 33, 37, 3, 4, 4, 2, 1, 0),
+    (5, 16, 20, 3, 4, 5, 2, 2, 1),
+    (1, 9, 70, 8, 8, 3, 1, 1, 0),
+    (7, 12, 35, 3, 3, 3, 3, 0, 2),
     (0, 3, 4, 4, 4, 4, 2, 1, 0),
 ]
 
@@ -165,8 +171,8 @@ def test_narrow_writes_either_memory_order(isa, geometry):
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-def test_statistics_of_each_variant(isa, variant):
-    geometry = (3, 8, 19, 37, 12, 4, 2, 1, 0)
+@pytest.mark.parametrize("geometry", [(3, 8, 19, 37, 12, 4, 2, 1, 0), (3, 8, 19, 4, 5, 4, 2, 1, 0)])
+def test_statistics_of_each_variant(isa, geometry, variant):
     input, weight, *_ = make_inputs(geometry)
     bias = torch.linspace(-1000, 1000, 19)
     with cpu.force_variant(variant):
@@ -177,8 +183,9 @@ def test_statistics_of_each_variant(isa, variant):
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-def test_each_variant_is_the_same_on_any_number_of_threads(isa, variant):
-    input, weight, *_ = make_inputs((5, 8, 40, 9, 6, 4, 2, 1, 0))
+@pytest.mark.parametrize("geometry", [(5, 8, 40, 9, 6, 4, 2, 1, 0), (5, 8, 90, 3, 4, 4, 2, 1, 0)])
+def test_each_variant_is_the_same_on_any_number_of_threads(isa, geometry, variant):
+    input, weight, *_ = make_inputs(geometry)
     threads, results = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)

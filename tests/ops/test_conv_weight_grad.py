@@ -114,7 +114,7 @@ def test_toom_cook_matches_float64(isa, geometry, variant):
 @pytest.mark.parametrize("side", ["small", "large"])
 def test_prologue(isa, side, activation, variant):
     """Normalised and activated as it is read, padding and what hangs over the edge excepted."""
-    geometry = (2, 18, 33, 5, 6, 4, 2, 1, 1, 0)
+    geometry = (2, 18, 33, 5, 6, 4, 2, 1, 1, 0)  # 60 pixels: unpacked serves it
     small, large = make_inputs(geometry)
     stored = {"small": small, "large": large}[side]
     mean, scale, shift = (_cases.randn((stored.shape[1],), seed=seed) for seed in (3, 4, 5))
@@ -148,6 +148,25 @@ def test_prologue_of_any_geometry(isa, geometry):
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+# Of unpacked: one pixel, the most there may be, channels of small around those summed at once, gradients that are
+# written past the caches, holes between taps.
+UNPACKED_GEOMETRIES = [
+    (1, 7, 16, 1, 1, 4, 1, 0, 1, 0),
+    (1, 19, 16, 8, 8, 3, 1, 1, 1, 0),
+    (2, 24, 32, 3, 4, 5, 2, 2, 1, 1),
+    (3, 260, 80, 2, 3, 4, 2, 1, 1, 0),
+    (2, 9, 16, 5, 4, 3, 2, 3, 2, 1),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("geometry", UNPACKED_GEOMETRIES)
+def test_unpacked_matches_float64(isa, geometry, dtype):
+    small, large = make_inputs(geometry, dtype)
+    with cpu.force_variant("unpacked"):
+        assert_parity(native(small, large, geometry), small, large, geometry)
+
+
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "channels_last"])
 def test_layouts(layout):
     geometry = (3, 20, 6, 5, 5, 4, 2, 1, 1, 0)
@@ -157,7 +176,10 @@ def test_layouts(layout):
 
 
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-@pytest.mark.parametrize("geometry", [(40, 5, 18, 13, 14, 4, 2, 1, 1, 0), (2, 140, 70, 6, 3, 4, 2, 1, 1, 0)])
+@pytest.mark.parametrize(
+    "geometry",
+    [(40, 5, 18, 13, 14, 4, 2, 1, 1, 0), (2, 140, 70, 6, 3, 4, 2, 1, 1, 0), (2, 140, 70, 6, 2, 4, 2, 1, 1, 0)],
+)
 def test_result_does_not_depend_on_the_number_of_threads(isa, geometry, variant):
     small, large = make_inputs(geometry)
     threads, results = torch.get_num_threads(), []
