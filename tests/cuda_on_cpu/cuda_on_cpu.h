@@ -196,6 +196,8 @@ template <typename... Parameters>
 int resident_blocks(void (*)(Parameters...), size_t) {
   return most_resident_blocks();
 }
+template <typename... Parameters>
+void prefer_shared_memory(void (*)(Parameters...)) {}
 inline void set_zero(void* p, size_t bytes, Stream stream) {
   cuda_on_cpu::take_launch(stream, nullptr, [=] { std::memset(p, 0, bytes); });
 }
