@@ -10,19 +10,25 @@
 //     thread t: packs t, t + 256, ... of it       thread t: column t % 4 of packs, rows t / 4, t / 4 + 64, ...
 //
 // In both a warp reads consecutive addresses.  `splits` blocks share a channel, so many that the GPU has room for all
-// at once.  A reduction leaves one partial a split, by Welford's update and Chan's merge in a fixed tree, and a second
-// kernel merges the splits in order, in double.
+// at once, up to kSplitsAtOnce.  A reduction leaves one partial a split, by Welford's update and Chan's merge in a
+// fixed tree, and a second kernel merges the splits in order, in double.
 //
 // At 4.3 TB/s and 800 ns from a load to its value, 26 KB must be on their way to each of 132 multiprocessors.  Their
 // registers have room for 768 to 1280 threads of 16 bytes a load: with one load each, 12 to 20 KB.  So a thread loads
 // two packs of each tensor before it uses the first.
 #include "cuda/batch_norm_act_kernel.h"
 
+#include <algorithm>
+
 #include "cuda/elementwise.cuh"
 #include "cuda/moments.cuh"
 
 namespace genimg_fast::cuda {
 namespace {
+
+// More splits, of which a convolution may leave any number, are merged in two stages, else few blocks read much.
+constexpr int64_t kSplitsAtOnce = 1024;
+constexpr int kGroups = 64;
 
 struct ChannelTiling {
   ChannelLayout layout;
@@ -41,8 +47,7 @@ inline ChannelTiling make_tiling(const ChannelLayout& layout, int pack, int bloc
     const int64_t rows = kThreads / tiling.width;
     steps = (layout.outer + rows - 1) / rows;
   }
-  tiling.splits = tiling.tiles > 0 ? blocks / tiling.tiles : 1;
-  if (tiling.splits > steps) tiling.splits = steps;
+  if (tiling.tiles > 0) tiling.splits = std::min({blocks / tiling.tiles, steps, kSplitsAtOnce});
   if (tiling.splits < 1) tiling.splits = 1;
   return tiling;
 }
@@ -197,8 +202,7 @@ __global__ void moments_kernel(const T* input, ChannelTiling tiling, Moments<flo
   store_partial(thread, state, partial);
 }
 
-constexpr int kFinishChannels = 8;                 // channels of a block of a finishing kernel: 32 threads a channel
-constexpr int kSplitsAtOnce = 1024, kGroups = 64;  // more splits are merged in two stages, else few blocks read much
+constexpr int kFinishChannels = 8;  // channels of a block of a finishing kernel: 32 threads a channel
 
 // The state of a channel, merged over its splits; valid where threadIdx.x < kFinishChannels.
 template <template <typename> class State>

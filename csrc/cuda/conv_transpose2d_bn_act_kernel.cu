@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kThreads)
   float* a = shared;                   // [kStep][kPitch]: a[k][row]
   float* b = shared + kStep * kPitch;  // [kStep][kPitch]: b[k][column]
 
-  const int64_t phase = blockIdx.z, py = phase / conv.x.phases(), px = phase % conv.x.phases();
-  const int64_t rows = conv.rows(phase), first_row = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t phase = blockIdx.x % conv.phases(), py = phase / conv.x.phases(), px = phase % conv.x.phases();
+  const int64_t rows = conv.rows(phase), first_row = blockIdx.x / conv.phases() * kTile;
   if (first_row >= rows) return;  // phases differ in size by a row or a column
   const int64_t first_channel = static_cast<int64_t>(blockIdx.y) * kTile;
   const int64_t height = conv.y.positions(py), width = conv.x.positions(px);
@@ -95,12 +95,14 @@ void conv_transpose2d(DType dtype, const Deconvolution& conv, const void* input,
   int64_t most_rows = 0;
   for (int64_t phase = 0; phase < conv.phases(); ++phase) most_rows = std::max(most_rows, conv.rows(phase));
   if (most_rows == 0 || conv.out_channels == 0) return;
-  auto tiles = [](int64_t n) { return static_cast<unsigned>((n + kTile - 1) / kTile); };
+  auto tiles = [](int64_t n) { return (n + kTile - 1) / kTile; };
+  const dim3 grid(static_cast<unsigned>(tiles(most_rows) * conv.phases()),  // along y and z it holds 65,535
+                  static_cast<unsigned>(tiles(conv.out_channels)));
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(conv_transpose2d_kernel<T>, dim3(tiles(most_rows), tiles(conv.out_channels), conv.phases()), dim3(kThreads),
-           2 * kStep * kPitch * sizeof(float), stream, conv, static_cast<const T*>(input), input_strides,
-           static_cast<const T*>(weight), affine, activation, negative_slope, static_cast<T*>(output), output_strides);
+    launch(conv_transpose2d_kernel<T>, grid, dim3(kThreads), 2 * kStep * kPitch * sizeof(float), stream, conv,
+           static_cast<const T*>(input), input_strides, static_cast<const T*>(weight), affine, activation,
+           negative_slope, static_cast<T*>(output), output_strides);
   });
 }
 

@@ -223,7 +223,6 @@ __device__ __forceinline__ void store_patch_k4s2p1(const PatchAxis& y, const Pat
 template <typename T, int kColumns, bool kK4S2P1>
 __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
     narrow_kernel(PatchAxis y, PatchAxis x, NarrowOperands<T> operands) {
-  await_previous_kernel();
   using Tile = NarrowTile<kColumns>;
   using Layout = NarrowLayout<kColumns>;
   GENIMG_FAST_SHARED(unsigned char, shared);
@@ -241,6 +240,7 @@ __global__ void __launch_bounds__(NarrowTile<kColumns>::kThreads, 2)
   typename Tile::Accumulators acc = {};
   ImageLoader<T, Tile, kChunk> pixels(operands.input, operands.in_channels, y_axis, x_axis, pixel_at);
   WeightLoader<T, Tile> weight(operands.weight, operands.padded_channels, y.kernel * x.kernel * channels);
+  await_previous_kernel();
   implicit_gemm<T, Tile>(static_cast<int>(operands.padded_channels / kStep<T>), pixels, weight, shared, acc);
 
   float* products = reinterpret_cast<float*>(shared);  // [kColumns][kPitch]
@@ -374,9 +374,10 @@ void conv_transpose2d_narrow(DType dtype, const Deconvolution& conv, const void*
                                      static_cast<T*>(output)};
     auto launch_kernel = [&](auto columns, auto k4s2p1) {
       constexpr int kColumns = decltype(columns)::value;
-      launch(narrow_kernel<T, kColumns, decltype(k4s2p1)::value>,
-             dim3(static_cast<unsigned>(conv.batch * y.patches * x.patches)), dim3(NarrowTile<kColumns>::kThreads),
-             NarrowLayout<kColumns>::kSharedBytes, stream, y, x, operands);
+      const auto kernel = narrow_kernel<T, kColumns, decltype(k4s2p1)::value>;
+      prefer_shared_memory(kernel);
+      launch(kernel, dim3(static_cast<unsigned>(conv.batch * y.patches * x.patches)),
+             dim3(NarrowTile<kColumns>::kThreads), NarrowLayout<kColumns>::kSharedBytes, stream, y, x, operands);
     };
     auto run = [&](auto columns) {
       is_k4s2p1(conv.y) && is_k4s2p1(conv.x) ? launch_kernel(columns, std::true_type{})

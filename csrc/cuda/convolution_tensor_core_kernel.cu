@@ -105,7 +105,6 @@ int kernel_size(const PhaseAxis* axis, int phases) {
 template <typename T, typename Tile, typename Loader>
 __global__ void __launch_bounds__(Tile::kThreads, 2)
     convolution_kernel(PhasedConvolution conv, const T* input, const T* weight, int64_t depth, Epilogue<T> epilogue) {
-  await_previous_kernel();
   GENIMG_FAST_SHARED(unsigned char, shared);
   const int column_tiles = static_cast<int>((conv.out_channels + Tile::kN - 1) / Tile::kN);
   const int phases = conv.y_phases * conv.x_phases;
@@ -133,7 +132,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     Loader image(input, conv.in_channels, y_axis.gather, x_axis.gather, position);
     WeightLoader<T, Tile> columns(weight + (phase * conv.out_channels + first_channel) * depth, depth, channels);
     const int steps = Loader::steps(y_axis.gather.taps * x_axis.gather.taps, conv.in_channels);
+    await_previous_kernel();
     implicit_gemm<T, Tile>(steps, image, columns, shared, acc);
+  } else {
+    await_previous_kernel();
   }
 
   auto pixel = [&](int r) -> int64_t {
@@ -320,6 +322,7 @@ void convolution_tensor_core(DType dtype, const PhasedConvolution& conv, GemmTil
       using Tile = decltype(tile);
       const int64_t blocks = statistics_splits(conv, choice) * ceil_div(conv.out_channels, Tile::kN);
       constexpr int kSharedBytes = std::max(EpilogueLayout<T, Tile>::kBytes, Tile::kPipelineBytes);
+      prefer_shared_memory(kernel);
       launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), kSharedBytes, stream, conv,
              static_cast<const T*>(input), static_cast<const T*>(packed), packed_shape<T>(conv).depth,
              Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),

@@ -542,8 +542,10 @@ void convolution_wgmma(DType dtype, const PhasedConvolution& conv, WgmmaTileChoi
       using T = decltype(zero);
       const int shared_bytes = kSwizzleBytes + Buffers<Tile>::bytes(plan.patch_bytes());
       const int64_t blocks = row_blocks(conv, plan) * ceil_div(conv.out_channels, Tile::kN);
-      launch(convolution_wgmma_kernel<T, Tile>, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), shared_bytes,
-             stream, image_map, weight_map, conv, plan,
+      const auto kernel = convolution_wgmma_kernel<T, Tile>;
+      prefer_shared_memory(kernel);
+      launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Tile::kThreads), shared_bytes, stream, image_map,
+             weight_map, conv, plan,
              Epilogue<T>{affine, activation, negative_slope, static_cast<T*>(output),
                          reinterpret_cast<Moments<float>*>(moments)});
     };

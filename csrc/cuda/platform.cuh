@@ -2,7 +2,8 @@
 // What a kernel file includes first: the CUDA runtime, or, under GENIMG_FAST_CUDA_ON_CPU, the shim of tests/cuda_on_cpu
 // that runs the same source on the host.  Kernel files therefore
 //   - use dynamic shared memory only, through GENIMG_FAST_SHARED, so that the shim can poison it between blocks;
-//   - start kernels through launch(), never <<<>>>, and begin them with await_previous_kernel() (cuda/ptx.cuh);
+//   - start kernels through launch(), never <<<>>>, and call await_previous_kernel() (cuda/ptx.cuh) in every thread of
+//     them before it touches global memory;
 //   - convert elements through to_float() and from_float<T>(), never by implicit conversion of half types;
 //   - reach PTX instructions through cuda/ptx.cuh.
 #pragma once
@@ -24,8 +25,11 @@ constexpr int kThreads = 256;  // a block of the elementwise and reduction kerne
 
 #include <algorithm>
 #include <iterator>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 // Of a kernel parameter that threads refer to where it is: none makes a copy.
 #define GENIMG_FAST_GRID_CONSTANT __grid_constant__
@@ -58,12 +62,31 @@ inline bool kernels_await() {
   return arch >= 900 && std::find(std::begin(kCompiledFor), std::end(kCompiledFor), arch) != std::end(kCompiledFor);
 }
 
-// Blocks of kThreads of this kernel that the current GPU has room for at once.
-template <typename... Parameters>
-int resident_blocks(void (*kernel)(Parameters...), size_t shared_bytes) {
+// find(kernel, shared_bytes), called once on each GPU: what it asks of the runtime takes about a microsecond and gives
+// the same each time.
+template <int (*find)(const void* kernel, size_t shared_bytes)>
+int once(const void* kernel, size_t shared_bytes) {
+  static std::mutex mutex;
+  static auto& found = *new std::map<std::tuple<int, const void*, size_t>, int>;  // threads may outlive what is static
+  int device = 0;
+  check_cuda(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  const auto key = std::make_tuple(device, kernel, shared_bytes);
+  auto entry = found.find(key);
+  if (entry == found.end()) entry = found.emplace(key, find(kernel, shared_bytes)).first;
+  return entry->second;
+}
+
+inline int find_resident_blocks(const void* kernel, size_t shared_bytes) {
   int of_multiprocessor = 0;
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_multiprocessor, kernel, kThreads, shared_bytes));
   return of_multiprocessor * multiprocessor_count();
+}
+
+// Blocks of kThreads of this kernel that the current GPU has room for at once.
+template <typename... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), size_t shared_bytes) {
+  return once<find_resident_blocks>(reinterpret_cast<const void*>(kernel), shared_bytes);
 }
 inline int most_resident_blocks() {
   return device_attribute(cudaDevAttrMaxThreadsPerMultiProcessor) / kThreads * multiprocessor_count();
@@ -74,15 +97,33 @@ inline void set_zero(void* p, size_t bytes, Stream stream) {
   check_cuda(cudaMemsetAsync(p, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 
+// Allows the kernel its shared memory.  Returns how many attributes launch() starts it with.
+inline int prepare_launch(const void* kernel, size_t shared_bytes) {
+  if (shared_bytes > 48 * 1024) {  // beyond 48 KiB a kernel must ask; always for the same: other threads may too
+    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  }
+  return kernels_await() ? 1 : 0;
+}
+
+inline int set_carveout(const void* kernel, size_t) {
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  return 0;
+}
+
+// Of what shared memory and the L1 cache divide among them, shared memory gets the most that it can have.  Kernels of
+// convolutions all want that, however small their tiles: between two that divide it differently, a multiprocessor has
+// to run out of blocks.
+template <typename... Parameters>
+void prefer_shared_memory(void (*kernel)(Parameters...)) {
+  once<set_carveout>(reinterpret_cast<const void*>(kernel), 0);
+}
+
 // kernel<<<grid, block, shared_bytes, stream>>>(args...), with the launch's own error turned into an exception.  Where
 // kernels wait for the one before them they may start before it has ended.
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  if (shared_bytes > 48 * 1024) {  // beyond 48 KiB a kernel must ask; always for the same: other threads may too
-    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
-  }
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -91,7 +132,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &early;
-  config.numAttrs = kernels_await() ? 1 : 0;
+  config.numAttrs = once<prepare_launch>(reinterpret_cast<const void*>(kernel), shared_bytes);
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...));
 }
 

@@ -50,7 +50,8 @@ void move_statistics_(Tensor running_mean, Tensor running_var, Tensor mean, Tens
         "batch_norm_act_move_statistics_: mean and var must be float32");
   cuda::batch_norm_move_statistics(
       data<float>(mean), data<float>(var), mean.numel(), static_cast<float>(unbiased),
-      {mutable_channel_vector(running_mean), mutable_channel_vector(running_var), static_cast<float>(momentum)}, scope.stream);
+      {mutable_channel_vector(running_mean), mutable_channel_vector(running_var), static_cast<float>(momentum)},
+      scope.stream);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad, Tensor input, Tensor mean, Tensor var, OptionalTensor weight,

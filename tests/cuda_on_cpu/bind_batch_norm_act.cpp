@@ -35,16 +35,16 @@ CUDA_ON_CPU_BINDINGS {
                       cuda::batch_norm_act(dtype, input, {outer, channels, inner},
                                            {mean, var, weight, bias, eps, activation, slope}, output, nullptr);
                     });
-  cuda_on_cpu::bind("batch_norm_act_backward",
-                    [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
-                       cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight,
-                       cuda::ChannelVector bias, float eps, Activation activation, float slope, bool training,
-                       float* scratch, void* grad_input, cuda::MutableChannelVector grad_weight,
-                       cuda::MutableChannelVector grad_bias) {
-                      cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
-                                                    {mean, var, weight, bias, eps, activation, slope}, training,
-                                                    scratch, grad_input, grad_weight, grad_bias, nullptr);
-                    });
+  cuda_on_cpu::bind(
+      "batch_norm_act_backward",
+      [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,
+         cuda::ChannelVector mean, cuda::ChannelVector var, cuda::ChannelVector weight, cuda::ChannelVector bias,
+         float eps, Activation activation, float slope, bool training, float* scratch, void* grad_input,
+         cuda::MutableChannelVector grad_weight, cuda::MutableChannelVector grad_bias) {
+        cuda::batch_norm_act_backward(dtype, grad, input, {outer, channels, inner},
+                                      {mean, var, weight, bias, eps, activation, slope}, training, scratch, grad_input,
+                                      grad_weight, grad_bias, nullptr);
+      });
   cuda_on_cpu::bind(
       "batch_norm_gradient_sums",
       [](DType dtype, const void* grad, const void* input, int64_t outer, int64_t channels, int64_t inner,

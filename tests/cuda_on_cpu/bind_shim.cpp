@@ -14,6 +14,8 @@ CUDA_ON_CPU_BINDINGS {
     schedule_random.seed(seed);
   });
 
+  bind("set_resident_blocks", [](int blocks) { resident_blocks = blocks; });
+
   // Marks memory that no kernel may touch, where AddressSanitizer is there to see it.
   bind("set_accessible", []([[maybe_unused]] Array array, [[maybe_unused]] bool accessible) {
 #ifdef __SANITIZE_ADDRESS__

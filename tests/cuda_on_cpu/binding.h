@@ -32,8 +32,8 @@ struct None {};
 using Argument = std::variant<None, bool, int64_t, double, std::string, Array>;
 
 template <typename T>
-constexpr bool is_channel_vector = std::is_same_v<T, genimg_fast::cuda::ChannelVector> ||
-                                   std::is_same_v<T, genimg_fast::cuda::MutableChannelVector>;
+constexpr bool is_channel_vector =
+    std::is_same_v<T, genimg_fast::cuda::ChannelVector> || std::is_same_v<T, genimg_fast::cuda::MutableChannelVector>;
 using Result = std::variant<None, int64_t, double>;
 
 namespace detail {

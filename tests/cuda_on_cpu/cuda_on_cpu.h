@@ -41,6 +41,8 @@ constexpr size_t kMaxSharedBytes = 227 * 1024;  // sm_90
 constexpr size_t kGuardBytes = 4096;
 constexpr uint16_t kGuard = 0x7ffd;  // NaN as half, bfloat16, float and double
 
+inline int resident_blocks = 8;  // so few that small arrays take several rounds of a grid
+
 inline unsigned char* shared_memory = nullptr;  // of the running block
 
 // The shared memory of one block: [guard][bytes][guard].
@@ -189,11 +191,13 @@ namespace genimg_fast::cuda {
 
 // As in cuda/platform.cuh.
 inline int multiprocessor_count() { return 132; }
-inline int most_resident_blocks() { return 8; }  // so few that small arrays take several rounds of a grid
+inline int most_resident_blocks() { return cuda_on_cpu::resident_blocks; }
 template <typename... Parameters>
 int resident_blocks(void (*)(Parameters...), size_t) {
   return most_resident_blocks();
 }
+template <typename... Parameters>
+void prefer_shared_memory(void (*)(Parameters...)) {}
 inline void set_zero(void* p, size_t bytes, Stream stream) {
   cuda_on_cpu::take_launch(stream, nullptr, [=] { std::memset(p, 0, bytes); });
 }

@@ -24,7 +24,7 @@ STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16} 
 EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 ROUNDINGS = {"float32": 4, "float16": 2, "bfloat16": 2}  # ULPS of tests/_cases.py, which needs torch
 
-_GUARD_BYTES = 256
+_GUARD_BYTES = 1024
 _GUARD = np.full(_GUARD_BYTES // 2, 0x7FFD, np.uint16).view(np.uint8)  # NaN as float16, bfloat16, float32 and float64
 
 

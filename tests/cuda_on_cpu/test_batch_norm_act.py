@@ -69,6 +69,20 @@ def test_statistics(kernels, memory, layout, dtype, misaligned):
     np.testing.assert_allclose(var, decode(x, dtype).var(axis=(0, 2)), rtol=3e-6)
 
 
+@pytest.mark.parametrize("layout", [(262401, 1, 1), (1, 1, 262401)], ids=str)
+def test_more_blocks_at_once_than_splits_are_merged(kernels, memory, layout):
+    """A GPU of 132 multiprocessors has room for 1,056."""
+    x = memory.input(10 + random(layout, 1), "float16")
+    mean, var = memory.output(layout[1], np.float32), memory.output(layout[1], np.float32)
+    kernels.set_resident_blocks(1056)
+    try:
+        kernels.batch_norm_statistics("float16", x, *layout, scratch(kernels, memory, "float16", layout), mean, var)
+    finally:
+        kernels.set_resident_blocks(8)
+    assert_accurate(mean, decode(x, "float16").mean(axis=(0, 2)), "float32")
+    np.testing.assert_allclose(var, decode(x, "float16").var(axis=(0, 2)), rtol=3e-6)
+
+
 @pytest.mark.parametrize("layout", [(40, 2, 64), (2560, 2, 1)], ids=str)
 def test_variance_survives_a_mean_far_larger_than_the_deviation(kernels, memory, layout):
     x = memory.input(1e4 + random(layout, 1), "float32")

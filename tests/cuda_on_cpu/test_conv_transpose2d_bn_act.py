@@ -67,6 +67,14 @@ def test_without_normalisation(kernels, memory):
     assert_accurate(out, exact, "float32")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["forward"], indirect=True)
+def test_a_phase_for_each_of_many_outputs(kernels, memory):
+    """More than the 65,535 that a grid holds along y and z.  Of a single pixel every output is a phase."""
+    out, exact = run(kernels, memory, (1, 1, 1, 1, 1, 1, 257, 0, 256), "float32", False, norm=True, activation=RELU)
+    assert_accurate(out, exact, "float32")
+
+
 def test_an_empty_batch_starts_no_kernel(kernels, memory):
     empty = memory.input(np.zeros((0, 2, 3, 3)), "float32")
     w = memory.input(np.ones((2, 3, 4, 4)), "float32")

@@ -17,6 +17,7 @@ TRANSPOSED = [
     Sizes(True, 3, 100, 24, 1, 1, 4, 1, 0),  # a GEMM; pixels that are no multiple of 16 bytes
     Sizes(True, 2, 8, 5, 4, 5, 3, 2, 1, 1),  # phases of 1, 2 and 4 taps; an odd number of output channels
     Sizes(True, 1, 16, 16, 5, 5, 3, 2, 1, 0),  # phases of different sizes
+    Sizes(True, 1, 8, 8, 9, 8, 3, 2, 1),  # the first phase takes a second tile of 64 rows, the others do not
     Sizes(True, 1, 2, 8, 4, 3, 5, 2, 2, 1),
     Sizes(True, 2, 8, 8, 3, 3, 2, 2, 0),
     Sizes(True, 1, 8, 8, 3, 2, 1, 3, 0, 2),  # most phases have no tap at all

@@ -39,9 +39,8 @@ def test_all_kernels_under_the_sanitizers():
     # test_shim.py holds kernels that are wrong on purpose.  --confcutdir: the tests' own conftest.py needs torch.
     folder = "tests/cuda_on_cpu"
     ignored = [f"--ignore={folder}/{name}" for name in ("test_shim.py", "test_sanitizers.py")]
-    run = run_sanitized(
-        "-m", "pytest", f"--confcutdir={folder}", "-p", "no:cacheprovider", "-x", "-s", *ignored, folder
-    )
+    options = ["-p", "no:cacheprovider", "-x", "-s", "-m", "not slow"]
+    run = run_sanitized("-m", "pytest", f"--confcutdir={folder}", *options, *ignored, folder)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
     assert " passed" in run.stdout
 

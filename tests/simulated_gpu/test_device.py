@@ -234,6 +234,19 @@ def test_the_gradient_of_a_loss_under_any_upstream(factor, dtype):
     torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
 
 
+def launches_of_training(model, x):
+    parameters = list(model.parameters())
+
+    def step():
+        return torch.autograd.grad(model(x).sum(), parameters)
+
+    with use_backend("native"):
+        step()
+        graph, gradients = capture(step)
+    assert [g.dtype for g in gradients] == [p.dtype for p in parameters]
+    return graph.launches()
+
+
 @pytest.mark.parametrize(
     ("player", "shape", "convolutions", "conversions"),
     [("generator", (2, 100, 1, 1), 8, 1), ("discriminator", (2, 3, 64, 64), 9, 2)],
@@ -242,13 +255,15 @@ def test_training_converts_the_memory_order_of_images_alone(player, shape, convo
     """Of a model in NCHW: the gradient of those that are made, and those that are judged, for each direction.  What lies
     between the layers stays as it is."""
     model = getattr(models.create("dcgan", width=8), player).cuda()
-    x, parameters = torch.randn(shape, device="cuda"), list(model.parameters())
+    names = launches_of_training(model, torch.randn(shape, device="cuda"))
+    assert names.count("convolution_kernel") == convolutions
+    assert names.count("aten::copy_") == conversions
 
-    def step():
-        return torch.autograd.grad(model(x).sum(), parameters)
 
-    with use_backend("native"):
-        step()
-        graph, _ = capture(step)
-    assert graph.launches().count("convolution_kernel") == convolutions
-    assert graph.launches().count("aten::copy_") == conversions
+def test_training_in_a_half_type_converts_nothing():
+    """The gradients of a normalisation's parameters, too, are made in the dtype of those."""
+    generator = models.create("dcgan", width=8).generator
+    generator.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
+    names = launches_of_training(generator, torch.randn(2, 100, 1, 1, device="cuda", dtype=torch.bfloat16))
+    assert names.count("finish_gradients_kernel") == 4
+    assert "aten::copy_" not in names
