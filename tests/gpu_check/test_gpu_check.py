@@ -211,7 +211,7 @@ def test_tiles_are_forced_where_they_serve(monkeypatch):
     assert forced == [("bfloat16", tile) for by_wgmma, tile in cuda.TILES.values() if by_wgmma]
 
 
-def test_statistics_in_two_stages_are_in_every_pass():
+def test_few_channels_are_in_every_pass():
     names = [case.name for case in cases.representatives("batch_norm_act", 2, 4)]
     assert [name for name in names if name.endswith("relu, training")][-3:] == [
         "(16, 3, 72, 72) relu, training", "(8400, 20) relu, training", "(3, 1, 297, 297) relu, training",
