@@ -22,6 +22,10 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # where builds are isolated it is not there
+
+from benchmarks.gpu_ledger import source_hash  # noqa: E402
+
 OLDEST_TORCH = (2, 11)  # that the binaries load into
 TORCH_TARGET_VERSION = "0x020b000000000000"  # the same, as the stable headers want it
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0a;10.0+PTX"
@@ -146,7 +150,8 @@ def native_extensions() -> tuple[list, dict]:
                 # libtorch.so by name, though nothing of ours is in it: where torch has CUDA it brings libtorch_cuda.so,
                 # which is not there to link against where torch has none.
                 libraries=["cudart_static", "rt", "dl", "pthread", "torch_cpu"],
-                extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
+                # The build id is that of the sources: `make gpu-check` tells by it a library that was built from others.
+                extra_link_args=["-Wl,--no-as-needed", "-ltorch", f"-Wl,--build-id=0x{source_hash()}"],
                 library_dirs=[str(cuda_home / "lib64")],
                 macros=[("USE_CUDA", None)],  # the stable headers declare their CUDA functions under it
             )

@@ -93,12 +93,12 @@ class Ours(Runtime):
         return replay
 
 
-class OursWithoutWgmma(Ours):
-    label = "genimg_fast, mma.sync"
+class OursByWgmma(Ours):
+    label = "genimg_fast, wgmma"
 
     def __init__(self, device: str = "cpu", threads: int = 1, isa: str | None = None) -> None:
         super().__init__(device, threads, isa)
-        cuda.allow_wgmma = False
+        cuda.allow_wgmma = True
 
 
 class ChannelsLast(Runtime):
@@ -204,7 +204,7 @@ class OpenVINO(Runtime):
 
 RUNTIMES: dict[str, type[Runtime]] = {
     "ours": Ours,
-    "ours_without_wgmma": OursWithoutWgmma,
+    "ours_by_wgmma": OursByWgmma,
     "eager": Runtime,
     "channels_last": ChannelsLast,
     "folded_channels_last": FoldedChannelsLast,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -76,8 +77,8 @@ Say = Callable[[str], None]
 class Workers:
     """Starts each worker when it is first wanted and keeps it.  A context manager, which ends them all."""
 
-    def __init__(self, threads: int, device: str = "cpu") -> None:
-        self._threads, self._device = threads, device
+    def __init__(self, threads: int, device: str = "cpu", deadline: float = math.inf) -> None:
+        self._threads, self._device, self._deadline = threads, device, deadline
         self._isa: str | None = None
         self._running: dict[str, Worker] = {}
 
@@ -94,7 +95,9 @@ class Workers:
             self._isa = isa
         worker = self._running.get(runtime)
         if worker is None or not worker.alive:
-            worker = self._running[runtime] = Worker(runtime, threads=self._threads, isa=isa, device=self._device)
+            worker = self._running[runtime] = Worker(
+                runtime, threads=self._threads, isa=isa, device=self._device, deadline=self._deadline
+            )
         return worker
 
     def end(self, runtime: str) -> None:

@@ -53,12 +53,13 @@ class Turns:
 
 def prepare(workers: Mapping[str, Worker], workload: object) -> tuple[dict[str, Checked], dict[str, str]]:
     """Builds and checks the workload in all workers at once; (what was checked, why the others cannot run it)."""
+    begin = time.monotonic()
     for worker in workers.values():
         worker.send("prepare", workload)
     checked, failed = {}, {}
     for name, worker in workers.items():
         try:
-            checked[name] = worker.receive()
+            checked[name] = worker.receive(since=begin)
         except RuntimeFailedError as error:
             failed[name] = str(error)
     return checked, failed

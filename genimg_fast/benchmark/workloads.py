@@ -42,20 +42,20 @@ class Workload(Protocol):
 
 
 class Inputs:
-    """Draws the same numbers whatever the runtime and the dtype."""
+    """Draws the same numbers whatever the runtime and the dtype, on the runtime's device."""
 
     def __init__(self, runtime: Runtime, dtype: torch.dtype) -> None:
         self._runtime, self._dtype = runtime, dtype
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = torch.Generator(runtime.device).manual_seed(0)
 
     def _placed(self, t: torch.Tensor) -> torch.Tensor:
-        return self._runtime.layout(t.to(self._runtime.device, self._dtype))
+        return self._runtime.layout(t.to(self._dtype))
 
     def randn(self, *shape: int) -> torch.Tensor:
-        return self._placed(torch.randn(shape, generator=self._generator))
+        return self._placed(torch.randn(shape, generator=self._generator, device=self._runtime.device))
 
     def rand(self, *shape: int) -> torch.Tensor:
-        return self._placed(torch.rand(shape, generator=self._generator))
+        return self._placed(torch.rand(shape, generator=self._generator, device=self._runtime.device))
 
 
 def tolerances(*labels: str) -> dict[str, float]:

@@ -61,7 +61,7 @@ def test_quartiles():
 
 
 def test_all_workers_prepare_at_once():
-    events = []
+    events, begin = [], set()
 
     class Preparing:
         def __init__(self, name):
@@ -70,11 +70,13 @@ def test_all_workers_prepare_at_once():
         def send(self, request, workload):
             events.append(f"{request} {workload}")
 
-        def receive(self):
+        def receive(self, since):
             events.append(self.name)
+            begin.add(since)
             if self.name == "b":
                 raise RuntimeFailedError("no")
             return "checked"
 
     assert turns.prepare({"a": Preparing("a"), "b": Preparing("b")}, 7) == ({"a": "checked"}, {"b": "no"})
     assert events == ["prepare 7", "prepare 7", "a", "b"]
+    assert len(begin) == 1  # and have the same time to answer

@@ -88,6 +88,30 @@ def test_a_worker_that_does_not_answer_is_given_up(monkeypatch):
         worker.ask("prepare", KL)
 
 
+def test_a_worker_is_waited_for_no_longer_than_agreed():
+    with Worker("eager", threads=1) as worker:
+        worker.send("prepare", KL)
+        with pytest.raises(RuntimeFailedError, match=r"no answer within 600 s"):
+            worker.receive(since=time.monotonic() - 600)
+    worker = Worker("eager", threads=1, deadline=time.monotonic())
+    with worker, pytest.raises(RuntimeFailedError, match=r"no answer before time was up"):
+        worker.ask("prepare", KL)
+
+
+def test_cudnn_tries_its_algorithms_but_not_in_float64(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    tried = {}
+
+    class Noting(GaussianKLLoss):
+        def prepare(self, runtime, dtype=torch.float32, noise=None):
+            tried[dtype] = torch.backends.cudnn.benchmark
+            return super().prepare(runtime, dtype, noise)
+
+    build(Noting((8, 16)), Runtime())
+    assert tried == {torch.float32: True, torch.float64: False}
+    assert torch.backends.cudnn.benchmark
+
+
 def test_wrong_outputs_and_noise_are_refused():
     runtime = Runtime()
     with pytest.raises(RuntimeFailedError, match="wrong output: output differs"):

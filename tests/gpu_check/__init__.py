@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`make gpu-check`: everything that needs a GPU, in one command of eight minutes.
+"""`make gpu-check`: everything that needs a GPU, in one command, or in several that go on from each other's report.
 
 - `cases`: what each op computes here, as functions of their tensors.
 - `subject`: the checks of one op, in a process of its own, so that a kernel that faults takes no other down.

@@ -15,12 +15,12 @@ class Report:
     """A dictionary that is written to `path` at every `add`, and the time that is left.
 
     Args:
-        seconds: that the run may take.
+        deadline: of this run, on `time.monotonic`'s clock.
     """
 
-    def __init__(self, path: Path, seconds: float, **facts: Any) -> None:
-        self.path, self.content = path, dict(facts)
-        self._start, self._seconds = time.monotonic(), seconds
+    def __init__(self, path: Path, deadline: float, content: dict[str, Any]) -> None:
+        self.path, self.deadline, self.content = path, deadline, dict(content)
+        self._start, self._before = time.monotonic(), self.content.get("seconds", 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
@@ -34,12 +34,12 @@ class Report:
 
     @property
     def seconds_left(self) -> float:
-        return self._seconds - (time.monotonic() - self._start)
+        return self.deadline - time.monotonic()
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self._start:4.0f} s] {text}", flush=True)
 
     def _write(self) -> None:
-        self.content["seconds"] = round(time.monotonic() - self._start, 1)
+        self.content["seconds"] = round(self._before + time.monotonic() - self._start, 1)
         text = json.dumps(self.content, indent=1) + "\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
 from genimg_fast.benchmark import suite
-from genimg_fast.benchmark.convolution import DIRECTIONS, Convolution
+from genimg_fast.benchmark.convolution import Convolution
 from genimg_fast.benchmark.functions import BatchNormAct, ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.memory import SavedBytes
 from genimg_fast.benchmark.models import GeneratorInference, GeneratorTraining
+from genimg_fast.benchmark.runtimes import RUNTIMES, TorchCompile
 from genimg_fast.benchmark.turns import prepare, take_turns
 from genimg_fast.benchmark.worker import RuntimeFailedError
 from tests.gpu_check.cases import LAYERS
@@ -119,9 +120,22 @@ TINY = Sizes(4, 2, 4, (32, 4), (8, 3, 8, 8), (8, 16, 8, 8), (16, 8), torch.bfloa
 
 
 def without_compiling(row: GPURow) -> GPURow:
-    kept = row.row._replace(alternatives=tuple(a for a in row.row.alternatives if a in EAGER))
+    kept = row.row._replace(
+        alternatives=tuple(a for a in row.row.alternatives if not issubclass(RUNTIMES[a], TorchCompile))
+    )
     goals = tuple(goal for goal in row.goals if goal.what != FEWER_LAUNCHES)
     return replace(row, row=kept, goals=goals)
+
+
+def of_generators(sizes: Sizes) -> list[GPURow]:
+    """Those that run convolutions."""
+    return [row for row in rows(sizes) if isinstance(row.row.workload.workload, GeneratorInference | GeneratorTraining)]
+
+
+def by_wgmma(row: GPURow) -> GPURow:
+    """Ours on Hopper's own instructions, in turns with ours as it is shipped."""
+    row_by_wgmma = row.row._replace(name=f"{row.row.name}, by wgmma", alternatives=("ours_by_wgmma",))
+    return GPURow(row_by_wgmma, None, ())
 
 
 def measure(row: GPURow, workers: suite.Workers, limits: Limits, seconds: float, min_rounds: int) -> dict[str, Any]:
@@ -185,12 +199,18 @@ class Bench(NamedTuple):
     is_late: Callable[[], bool]
 
 
-def kernels(bench: Bench, runtimes: Sequence[str]) -> Iterator[dict]:
-    """Each convolution of DCGAN-64 in each direction, ours against cuDNN's, both alone and as graphs."""
+def kernels(bench: Bench, runtimes: Sequence[str], done: Container[str]) -> Iterator[dict]:
+    """Each convolution of DCGAN-64 in the directions that are ours, against cuDNN's, both alone and as graphs.
+
+    Args:
+        done: the names of those that are measured already.
+    """
     workers, limits, sizes, say, is_late = bench
-    for direction in DIRECTIONS:
+    for direction in ("forward", "data gradient"):
         for op in LAYERS:
             for convolution in _convolutions(direction, op, sizes.kernel_batch)[:: sizes.every_kernel]:
+                if str(convolution) in done:
+                    continue
                 if is_late():
                     return
                 kernel = KernelAlone(convolution, sizes.half)
@@ -208,13 +228,19 @@ def kernels(bench: Bench, runtimes: Sequence[str]) -> Iterator[dict]:
                 yield {**measured, "failed": {**failed, **turns.failed}}
 
 
-def tiles(bench: Bench, names: Sequence[str]) -> Iterator[dict]:
-    """Each layer that leaves a choice of tile, by each of them: what the costs in `choose_tile` should say."""
+def tiles(bench: Bench, names: Sequence[str], done: Container[str]) -> Iterator[dict]:
+    """Each layer that leaves a choice of tile, by each of them: what the costs in `choose_tile` should say.
+
+    Args:
+        done: the names of the layers that are measured already.
+    """
     workers, limits, sizes, say, is_late = bench
     for op in LAYERS:
         for convolution in [c for c in _convolutions("forward", op, sizes.kernel_batch) if c.cin % 8 == 0][
             :: sizes.every_kernel
         ]:
+            if str(convolution) in done:
+                continue
             kernel = KernelAlone(convolution, sizes.half)
             measured: dict[str, Any] = {
                 "name": str(convolution),

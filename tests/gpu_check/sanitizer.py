@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,39 +17,47 @@ from typing import Any
 import torch
 
 from genimg_fast.backends import cuda
-from tests.gpu_check import cases, subject
+from tests.gpu_check import cases, libraries, subject
 
 _FOUND = 86  # the exit code that says that the sanitizer found something
 _RUNS = {
     "control": ("memcheck", "control"),
     "memcheck": ("memcheck", "ops"),
-    "memcheck of wgmma": ("memcheck", "wgmma"),
     "racecheck": ("racecheck", "ops"),
+    "memcheck of wgmma": ("memcheck", "wgmma"),
 }
+OPS, WGMMA = ("control", "memcheck", "racecheck"), ("memcheck of wgmma",)
+_LATE = "out of time"
 
 
-def check(seconds: float) -> dict[str, Any]:
-    """{"ok", run: what happened}; "ok" is None where the tool is not installed."""
+def check(names: Sequence[str], seconds: float, before: dict[str, Any]) -> dict[str, Any]:
+    """`before` and those of `_RUNS` that it lacks or was late with: {"ok", run: what happened}.
+
+    "ok" is None where the tool is not installed, or nothing was found and a run was out of time.
+    """
     tool = _find()
     if tool is None:
         return {"ok": None, "skipped": "compute-sanitizer is not installed (it comes with the CUDA toolkit)"}
+    names = [name for name in names if before.get(name, _LATE) == _LATE]
     with ThreadPoolExecutor() as pool:
-        outcomes = dict(zip(_RUNS, pool.map(lambda name: _run(tool, *_RUNS[name], seconds), _RUNS), strict=True))
-    return judge(outcomes)
+        outcomes = dict(zip(names, pool.map(lambda name: _run(tool, *_RUNS[name], seconds), names), strict=True))
+    return judge(outcomes, before)
 
 
-def judge(outcomes: dict[str, tuple[int | None, str]]) -> dict[str, Any]:
-    """From the exit code (None: out of time) and the output of each of `_RUNS`."""
-    told = {}
+def judge(outcomes: dict[str, tuple[int | None, str]], before: dict[str, Any]) -> dict[str, Any]:
+    """From the exit code (None: out of time) and the output of some of `_RUNS`, and what was judged before."""
+    told = {name: outcome for name, outcome in before.items() if name in _RUNS}
     for name, (code, output) in outcomes.items():
-        if code is None:
-            told[name] = "out of time"
+        if code is None and not any(sign in output for sign in ("Invalid __", "Race reported")):
+            told[name] = _LATE
         elif name == "control":
-            found = code == _FOUND and "Invalid __global__ read" in output
+            found = code in (_FOUND, None) and "Invalid __global__ read" in output
             told[name] = "ok" if found else f"the wrong access was NOT found (exit code {code}): {_tail(output)}"
         else:
             told[name] = "ok" if code == 0 and "ops ran" in output else f"exit code {code}: {_tail(output)}"
-    return {"ok": all(outcome == "ok" for outcome in told.values()), **told}
+    if any(outcome not in ("ok", _LATE) for outcome in told.values()):
+        return {"ok": False, **told}
+    return {"ok": None if _LATE in told.values() else True, **told}
 
 
 def _tail(output: str) -> str:
@@ -69,11 +76,7 @@ def _run(tool: str, kind: str, what: str, seconds: float) -> tuple[int | None, s
     command = [tool, *options, sys.executable, "-m", "tests.gpu_check.sanitizer", what]
     # each tensor in an allocation of its own: inside torch's large ones no access would be out of bounds
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return None, ""
-    return done.returncode, done.stdout + done.stderr
+    return libraries.run_to_end(command, seconds, env=environment)
 
 
 def ops(names: Sequence[str] = cases.OPS) -> None:

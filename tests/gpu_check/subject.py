@@ -3,7 +3,8 @@
 
     python -m tests.gpu_check.subject gaussian_kl_loss --seed 1 --out runs/kl.json
 
-Subjects are the ops of `cases`, the convolutions "... by wgmma", and "models".  The result is {check: {"ok", "cases", "failed": [...], ...}}.
+Subjects are the ops of `cases`, "models", the convolutions "... by wgmma", and one of each tile of these kernels.  The result is
+{check: {"ok", "cases", "failed": [...], ...}}, written as each case begins; checks that `--out` holds already are kept.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.gpu_check.cases import Case, ConvolutionCase, Tensors
 
 BY_WGMMA = {f"{op} by wgmma": op for op in cases.LAYERS}
 """Processes of their own: a fault of these kernels may hang the one they run in."""
+CANARY = "wgmma, one of each tile"
 RUNS = 20
 IMAGES = 8
 MOST_FAILURES = 10  # that are told
@@ -62,13 +64,19 @@ def modes(op: str) -> list[Mode]:
 
 
 class Findings:
-    """Counts cases and collects what failed: one line each."""
+    """Counts cases and collects what failed: one line each.
 
-    def __init__(self) -> None:
-        self.cases, self.failed = 0, list[str]()
+    Args:
+        keep: takes the result so far as each case begins, in case that one never ends.
+    """
+
+    def __init__(self, keep: Callable[[dict[str, Any]], None] = lambda result: None) -> None:
+        self.cases, self.failed, self.facts = 0, list[str](), dict[str, Any]()
+        self._keep = keep
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:
+        self._keep({**self.result(), "ok": False if self.failed else None, "running": name})
         self.cases += 1
         try:
             yield
@@ -76,9 +84,9 @@ class Findings:
             kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
             self.failed.append(f"{name}: {kind}{' '.join(str(error).split())[:300]}")
 
-    def result(self, **more: Any) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         found = {"ok": self.cases > 0 and not self.failed, "cases": self.cases, "failures": len(self.failed)}
-        return {**found, "failed": self.failed[:MOST_FAILURES], **more}
+        return {**found, "failed": self.failed[:MOST_FAILURES], **self.facts}
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------
@@ -94,20 +102,18 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def parity(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def parity(found: Findings, op: str, seed: int, *, quick: bool) -> None:
     """Forward and backward against float64 on the same rounded inputs, as tests/_cases.py measures."""
-    found, factors = Findings(), dict[str, float]()
     with found.case("control: uninitialised memory is poisoned"), poisoned():
         assert torch.empty(1000, device="cuda").isnan().all()
     for mode in modes(op):
         with mode.in_force():
             if op in cases.LAYERS:
-                factors[mode.name] = _convolutions(found, op, seed, mode, quick)
+                _convolutions(found, op, seed, mode, quick)
             else:
                 for case in cases.of(op)[:: 9 if quick else 1]:
                     with found.case(f"{mode.name} {case.name}"):
                         _compare(op, case, seed, mode.dtype)
-    return found.result(**({"error_over_that_of_pytorch": factors} if factors else {}))
 
 
 def _compare(op: str, case: Case, seed: int, dtype: torch.dtype) -> None:
@@ -125,44 +131,57 @@ def _compare(op: str, case: Case, seed: int, dtype: torch.dtype) -> None:
         _cases.assert_accurate(value, exact[name], torch_results[name], what=name, size_of_terms=terms)
 
 
-def _convolutions(found: Findings, op: str, seed: int, mode: Mode, quick: bool) -> float:
-    """Returns the largest error of DCGAN's layers as a multiple of PyTorch's own."""
+def _convolutions(found: Findings, op: str, seed: int, mode: Mode, quick: bool) -> None:
+    """Tells the largest error of DCGAN's layers as a multiple of PyTorch's own."""
+    worst = found.facts.setdefault("error_over_that_of_pytorch", {})
+    layers = cases.layers(op, 2 if quick else IMAGES)
+    for layer in layers[-2:] if quick else layers:
+        with found.case(f"{mode.name} {ConvolutionCase(layer).name}"):
+            worst[mode.name] = max(worst.get(mode.name, 0.0), *_convolution(layer, seed, mode).values())
+    normalised = [layer for layer in layers if layer.norm in ("training", "folded")]
+    # float32 without TF32 runs on no tensor cores: there is no tile to force.
+    for tile in tiles()[:: 4 if quick else 1] if mode.name != "float32" else ():
+        for layer in normalised[:: 4 if quick else 1]:
+            with found.case(f"{mode.name} {tile} {ConvolutionCase(layer).name}"), cuda.force_tile(tile):
+                _convolution(layer, seed, mode)
+    for configuration in cases.random_configurations(op, seed, 5 if quick else cases.RANDOM_CONFIGURATIONS):
+        with found.case(f"{mode.name} {configuration}"):
+            _convolution(configuration, configuration.seed, mode)
+
+
+def _convolution(configuration: convolutions.Configuration, seed: int, mode: Mode) -> dict[str, float]:
     kink = cases.NEAR_KINK[mode.dtype] if mode.tf32 or mode.dtype != torch.float32 else convolutions.NEAR_KINK
-    options = {"device": "cuda", "near_kink": kink, "tf32": mode.tf32}
 
     def native(tensors: Tensors, configuration: convolutions.Configuration) -> dict[str, torch.Tensor]:
         with poisoned():
             return cases.run_native(tensors, configuration)
 
-    worst = 0.0
-    layers = cases.layers(op, 2 if quick else IMAGES)
-    for layer in layers[-2:] if quick else layers:
-        with found.case(f"{mode.name} {ConvolutionCase(layer).name}"):
-            factors = convolutions.check(dataclasses.replace(layer, seed=seed, dtype=mode.dtype), native, **options)
-            worst = max(worst, *factors.values())
-    for tile in [name for name, (by_wgmma, _) in cuda.TILES.items() if by_wgmma == cuda.allow_wgmma][
-        :: 4 if quick else 1
-    ]:
-        for layer in [layer for layer in layers if layer.norm in ("training", "folded")][:: 4 if quick else 1]:
-            with found.case(f"{mode.name} {tile} {ConvolutionCase(layer).name}"), cuda.force_tile(tile):
-                convolutions.check(dataclasses.replace(layer, seed=seed, dtype=mode.dtype), native, **options)
-    for configuration in cases.random_configurations(op, seed, 5 if quick else cases.RANDOM_CONFIGURATIONS):
-        with found.case(f"{mode.name} {configuration}"):
-            convolutions.check(dataclasses.replace(configuration, dtype=mode.dtype), native, **options)
-    return worst
+    configuration = dataclasses.replace(configuration, seed=seed, dtype=mode.dtype)
+    return convolutions.check(configuration, native, device="cuda", near_kink=kink, tf32=mode.tf32)
+
+
+def tiles() -> list[str]:
+    """Of the instructions that are allowed."""
+    return [name for name, (by_wgmma, _) in cuda.TILES.items() if by_wgmma == cuda.allow_wgmma]
+
+
+def canary(found: Findings, seed: int) -> None:
+    """One layer by each tile: where these kernels hang, this takes no more than seconds to tell."""
+    layer = cases.layer_configuration("conv_transpose2d_bn_act", (256, 128, 8, 4, 2, 1), IMAGES, "folded")
+    for tile in tiles():
+        with found.case(f"{tile} {ConvolutionCase(layer).name}"), cuda.force_tile(tile):
+            _convolution(layer, seed, Mode("bfloat16", torch.bfloat16))
 
 
 # --- what PyTorch expects of an operator -----------------------------------------------------------------------------
 
 
-def opcheck(op: str) -> dict[str, Any]:
-    found = Findings()
+def opcheck(found: Findings, op: str) -> None:
     # Backward may write into the gradients that a loss made forward.  Here, unlike below the public functions, they are seen.
     kept = mock.patch.object(_loss, "_is_last_backward", return_value=False)
     for name, arguments in operators(op):
         with found.case(name), kept:
             torch.library.opcheck(getattr(torch.ops.genimg_fast, name).default, arguments)
-    return found.result()
 
 
 def operators(op: str) -> Iterator[tuple[str, tuple]]:
@@ -231,9 +250,8 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
 # --- the same bits, from a graph and from run to run -----------------------------------------------------------------
 
 
-def graph(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
+def graph(found: Findings, op: str, seed: int, *, quick: bool) -> None:
     """Captures forward and backward, replays them on other values, and compares the bits with a plain run."""
-    found = Findings()
     for mode, case in representatives(op, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
             static, fresh = (case.tensors(s, "cuda", mode.dtype) for s in (seed, seed + 1))
@@ -242,25 +260,23 @@ def graph(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
                 if t is not None:
                     t.copy_(fresh[name])
             _assert_same_bits(replay(), case.run(fresh))
-    return found.result()
 
 
-def determinism(op: str, seed: int, *, quick: bool) -> dict[str, Any]:
-    found = Findings()
+def determinism(found: Findings, op: str, seed: int, *, quick: bool) -> None:
+    found.facts["runs"] = 3 if quick else RUNS
     for mode, case in representatives(op, quick):
         with found.case(f"{mode.name} {case.name}"), mode.in_force(), use_backend("native"):
             tensors = case.tensors(seed, "cuda", mode.dtype)
             first = case.run(tensors)
-            for _ in range((3 if quick else RUNS) - 1):
+            for _ in range(found.facts["runs"] - 1):
                 _assert_same_bits(case.run(tensors), first)
-    return found.result(runs=3 if quick else RUNS)
 
 
 def representatives(op: str, quick: bool) -> Iterator[tuple[Mode, Case | ConvolutionCase]]:
     for mode in modes(op):
         if mode.name == "float32" and op == "conv2d_bn_act":
             continue  # without TF32 cuDNN serves it
-        for case in cases.representatives(op, 2 if quick else IMAGES)[:: 4 if quick else 1]:
+        for case in cases.representatives(op, 2 if quick else IMAGES, 4 if quick else 1):
             yield mode, case
 
 
@@ -273,26 +289,40 @@ def _assert_same_bits(actual: dict[str, torch.Tensor], expected: dict[str, torch
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def check(subject: str, seed: int, *, quick: bool = False) -> dict[str, Any]:
-    """All checks of a subject."""
-    checks: dict[str, Callable[[], dict[str, Any]]]
-    cuda.allow_wgmma = subject in BY_WGMMA
-    subject = BY_WGMMA.get(subject, subject)
-    if subject == "models":
-        checks = {name: lambda f=f: models.run(f, Findings()) for name, f in models.CHECKS.items()}
+def check(subject: str, seed: int, out: Path, *, quick: bool = False) -> None:
+    """All checks of a subject, but those that `out` holds from their begin to their end."""
+    checks: dict[str, Callable[[Findings], None]]
+    cuda.allow_wgmma = subject == CANARY or subject in BY_WGMMA
+    op = BY_WGMMA.get(subject, subject)
+    if subject == CANARY:
+        checks = {"canary": lambda found: canary(found, seed)}
+    elif subject == "models":
+        checks = {name: lambda found, f=f: models.run(f, found) for name, f in models.CHECKS.items()}
     else:
         checks = {
-            "parity": lambda: parity(subject, seed, quick=quick),
-            "opcheck": lambda: opcheck(subject),
-            "graph": lambda: graph(subject, seed, quick=quick),
-            "determinism": lambda: determinism(subject, seed, quick=quick),
+            "parity": lambda found: parity(found, op, seed, quick=quick),
+            "opcheck": lambda found: opcheck(found, op),
+            "graph": lambda found: graph(found, op, seed, quick=quick),
+            "determinism": lambda found: determinism(found, op, seed, quick=quick),
         }
-    return {name: function() for name, function in checks.items()}
+    results = json.loads(out.read_text()) if out.exists() else {}
+
+    def keep(name: str, result: dict[str, Any]) -> None:
+        results[name] = result
+        beside = out.with_suffix(".new")
+        beside.write_text(json.dumps(results))
+        beside.replace(out)  # so that what is read is whole, whenever this process ends
+
+    for name, function in checks.items():
+        if "running" in results.get(name, {"running": ""}):
+            found = Findings(lambda result, name=name: keep(name, result))
+            function(found)
+            keep(name, found.result())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("subject", choices=(*cases.OPS, *BY_WGMMA, "models"))
+    parser.add_argument("subject", choices=(*cases.OPS, "models", CANARY, *BY_WGMMA))
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a few cases of each")
@@ -302,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     library = _extension.status("cuda")
     if not library.loaded:
         raise SystemExit(f"no cuda kernels: {library.detail}")
-    args.out.write_text(json.dumps(check(args.subject, args.seed, quick=args.quick)))
+    check(args.subject, args.seed, args.out, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ def replace_kernel(monkeypatch, change):
     monkeypatch.setattr(torch.ops.genimg_fast, OP, lambda *arguments: change(*right(*arguments)))
 
 
+def checked(check):
+    found = subject.Findings()
+    check(found, OP, 0, quick=True)
+    return found.result()
+
+
 def test_a_wrong_value_is_found(monkeypatch):
     replace_kernel(monkeypatch, lambda loss, *gradients: (loss * 1.0001, *gradients))
-    result = subject.parity(OP, 0, quick=True)
+    result = checked(subject.parity)
     assert not result["ok"]
     assert "output 0: rms error" in result["failed"][0]
     assert len(result["failed"]) <= subject.MOST_FAILURES <= result["cases"] + 10
@@ -31,14 +37,14 @@ def test_a_wrong_value_is_found(monkeypatch):
 def test_an_output_that_is_left_out_is_found(monkeypatch):
     """It is NaN, though memory that was used before would often hold the right values."""
     replace_kernel(monkeypatch, lambda loss, *gradients: (torch.empty_like(loss) + 0 * loss, *gradients))
-    result = subject.parity(OP, 0, quick=True)
+    result = checked(subject.parity)
     assert result["failures"] >= result["cases"] - 2  # but the control, and where there are no values
 
 
 def test_a_kernel_that_varies_is_found(monkeypatch):
     runs = count()
     replace_kernel(monkeypatch, lambda loss, *gradients: (loss + 1e-6 * next(runs), *gradients))
-    result = subject.determinism(OP, 0, quick=True)
+    result = checked(subject.determinism)
     assert not result["ok"]
     assert "output 0 differs by up to" in result["failed"][0]
 
@@ -46,7 +52,7 @@ def test_a_kernel_that_varies_is_found(monkeypatch):
 def test_what_needs_a_fresh_plan_in_each_call_is_found(monkeypatch):
     """A graph that keeps the values it was captured with."""
     monkeypatch.setattr(subject.models, "captured", lambda function: (lambda results: lambda: results)(function()))
-    result = subject.graph(OP, 0, quick=True)
+    result = checked(subject.graph)
     assert not result["ok"]
 
 

@@ -19,6 +19,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks import gpu_ledger
 from tests.cuda_on_cpu import build as shim
 
 HERE = Path(__file__).resolve().parent
@@ -56,7 +57,18 @@ def build() -> Path:
         library = FOLDER / "libsimulated_gpu.so"
         libraries = [f"-L{torch}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
         own_symbols = "-Wl,-Bsymbolic"  # and not those of a torch that has CUDA
-        command = [shim.CXX, "-shared", own_symbols, *map(str, objects), "-o", str(library), *shim.FLAGS, *libraries]
+        build_id = f"-Wl,--build-id=0x{gpu_ledger.source_hash()}"  # as setup.py
+        command = [
+            shim.CXX,
+            "-shared",
+            own_symbols,
+            build_id,
+            *map(str, objects),
+            "-o",
+            str(library),
+            *shim.FLAGS,
+            *libraries,
+        ]
         shim.make(library, command, lambda: objects)
     return library
 
