@@ -33,6 +33,10 @@ class Decision(NamedTuple):
     """Why not native; empty if native."""
 
 
+class BackendError(RuntimeError):
+    """Backend "native" was asked for, and cannot serve a call."""
+
+
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"{source} is {name!r}; allowed are {', '.join(map(repr, BACKENDS))}")
@@ -183,7 +187,7 @@ def use_native(
             answer depends on sizes, which a program that is compiled or exported for any size must not.
 
     Raises:
-        RuntimeError: under backend "native", if the kernels cannot serve the call.
+        BackendError: under backend "native", if the kernels cannot serve the call.
     """
     backend = current_backend()
     if backend == "reference":
@@ -194,7 +198,7 @@ def use_native(
             reason = reason or (slower() if slower is not None and _heeds_speed else None) or ""
             reason = reason or _first_use.why_distrusted(op, next(t for t in tensors if t is not None)) or ""
         if reason and backend == "native":
-            raise RuntimeError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
+            raise BackendError(f"{op}: backend 'native' was asked for but cannot serve this call: {reason}")
     _note(Decision(op, not reason, reason))
     return not reason
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
-from genimg_fast import __version__
-from genimg_fast.cli._common import CommandError, HelpFormatter
+import torch
+
+from genimg_fast import __version__, _backend
+from genimg_fast.cli._common import CommandError, Parser
 
 COMMANDS = ("train", "sample", "reconstruct", "interpolate", "export", "models", "bench", "doctor", "demo")
 
@@ -36,10 +39,9 @@ _OPTIONAL = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="genimg-fast",
         description="Train image generators, sample from them, and measure how much the fused kernels gain.",
-        formatter_class=HelpFormatter,
         epilog="`genimg-fast COMMAND --help` explains a command.  Start with `genimg-fast demo`.",
     )
     parser.add_argument("--version", action="version", version=f"genimg_fast {__version__}")
@@ -57,13 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0; 1: a check failed; 2: an error, told in one line; 130: Ctrl-C; 143: a training run was stopped by SIGTERM.
     """
-    args = build_parser().parse_args(argv)
+    args, unknown = build_parser().parse_known_args(argv)
+    if unknown:  # told here and not by argparse, which would name the help of no command
+        _tell(args, f"unknown arguments: {' '.join(unknown)}; see genimg-fast {args.command} --help")
+        return 2
     with nullcontext() if args.debug else _terse(args):
         return _run(args)
 
 
 def _run(args: argparse.Namespace) -> int:
     try:
+        _check_environment()
         return args.run(args) or 0
     except KeyboardInterrupt:
         _tell(args, "interrupted")
@@ -80,9 +86,10 @@ def _run(args: argparse.Namespace) -> int:
         package, extra = missing
         print(f"genimg-fast {args.command} needs {package}: pip install 'genimg-fast[{extra}]'", file=sys.stderr)
     except Exception as error:
-        if args.debug or not isinstance(error, (OSError, *_errors_for_users())):
+        line = _in_a_line(error)
+        if args.debug or line is None:
             raise
-        _tell(args, " ".join(str(error).split()))
+        _tell(args, line)
         return max(2, getattr(error, "exit_code", 2))
     return 2
 
@@ -110,10 +117,31 @@ def _terse(args: argparse.Namespace) -> Iterator[None]:
             threading.excepthook = before
 
 
+def _check_environment() -> None:
+    try:
+        _backend.current_backend()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _in_a_line(error: Exception) -> str | None:
+    """All that a user needs to know of the error; None for a fault of ours, whose traceback tells us more."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+        return f"out of memory: tried to allocate {asked[1]}" if asked else "out of memory"
+    if isinstance(error, OSError) and error.strerror:  # without the number that str(error) begins with
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
+    elif not isinstance(error, (OSError, *_errors_for_users())):
+        return None
+    return " ".join(text.split())
+
+
 def _errors_for_users() -> tuple[type[Exception], ...]:
-    """The errors whose one line is all that a user needs.  A module that was never imported has raised none."""
+    """The errors that are told in one line.  A module that was never imported has raised none."""
     classes = (("genimg_fast.training.errors", "UserError"), ("genimg_fast.data", "DataError"))
-    return CommandError, *(getattr(sys.modules[module], name) for module, name in classes if module in sys.modules)
+    imported = (getattr(sys.modules[module], name) for module, name in classes if module in sys.modules)
+    return CommandError, _backend.BackendError, *imported
 
 
 def _tell(args: argparse.Namespace, message: str) -> None:

@@ -9,13 +9,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
     from genimg_fast.models import ImageModel
 
+
+Number = TypeVar("Number", int, float)
 
 BATCH = 256  # bounds the memory that many images take
 
@@ -31,6 +33,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size().columns - 2))
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with the arguments in one line, and knows flags by their whole names alone."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def add_parser(subparsers, name: str, description: str, example: str) -> argparse.ArgumentParser:
     """A subcommand whose help is `description` (one sentence, capital and full stop), its arguments, and `example`."""
     return subparsers.add_parser(
@@ -38,13 +50,15 @@ def add_parser(subparsers, name: str, description: str, example: str) -> argpars
         help=description[0].lower() + description[1:].rstrip("."),
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
-        formatter_class=HelpFormatter,
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="RUN", type=Path, help="a folder made by `genimg-fast train`, or a .safetensors file"
+        "model",
+        metavar="RUN",
+        type=Path,
+        help="a folder made by `genimg-fast train` or `save_pretrained`, or a .safetensors file",
     )
 
 
@@ -58,13 +72,21 @@ def add_device(group: argparse._ArgumentGroup) -> None:
 
 def add_seed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--seed", type=seed, default=0, help="the same seed gives the same picture (default: %(default)s)"
+        "--seed", type=seed, default=0, metavar="N", help="the same seed gives the same picture (default: %(default)s)"
     )
+
+
+def _parsed(kind: type[Number], text: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        words = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}") from None
 
 
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
-    value = int(text)
+    value = _parsed(int, text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
@@ -72,7 +94,7 @@ def positive(text: str) -> int:
 
 def duration(text: str) -> float:
     """An argparse type: a time, 0 or more and finite."""
-    value = float(text)
+    value = _parsed(float, text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more and finite, got {text}")
     return value
@@ -80,7 +102,7 @@ def duration(text: str) -> float:
 
 def seed(text: str) -> int:
     """An argparse type: what a `torch.Generator` takes for a seed."""
-    value = int(text)
+    value = _parsed(int, text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"must be from 0 to 2^63 - 1, got {value}")
     return value
@@ -121,6 +143,15 @@ def load(args: argparse.Namespace) -> ImageModel:
 
     device = choose_device(args.device)
     return load_model(args.model).to(device)
+
+
+def described(model: ImageModel, path: Path) -> str:
+    """The model that was loaded from `path`, with the file that held its weights."""
+    from genimg_fast.training import checkpoint
+
+    file = checkpoint.find_weights(path)
+    step = checkpoint.step_of_weights(file)
+    return f"{model.name} ({file}{'' if step is None else f', step {step}'})"
 
 
 def check_fits(given: str, count: int, size: tuple[int, int], columns: int | None) -> None:

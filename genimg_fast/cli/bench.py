@@ -26,7 +26,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only what has TEXT in its name")
     parser.add_argument(
-        "--seconds", type=_common.duration, default=8.0, help="of timing for each row, about (default: %(default)s)"
+        "--seconds",
+        type=_common.duration,
+        metavar="X",
+        default=8.0,
+        help="of timing for each row, about (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -36,7 +40,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="for bench.json and the charts (default: %(default)s)",
     )
     running = parser.add_argument_group("running")
-    running.add_argument("--threads", type=_common.positive, help="for each runtime (default: the physical cores)")
+    running.add_argument(
+        "--threads", type=_common.positive, metavar="N", help="for each runtime (default: the physical cores)"
+    )
     running.add_argument("--isa", choices=("avx2",), help="hold every runtime to it (default: what the CPU has)")
     _common.add_device(running)
     return parser

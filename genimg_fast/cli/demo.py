@@ -76,6 +76,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes",
         type=_common.duration,
+        metavar="X",
         default=4.0,
         help="about how long to take, all included (default: %(default)s)",
     )

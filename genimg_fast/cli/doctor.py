@@ -18,7 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return _common.add_parser(
         subparsers,
         "doctor",
-        "Say what is installed and what each op runs on and why, and check each op against the reference.",
+        "Say what is installed and what each op runs on and why, and check each op that has kernels against the reference.",
         "genimg-fast doctor",
     )
 

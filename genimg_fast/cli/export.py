@@ -40,4 +40,6 @@ def run(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export(model, args.out, args.format)
     latents, images = (", ".join(("N", *map(str, shape))) for shape in (model.latent_shape, model.image_shape))
-    print(f"{model.name} in {args.out}: latents ({latents}) from N(0, 1) to images ({images}) in [0, 1]")
+    print(
+        f"{_common.described(model, args.model)} in {args.out}: latents ({latents}) from N(0, 1) to images ({images}) in [0, 1]"
+    )

@@ -25,9 +25,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _common.add_run(parser)
     output = parser.add_argument_group("output")
     _common.add_out(output)
-    output.add_argument("--steps", type=_common.positive, default=10, help="images in a row (default: %(default)s)")
     output.add_argument(
-        "--rows", type=_common.positive, default=6, help="pairs of latent vectors (default: %(default)s)"
+        "--steps", type=_common.positive, metavar="N", default=10, help="images in a row (default: %(default)s)"
+    )
+    output.add_argument(
+        "--rows", type=_common.positive, metavar="N", default=6, help="pairs of latent vectors (default: %(default)s)"
     )
     running = parser.add_argument_group("running")
     _common.add_seed(running)
@@ -43,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     _common.check_fits("--rows times --steps", count, model.image_shape[1:], args.steps)
     with _common.collected(interpolations(model, args.rows, args.steps, args.seed), count) as images:
         save_grid(images, args.out, args.steps)
-    print(f"{args.rows} interpolations of {args.steps} steps through {model.name} in {args.out}")
+    print(
+        f"{args.rows} interpolations of {args.steps} steps through {_common.described(model, args.model)} in {args.out}"
+    )
 
 
 def interpolations(model: ImageModel, rows: int, steps: int, seed: int) -> Iterator[torch.Tensor]:

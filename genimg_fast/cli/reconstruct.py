@@ -33,8 +33,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("output")
     _common.add_out(output)
-    output.add_argument("--n", type=_common.positive, default=32, help="number of images (default: %(default)s)")
-    output.add_argument("--columns", type=_common.positive, default=16, help="images in a row (default: %(default)s)")
+    output.add_argument(
+        "--n", type=_common.positive, metavar="N", default=32, help="number of images (default: %(default)s)"
+    )
+    output.add_argument(
+        "--columns", type=_common.positive, metavar="N", default=16, help="images in a row (default: %(default)s)"
+    )
     running = parser.add_argument_group("running")
     _common.add_device(running)
     return parser
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     with _common.collected(_pairs(model, dataset, count), count) as pairs:
         originals, reconstructions = pairs.unbind(1)
         save_grid(interleave(originals, reconstructions, columns), args.out, columns)
-    print(f"{count} images of {args.data} and their reconstructions in {args.out}")
+    print(f"{count} images of {args.data} and what {_common.described(model, args.model)} makes of them in {args.out}")
 
 
 def _pairs(model: VAE, dataset: Dataset, count: int) -> Iterator[torch.Tensor]:

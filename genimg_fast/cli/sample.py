@@ -18,8 +18,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _common.add_run(parser)
     output = parser.add_argument_group("output")
     _common.add_out(output)
-    output.add_argument("--n", type=_common.positive, default=64, help="number of images (default: %(default)s)")
-    output.add_argument("--columns", type=_common.positive, help="images in a row (default: a square grid)")
+    output.add_argument(
+        "--n", type=_common.positive, metavar="N", default=64, help="number of images (default: %(default)s)"
+    )
+    output.add_argument(
+        "--columns", type=_common.positive, metavar="N", help="images in a row (default: a square grid)"
+    )
     running = parser.add_argument_group("running")
     _common.add_seed(running)
     _common.add_device(running)
@@ -38,4 +42,4 @@ def run(args: argparse.Namespace) -> None:
     sampler = Sampler(model, min(_common.BATCH, args.n), generator=generator)
     with _common.collected(sampler.stream(args.n), args.n) as images:
         save_grid(images, args.out, args.columns)
-    print(f"{args.n} samples of {model.name} in {args.out}")
+    print(f"{args.n} samples of {_common.described(model, args.model)} in {args.out}")

@@ -24,6 +24,7 @@ __all__ = [
     "DiagonalGaussian",
     "ImageModel",
     "create",
+    "list_arguments",
     "list_models",
 ]
 
@@ -35,7 +36,18 @@ def list_models() -> list[str]:
     return list(_MODELS)
 
 
-def create(name: str, **kwargs: Any) -> ImageModel:
+def list_arguments(name: str) -> list[str]:
+    """The arguments of `create` for the model of this name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"model must be one of {', '.join(map(repr, _MODELS))}, got {name!r}")
+    return list(inspect.signature(_MODELS[name]).parameters)
+
+
+def create(name: str, /, **kwargs: Any) -> ImageModel:
     """A new model with random weights.
 
     Args:
@@ -46,9 +58,7 @@ def create(name: str, **kwargs: Any) -> ImageModel:
         ValueError: for an unknown name, or an argument out of range.
         TypeError: for an argument that the model does not have.
     """
-    if name not in _MODELS:
-        raise ValueError(f"model must be one of {', '.join(map(repr, _MODELS))}, got {name!r}")
-    allowed = inspect.signature(_MODELS[name]).parameters
+    allowed = list_arguments(name)
     for argument in kwargs:
         if argument not in allowed:
             raise TypeError(f"{name}: unknown argument {argument!r}; allowed are {', '.join(allowed)}")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import safetensors
 import torch
 
 from genimg_fast import _files, models
@@ -41,17 +42,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def claim_folder(out: Path, *, resume: bool) -> None:
-    """Makes the folders of a new run, or gets those of a killed one ready to continue.
+def check_folder(out: Path, *, resume: bool) -> None:
+    """That there is a run to be resumed, or nothing in the way of a new one.  Writes nothing.
 
     Raises:
         UserError: if there is a run and it is not to be resumed, or the other way round.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; a run needs a folder")
     present = [name for name in _RUN_FILES if (out / name).exists()]
     if present and not resume:
         raise UserError(f"{out} already holds a run ({', '.join(present)}); resume it or choose another folder")
     if resume and not present:
         raise UserError(f"{out} holds no run to resume; start it without resume")
+
+
+def claim_folder(out: Path, *, resume: bool) -> None:
+    """Makes the folders of a new run, or gets those of a killed one ready to continue.
+
+    Raises:
+        UserError: as `check_folder`.
+    """
+    check_folder(out, resume=resume)
     for folder in (out, out / "checkpoints", out / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f".*{_files.TEMPORARY}"):
@@ -164,22 +176,29 @@ def load_model(path: str | Path) -> models.ImageModel:
     Raises:
         UserError: if there is no such file, or it is damaged, or was not written by a run.
     """
-    file = Path(path)
+    path = Path(path)
+    file = find_weights(path)
     try:
-        if (file / pretrained.WEIGHTS).exists():
-            return pretrained.load_folder(file)
-        if file.is_dir():
-            file = _best_weights(file)
-        return pretrained.load_weights(file)
+        return pretrained.load_folder(path) if file == path / pretrained.WEIGHTS else pretrained.load_weights(file)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or file}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _best_weights(run: Path) -> Path:
-    candidates = [run / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")]
-    for candidate in candidates:
+def find_weights(path: Path) -> Path:
+    """The file that `load_model` reads."""
+    if not path.is_dir():
+        return path
+    candidates = [path / "checkpoints" / f"{name}.safetensors" for name in ("best", "last")]
+    for candidate in (path / pretrained.WEIGHTS, *candidates):
         if candidate.exists():
             return candidate
-    raise UserError(f"{run} holds no trained model: {candidates[0]} and {candidates[1].name} are missing")
+    raise UserError(f"{path} holds no trained model: {candidates[0]} and {candidates[1].name} are missing")
+
+
+def step_of_weights(file: Path) -> int | None:
+    """The step at which `save_weights` wrote the file; None if something else wrote it."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        step = (opened.metadata() or {}).get("step", "")
+    return int(step) if step.isdecimal() else None

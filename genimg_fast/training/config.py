@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from genimg_fast.data.detect import MAX_IMAGE_SIZE
 from genimg_fast.training.errors import UserError
 
 # May differ between a run and its continuation: they change what is written and when, not what is computed.
@@ -115,7 +116,9 @@ class TrainConfig:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        for name in ("image_size", "epochs", "batch_size", "grad_accumulation", "log_every"):
+        self._require("out", self.out != "", "the path of a folder")
+        self._require("image_size", 1 <= self.image_size <= MAX_IMAGE_SIZE, f"1 to {MAX_IMAGE_SIZE}")
+        for name in ("epochs", "batch_size", "grad_accumulation", "log_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "early_stopping_patience"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
@@ -153,7 +156,7 @@ class TrainConfig:
         allowed = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+                near = difflib.get_close_matches(str(key), allowed, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise UserError(f"{source}: unknown key {key!r}; {hint}allowed: {', '.join(allowed)}")
         if missing := [name for name in ("model", "data", "out") if name not in values]:
@@ -212,10 +215,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type; numbers may come as text, since YAML 1.1 reads 1e-4 as a string."""
+    """`value` as the field's type; numbers may come as text, since YAML 1.1 reads 1e-4 as a string and flags are text."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:  # every optional field here is `something | None`
-        return None if value is None else _typed(name, value, args[0])
+        return None if value in (None, "null", "none") else _typed(name, value, args[0])
     if origin is Literal:
         if value not in args:
             raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(repr, args))}")

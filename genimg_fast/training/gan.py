@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -63,12 +63,13 @@ class GANObjective:
         fake = torch.empty(0)
         discriminator_loss = generator_loss = torch.zeros((), device=batches[0].device)
 
-        for real, z in accumulate(self.accelerator, self.discriminator, parts):
-            with torch.set_grad_enabled(keep):
-                fake = self.generator(z)
-            loss = self._discriminator_loss(real, fake.detach())
-            self.accelerator.backward(loss / len(parts))
-            discriminator_loss = discriminator_loss + loss.detach() / len(parts)
+        with nullcontext() if keep else _buffers_restored(self.generator):  # which the second pass over `parts` moves
+            for real, z in accumulate(self.accelerator, self.discriminator, parts):
+                with torch.set_grad_enabled(keep):
+                    fake = self.generator(z)
+                loss = self._discriminator_loss(real, fake.detach())
+                self.accelerator.backward(loss / len(parts))
+                discriminator_loss = discriminator_loss + loss.detach() / len(parts)
         update(self.accelerator, self.optimizers["discriminator"], self.discriminator, self.config.grad_clip)
 
         with _frozen(self.bare_discriminator):
@@ -107,3 +108,14 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for p in trained:
             p.requires_grad_(True)
+
+
+@contextmanager
+def _buffers_restored(module: nn.Module) -> Iterator[None]:
+    """Without a trace in the buffers of `module`: its running statistics are those that it had before."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)

@@ -26,7 +26,14 @@ from tqdm import tqdm
 import genimg_fast
 from genimg_fast import data, models
 from genimg_fast.training import checkpoint
-from genimg_fast.training._setup import check_extras, create_accelerator, create_model, open_data
+from genimg_fast.training._setup import (
+    check_batch_size,
+    check_kind,
+    check_machine,
+    create_accelerator,
+    create_model,
+    open_data,
+)
 from genimg_fast.training.batches import StepSampler, batches, share_step
 from genimg_fast.training.config import TrainConfig
 from genimg_fast.training.ema import EMA
@@ -49,6 +56,8 @@ class TrainResult:
         out: the run's folder.
         steps: steps taken since the beginning, earlier sessions included.
         epochs: the same in passes over the training images.
+        metric: what validations measure: "elbo" or "kernel_distance".
+        higher_is_better: whether it is.
         best_metric: of all validations: a VAE's test ELBO (nats an image, higher is better), a GAN's kernel distance
             (lower is better; see `training.metrics`).
         images_per_second: of this session, over all processes, without validation, sampling and saving; 0 if it took no step.
@@ -58,6 +67,8 @@ class TrainResult:
     out: Path
     steps: int
     epochs: float
+    metric: str
+    higher_is_better: bool
     best_metric: float | None
     images_per_second: float
     history: list[dict[str, Any]] = field(repr=False)
@@ -105,10 +116,11 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
 
 class _Run:
     def __init__(self, config: TrainConfig, *, resume: bool, progress: bool) -> None:
-        check_extras(config)
+        check_machine(config)
         self.accelerator = accelerator = create_accelerator(config)
         self.main = accelerator.is_main_process
         self.log: RunLog | None = None
+        self.recorded = False
         self.step = self.saved_step = 0
         self.best: float | None = None
         self.validations_since_best = 0
@@ -118,20 +130,26 @@ class _Run:
         set_seed(config.seed, deterministic=config.deterministic)
         self.train_data, self.test_data = open_data(config)
         self.model = create_model(config)
+        if not resume:  # a run of an earlier version may have had settings of the other kind
+            check_kind(config, self.model)
         objective_class = VAEObjective if isinstance(self.model, models.VAE) else GANObjective
         self.config = config = objective_class.default_settings(config)
         self.out = Path(config.out)
         self.checkpoints = self.out / "checkpoints"
         state = self._read_checkpoint() if resume else None
         self.sampler = self._divide_steps(state)
+        check_batch_size(self.model, self.sampler.batch_size)
         self.total_steps = config.max_steps or config.epochs * self.sampler.steps_per_epoch
-        if not resume:  # not before everything else was found to be right
-            self._on_main(lambda: checkpoint.claim_folder(self.out, resume=False))
+        if not resume:
+            self._on_main(lambda: checkpoint.check_folder(self.out, resume=False))
         if state is not None:
             with checkpoint.restoring(self.checkpoints):
                 self.model.load_state_dict(state["model"])
                 self.step = self.saved_step = int(state["step"])
                 self.best, self.validations_since_best = state["best"], state["validations_since_best"]
+            if self.total_steps < self.step:
+                given = f"max_steps is {config.max_steps}" if config.max_steps else f"epochs is {config.epochs}"
+                raise UserError(f"the run in {self.out} has taken {self.step} steps already; {given}, which is less")
 
         # The evaluation model is copied before Accelerate wraps `forward` for mixed precision.
         self.evaluation_model = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -143,7 +161,9 @@ class _Run:
         if state is not None:
             with checkpoint.restoring(self.checkpoints):
                 self._load(state)
-        self._on_main(self._open_logs)
+        if resume:
+            self._on_main(self._open_logs)
+            self.recorded = True
         self.bar = tqdm(
             total=self.total_steps * self.sampler.images_per_step,
             initial=self.step * self.sampler.images_per_step,
@@ -169,6 +189,12 @@ class _Run:
         broadcast_object_list(message)
         if message[0] is not None:
             raise UserError(message[0])
+
+    def _record(self) -> None:
+        """Makes the folder of a new run."""
+        self._on_main(lambda: checkpoint.claim_folder(self.out, resume=False))
+        self._on_main(self._open_logs)
+        self.recorded = True
 
     def _open_logs(self) -> None:
         description = {
@@ -281,6 +307,8 @@ class _Run:
                 self.train_data, self.sampler, num_workers=self.config.num_workers, device=self.accelerator.device
             ):
                 losses = self._take_step(step_batches)
+                if not self.recorded:  # a model that is too large, or refused otherwise, leaves nothing behind
+                    self._record()
                 ended = self.step >= self.total_steps
                 todo = {
                     name
@@ -310,6 +338,8 @@ class _Run:
             out=self.out,
             steps=self.step,
             epochs=self.step / self.sampler.steps_per_epoch,
+            metric=self.objective.metric,
+            higher_is_better=self.objective.higher_is_better,
             best_metric=self.best,
             images_per_second=(self.step - started_at) * self.sampler.images_per_step / seconds if seconds else 0.0,
             history=self.log.history if self.log else [],
@@ -345,7 +375,7 @@ class _Run:
 
     def _diverged(self, what: str) -> UserError:
         return UserError(
-            f"{what} at step {self.step}; that step was not saved: start a new run with a lower lr or with grad_clip, or, "
+            f"{what} at step {self.step}; that step was not saved: start a new run with a lower lr or with grad_clip; "
             f"{self.how_to_resume()}"
         )
 
@@ -395,6 +425,8 @@ class _Run:
     # The end
 
     def how_to_resume(self) -> str:
+        if not self.recorded:
+            return "nothing was written"
         if self.saved_step == 0:
             return f"no checkpoint had been written to {self.out} yet: remove it and start again"
         return f"to continue from step {self.saved_step}, resume the run in {self.out} (--resume)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_train_says_where_the_results_are(tmp_path, capsys):
         == 0
     )
     printed = capsys.readouterr().out
-    assert printed.startswith("2 steps, ")
+    assert re.match(r"2 steps, \d+ images/s; best elbo -[\d.]+ \(higher is better\)\n", printed)
     assert str(tmp_path / "run" / "checkpoints") in printed
 
 
@@ -63,6 +64,32 @@ def test_flag_wins_over_file_wins_over_default(tmp_path, monkeypatch):
     (config,) = trained
     assert (config.epochs, config.batch_size, config.grad_accumulation) == (3, 16, 1)
     assert config.model_args == {"width": 4, "latent": 5}
+
+
+@pytest.mark.parametrize(
+    ("content", "argv"),
+    [
+        ("model: conv_vae\ndata: digits\nout: {out}\n", []),
+        ("model: dcgan\ndata: photos\nout: elsewhere\n", ["conv_vae", "--data", "digits", "--out", "{out}"]),
+    ],
+)
+def test_the_file_may_hold_all_there_is(tmp_path, content, argv, capsys):
+    out = str(tmp_path / "run")
+    file = tmp_path / "settings.yaml"
+    settings = "image_size: 32\nmax_steps: 1\nmodel_args: {width: 4, latent: 8}\nbatch_size: 8\n"
+    file.write_text(content.replace("{out}", out) + settings)
+    argv = [argument.replace("{out}", out) for argument in argv]
+    assert cli.main(["train", *argv, "--config", str(file), "--quiet"]) == 0
+    assert f"weights in {out}/checkpoints" in capsys.readouterr().out
+    assert load_model(out).name == "conv_vae"
+
+
+@pytest.mark.parametrize("text", ["null", "none"])
+def test_what_may_be_null_may_be_given_so(tmp_path, text):
+    argv = ["train", "conv_vae", *TRAIN, *SHORT, "--out", str(tmp_path), "--ema-decay", text, "--grad-clip", text]
+    assert cli.main(argv) == 0
+    settings = json.loads((tmp_path / "config.json").read_text())["train"]
+    assert (settings["ema_decay"], settings["grad_clip"]) == (None, None)
 
 
 def test_every_flag_is_a_setting_and_its_default_is_told_truly():
@@ -215,8 +242,28 @@ def test_export(run_of, tmp_path, format, name, capfd):
     assert cli.main(["export", str(run), "--format", format, "--out", str(out)]) == 0
     assert out.stat().st_size > 1000
     printed = capfd.readouterr()
-    assert printed.out == f"dcgan in {out}: latents (N, 8, 1, 1) from N(0, 1) to images (N, 1, 32, 32) in [0, 1]\n"
+    used = f"{run}/checkpoints/best.safetensors, step 2"
+    assert (
+        printed.out
+        == f"dcgan ({used}) in {out}: latents (N, 8, 1, 1) from N(0, 1) to images (N, 1, 32, 32) in [0, 1]\n"
+    )
     assert printed.err == ""
+
+
+@pytest.mark.parametrize("argv", [["sample"], ["interpolate"], ["reconstruct", "--data", "digits"]])
+def test_the_weights_that_were_used_are_told(run_of, tmp_path, capsys, argv):
+    command, *options = argv
+    run, out = run_of("conv_vae"), str(tmp_path / "x.png")
+    load_model(run).save_pretrained(tmp_path / "shared")
+    capsys.readouterr()
+    for source, used in (
+        (run, "checkpoints/best.safetensors, step 2"),
+        (run / "checkpoints" / "last.safetensors", ", step 2"),
+        (tmp_path / "shared", "model.safetensors"),
+    ):
+        assert cli.main([command, str(source), *options, "--out", out]) == 0
+        told = f"{source}{used}" if used.startswith(",") else f"{source}/{used}"
+        assert f" conv_vae ({told}) " in capsys.readouterr().out
 
 
 def test_a_folder_of_save_pretrained_serves_as_a_run(run_of, tmp_path):
@@ -253,6 +300,10 @@ def test_models_lists_all(capsys):
             ["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--config", "{tmp}/no.yaml"],
             "cannot read {tmp}/no.yaml",
         ),
+        (["train", "vae", "--data", "digits", "--out", ""], "train: out is ''; allowed: the path of a folder"),
+        (["train", "vae", "--data", "digits"], "train: the command line, without --config: out must be given"),
+        (["train", "vae", "--data", "digits", "--out", "x", "--lr", "x"], "train: lr is 'x'; allowed: a number"),
+        (["train", "vae", "--data", "digits", "--out", "x", "--max", "4"], "train: unknown arguments: --max 4; see "),
         (["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--resume"], "{tmp}/run holds no run to resume"),
         (["sample", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
         (
@@ -281,6 +332,10 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
         (["sample", "run", "--out", "x.png", "--n", "0"], "argument --n: must be at least 1, got 0"),
         (["sample", "run", "--out", "x.png", "--seed", "-1"], "argument --seed: must be from 0 to 2^63 - 1, got -1"),
         (["demo", "--minutes", "nan"], "argument --minutes: must be 0 or more and finite, got nan"),
+        (["sample", "run", "--out", "x.png", "--n", "x"], "argument --n: must be a whole number, got 'x'"),
+        (["sample", "run", "--out", "x.png", "--seed", "x"], "argument --seed: must be a whole number, got 'x'"),
+        (["bench", "--seconds", "x"], "argument --seconds: must be a number, got 'x'"),
+        (["sample", "run"], "required: --out"),
         (
             ["train", "vae", "--data", "x", "--out", "y", "--model-arg", "width"],
             "--model-arg: expected KEY=VALUE, got 'width'",
@@ -291,4 +346,6 @@ def test_bad_arguments_are_usage_errors(argv, message, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(argv)
     assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"genimg-fast {argv[0]}: .*; see genimg-fast {argv[0]} --help\n", error)
+    assert message in error

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import genimg_fast
-from genimg_fast import cli
+from genimg_fast import _backend, cli
+from genimg_fast._backend import BackendError
 from genimg_fast.cli import models as command  # stands in for any command
 from genimg_fast.training import UserError
 
@@ -84,7 +86,20 @@ def wrapped(cause):
     ("error", "code", "line"),
     [
         (UserError("no such\nmodel"), 2, "genimg-fast models: no such model"),
-        (FileNotFoundError(2, "No such file", "x.pt"), 2, "genimg-fast models: [Errno 2] No such file: 'x.pt'"),
+        (FileNotFoundError(2, "No such file", "x.pt"), 2, "genimg-fast models: No such file: 'x.pt'"),
+        (OSError("no such repository"), 2, "genimg-fast models: no such repository"),
+        (BackendError("conv: cannot serve"), 2, "genimg-fast models: conv: cannot serve"),
+        (MemoryError(), 2, "genimg-fast models: out of memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity"),
+            2,
+            "genimg-fast models: out of memory: tried to allocate 2.50 GiB",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 25 bytes. Error code 12"),
+            2,
+            "genimg-fast models: out of memory: tried to allocate 25 bytes",
+        ),
         (missing("PIL.Image"), 2, "genimg-fast models needs Pillow: pip install 'genimg-fast[train]'"),
         (wrapped(missing("accelerate")), 2, "genimg-fast models needs Accelerate: pip install 'genimg-fast[train]'"),
         (KeyboardInterrupt(), 130, "genimg-fast models: interrupted"),
@@ -97,6 +112,28 @@ def test_errors_are_one_line(monkeypatch, capsys, error, code, line):
     monkeypatch.setattr(command, "run", fail)
     assert cli.main(["models"]) == code
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("name", ["doctor", "train"])
+def test_a_mistyped_backend_is_one_line(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.setattr(_backend, "_backend", "fast")  # what the environment variable gave
+    argv = ["train", "vae", "--data", "digits", "--out", str(tmp_path / "run")] if name == "train" else [name]
+    assert cli.main(argv) == 2
+    line = "GENIMG_FAST_BACKEND is 'fast'; allowed are 'auto', 'native', 'reference'"
+    assert capsys.readouterr() == ("", f"genimg-fast {name}: {line}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_have_the_same_metavar_in_every_command():
+    metavars = {}
+    for parser in subparsers().values():
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0 and not action.choices:
+                metavars.setdefault(action.dest, set()).add(action.metavar or action.dest.upper())
+    shared = {name: values for name, values in metavars.items() if name != "out"}
+    assert all(len(values) == 1 for values in shared.values()), shared
+    for name in ("n", "columns", "rows", "steps", "seed", "threads", "epochs"):
+        assert metavars[name] == {"N"}, name
 
 
 def test_debug_shows_the_traceback(monkeypatch):

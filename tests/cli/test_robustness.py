@@ -19,7 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from genimg_fast import _files, cli
+from genimg_fast import _files, cli, use_backend
 from genimg_fast.benchmark import charts
 from genimg_fast.cli import demo
 from genimg_fast.training import checkpoint
@@ -99,6 +99,11 @@ def test_read_only_output(run, tmp_path, refused, monkeypatch):
     out = str(locked / "x.pt2")
     refused(["export", str(run), "--format", "torch-export", "--out", out], "Permission denied: '.*x.pt2")
     assert not list(locked.iterdir())
+
+
+def test_an_output_that_is_a_folder(run, tmp_path, refused):
+    (tmp_path / "x.png").mkdir()
+    refused(["sample", str(run), "--out", str(tmp_path / "x.png")], "Is a directory: '.*x.png'")
 
 
 @pytest.fixture
@@ -326,15 +331,15 @@ def test_empty_folder(tmp_path, refused):
 
 def test_one_image_folder(tmp_path, refused):
     _samples.write_folder(tmp_path / "one", 1)
-    refused(training(tmp_path / "run", data=tmp_path / "one"), "1 test images; at least 2 are needed to validate")
+    refused(training(tmp_path / "run", data=tmp_path / "one"), "1 test images; at least 2 .*, so 20 images are needed")
     assert not (tmp_path / "run").exists()
 
 
 def test_wrong_image_sizes(tmp_path, refused):
     for model, size, message in (
         ("dcgan", "48", "image_size must be 32 or 64, got 48"),
-        ("vae", "0", "image_size is 0; allowed: at least 1"),
-        ("vae", "9000", "image_size must be from 1 to 8192, got 9000"),
+        ("vae", "0", "image_size is 0; allowed: 1 to 8192"),
+        ("vae", "9000", "image_size is 9000; allowed: 1 to 8192"),
     ):
         argv = ["train", model, "--data", "digits", "--image-size", size, "--out", str(tmp_path / "run")]
         refused(argv, message)
@@ -359,10 +364,30 @@ def test_nan_loss(tmp_path, refused):
     refused(
         training(tmp_path / "nan", "--lr", "1e30", "--checkpoint-every", "0"),
         r"(loss|kl|reconstruction) is (nan|inf) at step 2; that step was not saved: start a new run with a lower lr or with "
-        "grad_clip, or, no checkpoint had been written",
+        "grad_clip; no checkpoint had been written",
     )
     assert not (tmp_path / "nan" / "checkpoints" / "last.pt").exists()
     assert (out / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_a_model_that_takes_too_much_memory(tmp_path, capfd):
+    capfd.readouterr()
+    assert cli.main(training(tmp_path / "run", "--model-arg", f"hidden={10**15}")) == 2  # more than a CPU can address
+    assert re.fullmatch(r"genimg-fast train: out of memory: tried to allocate \d+ bytes\n", capfd.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_of_the_backend(tmp_path, capfd):
+    argv = ["train", "dcgan", "--data", "digits", "--max-steps", "1", "--quiet", "--out", str(tmp_path / "run")]
+    argv += ["--model-arg", "width=4", "--batch-size", "4", "--mixed-precision", "bf16"]
+    capfd.readouterr()
+    with use_backend("native"):
+        assert cli.main(argv) == 2
+    error = capfd.readouterr().err
+    assert re.fullmatch(
+        r"genimg-fast train: \S+: backend 'native' was asked for but cannot serve this call: .*\n", error
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c(tmp_path):

@@ -137,6 +137,12 @@ def test_wrong_latents_get_one_clear_line(model):
         ("dcgan", {"image_size": 48}, ValueError, "dcgan: image_size must be 32 or 64, got 48"),
         ("block_gan", {"image_size": "32"}, ValueError, "block_gan: image_size must be 32 or 64, got '32'"),
         ("vae", {"image_size": 0}, ValueError, "vae: image_size must be a positive integer, got 0"),
+        (
+            "dcgan",
+            {"name": 3},
+            TypeError,
+            "dcgan: unknown argument 'name'; allowed are image_size, channels, width, latent",
+        ),
         ("dcgan", {"width": -1}, ValueError, "dcgan: width must be a positive integer, got -1"),
         ("dense_gan", {"latent": 2.5}, ValueError, "dense_gan: latent must be a positive integer, got 2.5"),
         ("dense_gan", {"dropout": 2}, ValueError, r"dense_gan: dropout must be at least 0 and less than 1, got 2"),

@@ -13,7 +13,15 @@ import torch
 
 from genimg_fast import models
 from genimg_fast.training import UserError, load_model
-from genimg_fast.training.checkpoint import claim_folder, load_resume, save_resume, save_weights, write_atomically
+from genimg_fast.training.checkpoint import (
+    claim_folder,
+    find_weights,
+    load_resume,
+    save_resume,
+    save_weights,
+    step_of_weights,
+    write_atomically,
+)
 
 
 class Explosive:
@@ -143,6 +151,18 @@ def test_load_model_gives_back_the_model(tmp_path, folder):
         next(model.parameters()).zero_()
     save_weights(folder / "best.safetensors", model, step=5)
     assert not next(load_model(tmp_path).parameters()).any()  # the best one comes first
+
+
+def test_which_weights_are_loaded_can_be_told(tmp_path, folder):
+    model = models.create("vae", image_size=8, hidden=5, latent=3)
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    save_weights(last, model, step=7)
+    assert (find_weights(tmp_path), find_weights(last), step_of_weights(last)) == (last, last, 7)
+    save_weights(best, model, step=5)
+    assert (find_weights(tmp_path), step_of_weights(best)) == (best, 5)
+    model.save_pretrained(tmp_path / "shared")
+    shared = find_weights(tmp_path / "shared")
+    assert (shared, step_of_weights(shared)) == (tmp_path / "shared" / "model.safetensors", None)
 
 
 def test_load_model_errors(tmp_path):

@@ -47,6 +47,7 @@ def test_a_dict_round_trip():
     ("text", "message"),
     [
         ("batchsize: 4", r"unknown key 'batchsize'; did you mean 'batch_size'\? allowed: model, .*"),
+        ("bogus: 4", r"unknown key 'bogus'; allowed: model, .*"),
         ("zzz: 4", r"unknown key 'zzz'; allowed: model, .*"),
         ("- 1\n- 2", "expected keys and values, got list"),
         ("model: [", "not valid yaml: .*"),
@@ -90,13 +91,26 @@ def test_missing_file_suffix_and_keys(tmp_path):
         ("model_args", 3, "model_args is 3; allowed: keys and values"),
         ("model_args", {"channels": 3}, "model_args has 'channels': set channels itself.*"),
         ("checkpoint_every", -1, "checkpoint_every is -1; allowed: 0 or more"),
+        ("out", "", "out is ''; allowed: the path of a folder"),
+        ("image_size", 0, "image_size is 0; allowed: 1 to 8192"),
+        ("image_size", 9000, "image_size is 9000; allowed: 1 to 8192"),
+        ("lr", "nothing", "lr is 'nothing'; allowed: a number"),
+        ("epochs", "null", "epochs is 'null'; allowed: a whole number"),
         ("seed", -1, r"seed is -1; allowed: 0 to 2\^32 - 1"),
         ("seed", 2**32, r"seed is 4294967296; allowed: 0 to 2\^32 - 1"),
     ],
 )
 def test_bad_values_get_one_line(field, value, message):
     with pytest.raises(UserError, match=rf"\A{message}\Z"):
-        TrainConfig(**REQUIRED, **{field: value})
+        TrainConfig(**{**REQUIRED, field: value})
+
+
+@pytest.mark.parametrize("text", ["null", "none"])
+@pytest.mark.parametrize(
+    "name", ["lr", "discriminator_lr", "betas", "grad_clip", "ema_decay", "max_steps", "early_stopping_patience"]
+)
+def test_what_may_be_null_may_be_so_in_text(name, text):
+    assert getattr(TrainConfig(**REQUIRED, **{name: text}), name) is None
 
 
 def test_differences_name_what_changes_the_numbers_and_nothing_else():

@@ -177,3 +177,15 @@ def test_gan_accumulation_gives_the_gradient_of_the_whole(monkeypatch):
         return accumulated_gradients(GANObjective(model, settings(GAN), on_cpu()), images(8).split(n))
 
     torch.testing.assert_close(gradients(2), gradients(8))
+
+
+def test_gan_accumulation_moves_the_running_statistics_once_a_batch():
+    model = create(GAN)
+    plain = copy.deepcopy(model.generator)
+    objective = GANObjective(model, settings(GAN), on_cpu())
+    torch.manual_seed(0)
+    objective.step(images(8).split(4))
+    torch.manual_seed(0)
+    for _ in range(2):
+        plain(torch.randn(4, *model.latent_shape))
+    torch.testing.assert_close(dict(model.generator.named_buffers()), dict(plain.named_buffers()))

@@ -51,6 +51,9 @@ def test_what_a_run_leaves_behind(tmp_path, kind, capsys):
     ]  # fmt: skip
     assert {"lr", "epoch", "images_per_second"} < records[0].keys()
     assert result.steps == 4
+    assert (result.metric, result.higher_is_better) == {"vae": ("elbo", True), "dense_gan": ("kernel_distance", False)}[
+        kind["model"]
+    ]
     assert result.images_per_second > 0
     assert result.epochs == pytest.approx(4 * 8 / 1437, rel=0.01)
     description = json.loads((tmp_path / "config.json").read_text())
@@ -213,7 +216,9 @@ def poison(run):
 def test_a_loss_that_is_nan_stops_the_run_with_the_checkpoint_intact(tmp_path, monkeypatch):
     break_at(5, monkeypatch, poison)
     with pytest.raises(
-        UserError, match=r"\Aloss is nan at step 6; that step was not saved: .*continue from step 4, resume .*\Z"
+        UserError,
+        match=r"\Aloss is nan at step 6; that step was not saved: start a new run with a lower lr or with grad_clip; "
+        r"to continue from step 4, resume .*\Z",
     ):
         run(tmp_path / "nan", checkpoint_every=4)
     assert resume_state(tmp_path / "nan")["step"] == 4
@@ -307,6 +312,8 @@ def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"\Acannot write .*file.*: Not a directory\Z"):
         run(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"\A.*file is a file; a run needs a folder\Z"):
+        run(tmp_path / "file")
 
 
 def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
@@ -330,9 +337,16 @@ def test_a_read_only_folder_is_one_line(tmp_path, monkeypatch):
     ("overrides", "message"),
     [
         ({"model": "vaee"}, r"model 'vaee': model must be one of .*, got 'vaee'"),
-        ({"model_args": {"hiden": 3}}, r"model 'vae': vae: unknown argument 'hiden'; allowed are .*"),
-        ({"image_size": 9000}, r"data 'digits': open_dataset: image_size must be .*"),
+        ({"model_args": {"hiden": 3}}, r"model_args has 'hiden'; allowed for vae: hidden, latent, reconstruction"),
+        ({"model_args": {"name": 3}}, r"model_args has 'name'; allowed for vae: hidden, latent, reconstruction"),
+        ({"model_args": {"hidden": 10**23}}, r"model 'vae': empty\(\): [^\n]{,150}"),
         ({"batch_size": 5000}, r"a step needs 5000 images .*"),
+        ({**GAN, "batch_size": 1}, r"batch_size is 1; allowed: at least 2 for dense_gan, .*"),
+        ({"num_workers": 8 * os.cpu_count() + 1}, r"num_workers is \d+; allowed on this machine: 0 to \d+"),
+        ({"gan_loss": "hinge"}, r"gan_loss is 'hinge', which means nothing to vae: it is a VAE"),
+        ({"gradient_penalty": 10}, r"gradient_penalty is 10.0, which means nothing to vae: it is a VAE"),
+        ({"discriminator_lr": 1}, r"discriminator_lr is 1.0, which means nothing to vae: it is a VAE"),
+        ({**GAN, "beta": 4}, r"beta is 4.0, which means nothing to dense_gan: it is a GAN"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_leaves_no_folder(tmp_path, overrides, message):
@@ -341,11 +355,46 @@ def test_what_cannot_work_is_one_line_and_leaves_no_folder(tmp_path, overrides, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
+def test_what_fails_in_the_first_step_leaves_no_folder(tmp_path, monkeypatch, kind):
+    """A model that takes too much memory, or that the backend refuses: the corrected command may name the same folder."""
+
+    def fail(self, batches):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(loop.VAEObjective if kind is VAE else loop.GANObjective, "step", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(tmp_path / "run", kind)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    run(tmp_path / "run", kind, max_steps=1)
+
+
+def test_a_run_of_another_version_may_have_settings_of_the_other_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "check_kind", lambda *args: None)
+    run(tmp_path, gan_loss="hinge", max_steps=2)
+    monkeypatch.undo()
+    assert run(tmp_path, gan_loss="hinge", max_steps=3, resume=True).steps == 3
+
+
+@pytest.mark.parametrize("shorter", [{"max_steps": 3}, {"max_steps": None, "epochs": 1, "batch_size": 700}])
+def test_a_run_is_not_resumed_to_be_shorter(tmp_path, shorter):
+    run(tmp_path, **{**shorter, "max_steps": 4})
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    name = "max_steps is 3" if shorter["max_steps"] else "epochs is 1"
+    with pytest.raises(UserError, match=rf"\Athe run in .* has taken 4 steps already; {name}, which is less\Z"):
+        run(tmp_path, **shorter, resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_two_runs_in_one_process_may_differ_in_precision(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        run(tmp_path / "a", mixed_precision="bf16", max_steps=1)
-        run(tmp_path / "b", max_steps=1)
+        runs = [run(tmp_path / str(n), mixed_precision=p, max_steps=2) for n, p in enumerate(("no", "bf16", "no"))]
+    plain, half, again = ([without_speed(record) for record in result.history] for result in runs)
+    assert plain == again
+    assert plain[0]["loss"] != half[0]["loss"]
+    assert plain[0]["loss"] == pytest.approx(half[0]["loss"], rel=0.02)
 
 
 def test_deterministic_is_put_back(tmp_path):
