@@ -39,7 +39,7 @@ wheel-check: $(STAMP) ## build the wheel and prove it under each of PYTHONS (fou
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.wheel_check $(PYTHONS)
 
 # With the python that has a torch for this machine's CUDA, e.g. make gpu-check PYTHON=~/env/bin/python
-gpu-check:           ## check and measure everything on this machine's GPU (half an hour at most)
+gpu-check:           ## check and measure everything on this machine's GPU (eight minutes)
 	$(PYTHON) -m tests.gpu_check
 
 bench: build         ## measure models, losses and kernels against every installed runtime (ten minutes)
