@@ -7,10 +7,11 @@
 
 namespace genimg_fast {
 
-// Makes `input` dense, keeping the order of its dimensions as empty_like does, and says how its channels lie.
+// Makes `input` dense, in the memory order that torch's batch normalisation returns, and says how its channels lie.
 inline ChannelLayout make_channel_layout(Tensor& input) {
   check(input.dim() >= 2, "batch_norm_act: input must have at least 2 dimensions, got ", input.dim());
-  if (!is_dense(input)) input = torch::stable::clone(input);
+  if (!input.is_contiguous() && !lies_in_channels_last(input))
+    input = is_channels_last(input) ? torch::stable::clone(input) : torch::stable::contiguous(input);
   const int64_t numel = input.numel(), channels = input.size(1);
   if (numel == 0) return {0, channels, 1};
   // In a dense tensor everything that lies inside a channel's stride fills it.  The stride of a single channel means

@@ -12,9 +12,6 @@ namespace genimg_fast {
 
 // Images in another memory order; as they are if they lie in it already.  PyTorch's own copy takes up to ten times as
 // long.
-inline bool lies_in_channels_last(const Tensor& t) {
-  return is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
-}
 inline Tensor to_channels_last(const Tensor& t) {
   if (lies_in_channels_last(t)) return t;
   if (!t.is_contiguous()) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);

@@ -82,8 +82,7 @@ Tensor run_block(const Block& block, const Tensor& input, const Tensor* packed, 
   const cpu::ConvolutionLayer layer = block.geometry.layer(sizes_of(input), block.weight);
   const auto kept = packed ? layout_of<T>(*packed, layer, block.weight) : std::nullopt;
   const cpu::PackedLayout layout = kept ? *kept : cpu::choose_layout<T>(layer, true);
-  const T* values =
-      kept ? data<T>(*packed) : cpu::pack_weight_once(layer, layout, contiguous_values<T>(block.weight));
+  const T* values = kept ? data<T>(*packed) : cpu::pack_weight_once(layer, layout, contiguous_values<T>(block.weight));
   std::vector<T> scale, shift;
   const ChannelAffine<T> affine{data<T>(block.bias),
                                 block.normalized() ? data<T>(moments.mean) : nullptr,

@@ -21,11 +21,6 @@ void check_channels(int64_t channels, std::optional<ScalarType> dtype, const Opt
         "and, on the CPU, be of input's dtype");
 }
 
-// Memory order N, H, W, C by its strides, which tell even where sizes of 1 leave both orders possible (as for torch).
-inline bool is_channels_last(const Tensor& t) {
-  return t.size(1) > 1 && t.stride(1) == 1 && t.stride(3) == t.size(1) && t.stride(2) == t.size(1) * t.size(3);
-}
-
 // Geometry: Convolution or Deconvolution.
 template <typename Geometry>
 std::vector<int64_t> output_sizes(const Geometry& conv) {

@@ -61,8 +61,7 @@ cuda::ImageStrides strides(const Tensor& t) { return {t.stride(0), t.stride(1), 
 
 // channels_last and beginning at a multiple of 16 bytes, as cp.async copies.
 Tensor for_tensor_cores(const Tensor& t) {
-  const bool dense = is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3);
-  const Tensor image = dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+  const Tensor image = lies_in_channels_last(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
   return reinterpret_cast<uintptr_t>(image.const_data_ptr()) % 16 == 0 ? image : torch::stable::clone(image);
 }
 

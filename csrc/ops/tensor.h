@@ -62,6 +62,33 @@ inline bool same_sizes(const Tensor& a, const Tensor& b) {
 }
 
 // Both walk memory in the same order.  The stride of a dimension of size 1 means nothing.
+// Memory order N, (D,) H, W, C, with or without gaps, by the rule of torch's operators (suggest_memory_format), which
+// lay out by it what they return: the strides tell even where sizes of 1 leave both orders possible.
+inline bool is_channels_last(const Tensor& t) {
+  const int64_t dims = t.dim();
+  if (dims < 4 || dims > 5 || t.stride(1) == 0) return false;
+  int64_t least = 0;
+  auto lies_outside = [&](int64_t d) {
+    if (t.size(d) == 0 || t.stride(d) < least || (d == 0 && least == t.stride(1))) return false;
+    least = t.stride(d) * t.size(d);
+    return true;
+  };
+  if (!lies_outside(1)) return false;
+  for (int64_t d = dims - 1; d > 1; --d)
+    if (!lies_outside(d)) return false;
+  return lies_outside(0);
+}
+
+// Whether the values of an image lie as in a dense [N, H, W, C], whatever the strides of sizes of 1 say.
+inline bool lies_in_channels_last(const Tensor& t) {
+  if (t.dim() != 4) return false;
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  const std::array<int64_t, 4> strides{c * h * w, 1, c * w, c};
+  for (int64_t d = 0; d < 4; ++d)
+    if (t.size(d) != 1 && t.stride(d) != strides[d]) return false;
+  return true;
+}
+
 inline bool same_order(const Tensor& a, const Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d)
     if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;

@@ -217,10 +217,16 @@ def running_updates(
 
 
 def memory_format(input: torch.Tensor) -> torch.memory_format:
-    """That of the native ops' output: is_channels_last() of csrc/ops/convolution.h."""
-    _, c, _, w = input.shape
-    channels_last = c > 1 and input.stride()[1:] == (1, c * w, c)
-    return torch.channels_last if channels_last else torch.contiguous_format
+    """What torch's operators take for that of an image by its strides, and return: is_channels_last() of csrc/ops/tensor.h."""
+    sizes, strides = input.shape, input.stride()
+    least = 0
+    if strides[1] == 0:
+        return torch.contiguous_format
+    for d in (1, 3, 2, 0):
+        if sizes[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
+            return torch.contiguous_format
+        least = strides[d] * sizes[d]
+    return torch.channels_last
 
 
 def to_channels_last(image: torch.Tensor) -> torch.Tensor:

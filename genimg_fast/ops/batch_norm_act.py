@@ -147,17 +147,24 @@ def _new_channels(input):
     return input.new_empty(input.shape[1], dtype=dtype)
 
 
+def _new_output(input):
+    """In the memory order that F.batch_norm returns."""
+    if input.is_contiguous() or (input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)):
+        return torch.empty_like(input)
+    return torch.empty_like(input, memory_format=torch._prims_common.suggest_memory_format(input))
+
+
 def _fake_inference(input, mean, var, weight, bias, eps, activation, negative_slope):
-    return torch.empty_like(input)
+    return _new_output(input)
 
 
 def _fake_training(input, weight, bias, eps, activation, negative_slope):
-    return torch.empty_like(input), _new_channels(input), _new_channels(input)
+    return _new_output(input), _new_channels(input), _new_channels(input)
 
 
 def _fake_backward(grad, input, mean, var, weight, bias, eps, activation, negative_slope, training):
     of_parameters = (_new_channels(input) if t is None else torch.empty_like(t) for t in (weight, bias))
-    return torch.empty_like(input), *of_parameters
+    return _new_output(input), *of_parameters
 
 
 def _fake_statistics(input):
@@ -170,7 +177,7 @@ def _fake_gradient_sums(grad, input, mean, var, weight, bias, eps, activation, n
 
 
 def _fake_gradient_input(grad, input, *_):
-    return torch.empty_like(input)
+    return _new_output(input)
 
 
 def _gradients(ctx, grad, training):
