@@ -14,6 +14,14 @@ RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reco
 
 def tensor(op: str, **tensors: torch.Tensor | None) -> None:
     """Each is a floating-point tensor (or None), and all are on the device of the first."""
+    on_device(op, **tensors)
+    for name, value in tensors.items():
+        if value is not None and not value.is_floating_point():
+            raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
+
+
+def on_device(op: str, **tensors: torch.Tensor | None) -> None:
+    """Each is a tensor (or None, but for the first), and all are on the device of the first."""
     first_name = next(iter(tensors))
     device = getattr(tensors[first_name], "device", None)
     for name, value in tensors.items():
@@ -21,8 +29,6 @@ def tensor(op: str, **tensors: torch.Tensor | None) -> None:
             continue
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-        if not value.is_floating_point():
-            raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {device}; move one of them")
 
