@@ -16,6 +16,7 @@ from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
+from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
 from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
 
@@ -121,6 +122,7 @@ def unfuse(model: Model | FuseReport) -> Model:
         model = cast(Model, model.model)
     _check_module("unfuse", model)
     for module in model.modules():
+        forget(module)
         cls = type(module)
         if parametrize.is_parametrized(module):  # since fuse(): its class is its own, made of the fused one
             (fused,) = cls.__bases__
