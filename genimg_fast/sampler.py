@@ -16,6 +16,8 @@ from genimg_fast import _backend
 from genimg_fast.models import ImageModel
 from genimg_fast.ops import _packed
 
+# In training they mix the images of a batch, keep statistics or draw; containers and activations do not mind.
+_DEPENDS_ON_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 _WARM_UPS = 3  # cuDNN and the allocator settle in the first passes
 
 
@@ -37,7 +39,7 @@ class Sampler:
     Raises:
         TypeError: if model is not a module, or latent_shape is missing.
         ValueError: for a batch_size below 1, a model without parameters or a generator on a third device; at every batch if
-            the model is in training mode, in which batch normalisation would mix the images.
+            the model, or a batch normalisation or dropout in it, is in training mode.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Sampler:
         """The first `count` images of the next batch."""
         if self.model.training:
             raise ValueError("Sampler: the model is in training mode; call model.eval() first")
+        if name := _in_training(self.model):
+            raise ValueError(f"Sampler: {name} of the model is in training mode; call model.eval() first")
         parameter = next(self.model.parameters())
         noise = self._draw(parameter.device)
         with torch.autocast(parameter.device.type, enabled=False):
@@ -164,6 +168,17 @@ class CapturedGraph:
         """The output, in memory that the next replay overwrites."""
         self._graph.replay()
         return self._output
+
+
+def _in_training(module: nn.Module, prefix: str = "") -> str:
+    """The path of the first layer inside that depends on its mode and is in training; empty if none is."""
+    # named_modules() takes five times as long, in each batch
+    for name, child in module._modules.items():
+        if child is not None and child.training and isinstance(child, _DEPENDS_ON_MODE):
+            return prefix + name
+        if child is not None and child._modules and (found := _in_training(child, f"{prefix}{name}.")):
+            return found
+    return ""
 
 
 def _copy_to_host(images: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:

@@ -100,6 +100,19 @@ def test_bad_arguments_get_one_clear_line(arguments, options, error, message):
         Sampler(*arguments, **options)
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout()])
+def test_a_layer_in_training_mode_is_named(layer):
+    model = nn.Sequential(nn.ConvTranspose2d(2, 4, 4), nn.Sequential(nn.ReLU(), layer)).eval()
+    genimg_fast.fuse(model)
+    sampler = Sampler(model, 2, latent_shape=(2, 1, 1))
+    model[1][0].train()
+    sampler.sample(2)  # a ReLU does not mind
+    layer.train()
+    with pytest.raises(ValueError, match=r"^Sampler: 1\.1 of the model is in training mode; call model.eval\(\) first"):
+        sampler.sample(2)
+    assert getattr(layer, "num_batches_tracked", 0) == 0
+
+
 def test_a_model_in_training_mode_is_refused(dcgan):
     sampler = Sampler(dcgan, 2)
     with pytest.raises(ValueError, match=r"^Sampler: n must be at least 1, got 0"):
