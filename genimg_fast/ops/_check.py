@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+HALF_TYPES = (torch.float16, torch.bfloat16)
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
 RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reconstruction.h
@@ -46,6 +47,16 @@ def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
     for name, value in tensors.items():
         if value is not None and value.dtype != dtype:
             raise TypeError(f"{op}: {name} is {value.dtype} but {first_name} is {dtype}; they must be the same")
+
+
+def dtype_or_float32(op: str, input: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """What normalises has input's dtype; float32 will do where that is a half type."""
+    for name, value in tensors.items():
+        if value is not None and value.dtype != input.dtype:
+            if input.dtype not in HALF_TYPES:
+                raise TypeError(f"{op}: {name} is {value.dtype} but input is {input.dtype}; they must be the same")
+            if value.dtype != torch.float32:
+                raise TypeError(f"{op}: {name} is {value.dtype}; with a {input.dtype} input it must be that or float32")
 
 
 def same_shape(op: str, **tensors: torch.Tensor) -> None:
