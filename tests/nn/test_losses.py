@@ -55,7 +55,10 @@ def test_takes_over_an_instance_by_its_class(ours, torchs, arguments):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bool])
 @pytest.mark.parametrize(
     ("ours", "torchs", "argument"),
-    [(BCELoss, nn.BCELoss, "weight"), *((BCEWithLogitsLoss, nn.BCEWithLogitsLoss, a) for a in ("weight", "pos_weight"))],
+    [
+        (BCELoss, nn.BCELoss, "weight"),
+        *((BCEWithLogitsLoss, nn.BCEWithLogitsLoss, a) for a in ("weight", "pos_weight")),
+    ],
 )
 def test_weights_of_another_dtype_are_promoted_as_by_torch(ours, torchs, argument, dtype):
     def run(module):
