@@ -18,7 +18,7 @@ from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
-from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
+from genimg_fast.nn.twin import chains_of, holds_layers, named, plain_class, runs_its_layers, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
@@ -245,7 +245,7 @@ class _Fuser:
         return [
             FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
             for step in steps
-            if not _holds_layers(step.layers[0])
+            if not holds_layers(step.layers[0])
         ]
 
     def why_not(self, name: str, module: nn.Module) -> str:
@@ -270,10 +270,6 @@ def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str
 
 def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -> FuseRow:
     return FuseRow(name, (), plain_class(type(module)).__name__, kind, reason)
-
-
-def _holds_layers(layer: nn.Module | Call) -> bool:
-    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
 def _word(layer: nn.Module | Call) -> str:

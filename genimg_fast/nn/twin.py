@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
 from genimg_fast.nn.norm import Fused
@@ -69,6 +70,11 @@ def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
     return [(paths.get(layer, "") if isinstance(layer, nn.Module) else "", layer) for layer in chain]
 
 
+def holds_layers(layer: Any) -> bool:
+    """Which say themselves how they run."""
+    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
+
+
 def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
     """(path, name, reason) of each layer that a fused module calls as it is; nothing for other modules."""
     if isinstance(module, FusedSequential):
@@ -79,7 +85,7 @@ def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
         return
     for step in steps:
         layer = step.layers[0]
-        if step.kind is None and not isinstance(layer, FusedSequential):
+        if step.kind is None and not holds_layers(layer):
             yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
 
 
