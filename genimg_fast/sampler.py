@@ -8,6 +8,7 @@ is launched at once, and the CPU runs ahead of the GPU until the images are read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Sampler:
             is, one on the model's device is faster.  Default: that of the model's device, which `torch.manual_seed` seeds.
 
     Raises:
-        TypeError: if model is not a module, or latent_shape is missing.
+        TypeError: if model is not a module, latent_shape is missing, or an argument is of another type.
         ValueError: for a batch_size below 1, a model without parameters or a generator on a third device; at every batch if
             the model, or a batch normalisation or dropout in it, is in training mode.
     """
@@ -56,8 +57,11 @@ class Sampler:
             if not isinstance(model, ImageModel):
                 raise TypeError(f"Sampler: latent_shape must be given for a {type(model).__name__}, e.g. (100, 1, 1)")
             latent_shape = model.latent_shape
-        if batch_size < 1:
-            raise ValueError(f"Sampler: batch_size must be at least 1, got {batch_size}")
+        _check_count("batch_size", batch_size)
+        if not isinstance(latent_shape, Sequence):
+            raise TypeError(f"Sampler: latent_shape must be several integers, e.g. (100, 1, 1), got {latent_shape!r}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"Sampler: generator must be a torch.Generator, got {type(generator).__name__}")
         parameter = next(model.parameters(), None)
         if parameter is None:
             raise ValueError(f"Sampler: the {type(model).__name__} has no parameters, which tell device and dtype")
@@ -93,6 +97,10 @@ class Sampler:
         Raises:
             ValueError: if n is below 1.
         """
+        _check_count("n", n)
+        return self._stream(n)
+
+    def _stream(self, n: int) -> Iterator[torch.Tensor]:
         waiting: tuple[torch.Tensor, torch.cuda.Event] | None = None
         for images in self._batches(n):
             if not images.is_cuda:
@@ -106,8 +114,7 @@ class Sampler:
             yield _arrived(*waiting)
 
     def _batches(self, n: int) -> Iterator[torch.Tensor]:
-        if n < 1:
-            raise ValueError(f"Sampler: n must be at least 1, got {n}")
+        _check_count("n", n)
         for start in range(0, n, self.batch_size):
             yield self._next(min(self.batch_size, n - start))
 
@@ -168,6 +175,13 @@ class CapturedGraph:
         """The output, in memory that the next replay overwrites."""
         self._graph.replay()
         return self._output
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"Sampler: {name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"Sampler: {name} must be at least 1, got {value}")
 
 
 def _in_training(module: nn.Module, prefix: str = "") -> str:
