@@ -99,9 +99,11 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
         What was fused and what was not, with the reason; prints as a table.
 
     Raises:
-        TypeError: if model is not a module.
+        TypeError: if model is not a module, or filter_fn no function.
     """
     _check_module("fuse", model)
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"fuse: filter_fn must be a function, got {type(filter_fn).__name__}")
     return _Fuser(model, filter_fn).fuse()
 
 
