@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,15 +35,16 @@ class ExplainReport:
     __repr__ = __str__
 
 
-def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
+def explain(model: nn.Module, example: torch.Tensor | tuple, **kwargs: Any) -> ExplainReport:
     """Runs the model once and tells what each op call ran on, and why if not on the native kernels.
 
-    The run leaves no trace: it is without gradients, on copies of the buffers (running statistics stay as they are) and
-    with the random generators restored.  The model stays in its mode, training or eval, since that decides what runs.
+    The run leaves no trace in the parameters, in the buffers, of which it takes copies (running statistics stay as they are), or
+    in PyTorch's random generators, which are restored.  It records no gradients.  The model stays in its mode, training or eval, since that decides what runs.
 
     Args:
         model: any module.
         example: its input; a tuple is several arguments.
+        kwargs: its keyword arguments.
 
     Returns:
         A report that prints as tables.
@@ -54,10 +56,12 @@ def explain(model: nn.Module, example: torch.Tensor | tuple) -> ExplainReport:
         raise TypeError(f"explain: model must be a torch.nn.Module, got {type(model).__name__}")
     arguments = example if isinstance(example, tuple) else (example,)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    tensors = [t for t in (*model.parameters(), *buffers.values(), *arguments) if isinstance(t, torch.Tensor)]
+    tensors = [
+        t for t in (*model.parameters(), *buffers.values(), *arguments, *kwargs.values()) if isinstance(t, torch.Tensor)
+    ]
     gpus = {t.get_device() for t in tensors if t.is_cuda}  # the default is all, which would make a context on each
     with torch.no_grad(), torch.random.fork_rng(gpus), _backend.record_decisions() as decisions:
-        torch.func.functional_call(model, buffers, arguments)
+        torch.func.functional_call(model, buffers, arguments, kwargs)
     plain_layers = [
         (f"{path}.{layer}".strip("."), name, reason)
         for path, module in model.named_modules()

@@ -115,6 +115,7 @@ def conv2d_bn_act(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line; ValueError if
             ``training`` meets a single value per channel.
+        RuntimeError: PyTorch's own, where no output is left, as of a kernel larger than the padded input.
     """
     return ops.conv2d_bn_act(
         input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,
@@ -170,6 +171,7 @@ def conv_transpose2d_bn_act(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape or device, named in one line; ValueError if
             ``training`` meets a single value per channel.
+        RuntimeError: PyTorch's own, where padding leaves no output.
     """
     return ops.conv_transpose2d_bn_act(
         input, weight, bias, running_mean, running_var, bn_weight, bn_bias, training=training, momentum=momentum, eps=eps,

@@ -8,6 +8,7 @@ is launched at once, and the CPU runs ahead of the GPU until the images are read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from genimg_fast import _backend
 from genimg_fast.models import ImageModel
 from genimg_fast.ops import _packed
 
+# In training they mix the images of a batch, keep statistics or draw; containers and activations do not mind.
+_DEPENDS_ON_MODE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 _WARM_UPS = 3  # cuDNN and the allocator settle in the first passes
 
 
@@ -35,9 +38,9 @@ class Sampler:
             is, one on the model's device is faster.  Default: that of the model's device, which `torch.manual_seed` seeds.
 
     Raises:
-        TypeError: if model is not a module, or latent_shape is missing.
+        TypeError: if model is not a module, latent_shape is missing, or an argument is of another type.
         ValueError: for a batch_size below 1, a model without parameters or a generator on a third device; at every batch if
-            the model is in training mode, in which batch normalisation would mix the images.
+            the model, or a batch normalisation or dropout in it, is in training mode.
     """
 
     def __init__(
@@ -54,8 +57,11 @@ class Sampler:
             if not isinstance(model, ImageModel):
                 raise TypeError(f"Sampler: latent_shape must be given for a {type(model).__name__}, e.g. (100, 1, 1)")
             latent_shape = model.latent_shape
-        if batch_size < 1:
-            raise ValueError(f"Sampler: batch_size must be at least 1, got {batch_size}")
+        _check_count("batch_size", batch_size)
+        if not isinstance(latent_shape, Sequence):
+            raise TypeError(f"Sampler: latent_shape must be several integers, e.g. (100, 1, 1), got {latent_shape!r}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"Sampler: generator must be a torch.Generator, got {type(generator).__name__}")
         parameter = next(model.parameters(), None)
         if parameter is None:
             raise ValueError(f"Sampler: the {type(model).__name__} has no parameters, which tell device and dtype")
@@ -91,6 +97,10 @@ class Sampler:
         Raises:
             ValueError: if n is below 1.
         """
+        _check_count("n", n)
+        return self._stream(n)
+
+    def _stream(self, n: int) -> Iterator[torch.Tensor]:
         waiting: tuple[torch.Tensor, torch.cuda.Event] | None = None
         for images in self._batches(n):
             if not images.is_cuda:
@@ -104,8 +114,7 @@ class Sampler:
             yield _arrived(*waiting)
 
     def _batches(self, n: int) -> Iterator[torch.Tensor]:
-        if n < 1:
-            raise ValueError(f"Sampler: n must be at least 1, got {n}")
+        _check_count("n", n)
         for start in range(0, n, self.batch_size):
             yield self._next(min(self.batch_size, n - start))
 
@@ -114,6 +123,8 @@ class Sampler:
         """The first `count` images of the next batch."""
         if self.model.training:
             raise ValueError("Sampler: the model is in training mode; call model.eval() first")
+        if name := _in_training(self.model):
+            raise ValueError(f"Sampler: {name} of the model is in training mode; call model.eval() first")
         parameter = next(self.model.parameters())
         noise = self._draw(parameter.device)
         with torch.autocast(parameter.device.type, enabled=False):
@@ -164,6 +175,24 @@ class CapturedGraph:
         """The output, in memory that the next replay overwrites."""
         self._graph.replay()
         return self._output
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"Sampler: {name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"Sampler: {name} must be at least 1, got {value}")
+
+
+def _in_training(module: nn.Module, prefix: str = "") -> str:
+    """The path of the first layer inside that depends on its mode and is in training; empty if none is."""
+    # named_modules() takes five times as long, in each batch
+    for name, child in module._modules.items():
+        if child is not None and child.training and isinstance(child, _DEPENDS_ON_MODE):
+            return prefix + name
+        if child is not None and child._modules and (found := _in_training(child, f"{prefix}{name}.")):
+            return found
+    return ""
 
 
 def _copy_to_host(images: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:

@@ -44,6 +44,22 @@ def test_names_layers_that_do_not_fuse():
     assert "it has hooks" in str(report)
 
 
+def test_does_not_list_what_holds_layers():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            self.decoder = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+            self.tail = nn.Sequential(nn.GELU())
+
+        def forward(self, x):
+            return self.tail(self.decoder(self.conv(x)))
+
+    model = Outer()
+    genimg_fast.fuse(model)
+    assert genimg_fast.explain(model, torch.randn(2, 3, 4, 4)).plain_layers == ()
+
+
 def test_points_to_fuse_where_nothing_was_called():
     report = genimg_fast.explain(nn.Linear(2, 2), torch.zeros(1, 2))
     assert not report.calls
@@ -68,6 +84,8 @@ def test_leaves_no_trace(mode):
 
 def test_several_arguments():
     report = genimg_fast.explain(nn.Bilinear(2, 3, 1), (torch.zeros(1, 2), torch.zeros(1, 3)))
+    assert not report.calls
+    report = genimg_fast.explain(nn.Bilinear(2, 3, 1), torch.zeros(1, 2), input2=torch.zeros(1, 3))
     assert not report.calls
 
 

@@ -92,6 +92,14 @@ def test_autocast_does_not_reach_it(dcgan):
         ((nn.Conv2d(1, 1, 1), 4), {}, TypeError, "latent_shape must be given for a Conv2d"),
         ((nn.Tanh(), 4), {"latent_shape": (3,)}, ValueError, "the Tanh has no parameters"),
         ((nn.Linear(3, 3), 0), {"latent_shape": (3,)}, ValueError, "batch_size must be at least 1, got 0"),
+        ((nn.Linear(3, 3), 2.5), {"latent_shape": (3,)}, TypeError, "batch_size must be an integer, got 2.5"),
+        ((nn.Linear(3, 3), 2), {"latent_shape": 8}, TypeError, "latent_shape must be several integers, .* got 8"),
+        (
+            (nn.Linear(3, 3), 2),
+            {"latent_shape": (3,), "generator": 3},
+            TypeError,
+            "generator must be a torch.Generator",
+        ),
         ((torch.zeros, 2), {"latent_shape": (3,)}, TypeError, "model must be a torch.nn.Module, got builtin_function"),
     ],
 )
@@ -100,10 +108,27 @@ def test_bad_arguments_get_one_clear_line(arguments, options, error, message):
         Sampler(*arguments, **options)
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout()])
+def test_a_layer_in_training_mode_is_named(layer):
+    model = nn.Sequential(nn.ConvTranspose2d(2, 4, 4), nn.Sequential(nn.ReLU(), layer)).eval()
+    genimg_fast.fuse(model)
+    sampler = Sampler(model, 2, latent_shape=(2, 1, 1))
+    model[1][0].train()
+    sampler.sample(2)  # a ReLU does not mind
+    layer.train()
+    with pytest.raises(ValueError, match=r"^Sampler: 1\.1 of the model is in training mode; call model.eval\(\) first"):
+        sampler.sample(2)
+    assert getattr(layer, "num_batches_tracked", 0) == 0
+
+
 def test_a_model_in_training_mode_is_refused(dcgan):
     sampler = Sampler(dcgan, 2)
     with pytest.raises(ValueError, match=r"^Sampler: n must be at least 1, got 0"):
         sampler.sample(0)
+    with pytest.raises(TypeError, match=r"^Sampler: n must be an integer, got 2\.5"):
+        sampler.sample(2.5)
+    with pytest.raises(ValueError, match=r"^Sampler: n must be at least 1, got 0"):
+        sampler.stream(0)  # at once, not when it is read
     dcgan.train()
     try:
         for take in (lambda: sampler.sample(2), lambda: next(iter(sampler)), lambda: next(sampler.stream(2))):

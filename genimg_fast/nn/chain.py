@@ -12,6 +12,7 @@ import torch
 from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
+from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain, to_channels_last
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
@@ -134,7 +135,7 @@ def _tensors_served_on_cuda(input: torch.Tensor, block: Block) -> bool:
     """
     if not _is_like(block.weight, input) or (block.bias is not None and not _is_like(block.bias, input)):
         return False
-    half, channels = input.dtype in (torch.float16, torch.bfloat16), (block.out_channels,)
+    half, channels = input.dtype in HALF_TYPES, (block.out_channels,)
     for t in (block.bias, *_norm(block)):
         if t is not None and not (
             t.shape == channels and t.is_contiguous() and _is_like(t, input, or_float32=half and t is not block.bias)

@@ -16,8 +16,9 @@ from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
+from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
-from genimg_fast.nn.twin import chains_of, named, plain_class, runs_its_layers, twin_of
+from genimg_fast.nn.twin import chains_of, holds_layers, named, plain_class, runs_its_layers, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
@@ -98,9 +99,11 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
         What was fused and what was not, with the reason; prints as a table.
 
     Raises:
-        TypeError: if model is not a module.
+        TypeError: if model is not a module, or filter_fn no function.
     """
     _check_module("fuse", model)
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"fuse: filter_fn must be a function, got {type(filter_fn).__name__}")
     return _Fuser(model, filter_fn).fuse()
 
 
@@ -121,6 +124,7 @@ def unfuse(model: Model | FuseReport) -> Model:
         model = cast(Model, model.model)
     _check_module("unfuse", model)
     for module in model.modules():
+        forget(module)
         cls = type(module)
         if parametrize.is_parametrized(module):  # since fuse(): its class is its own, made of the fused one
             (fused,) = cls.__bases__
@@ -243,7 +247,7 @@ class _Fuser:
         return [
             FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
             for step in steps
-            if not _holds_layers(step.layers[0])
+            if not holds_layers(step.layers[0])
         ]
 
     def why_not(self, name: str, module: nn.Module) -> str:
@@ -268,10 +272,6 @@ def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str
 
 def _whole(name: str, module: nn.Module, reason: str, kind: str | None = None) -> FuseRow:
     return FuseRow(name, (), plain_class(type(module)).__name__, kind, reason)
-
-
-def _holds_layers(layer: nn.Module | Call) -> bool:
-    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
 def _word(layer: nn.Module | Call) -> str:

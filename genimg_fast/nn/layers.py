@@ -124,6 +124,8 @@ def why_not_head(layer: Any) -> str:
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
     if base := next((base for base in (*LAYERS, nn.SyncBatchNorm) if isinstance(layer, base)), None):
+        if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+            return "it has no parameters yet: run the model once, then fuse() it again"
         return f"{kind.__name__} is a subclass of {base.__name__}, which may do more than it"
     return f"{kind.__name__} is not a layer that fuses"
 

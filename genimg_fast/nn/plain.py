@@ -48,14 +48,25 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
-    first = modules[0]
+    first, records = modules[0], torch.is_grad_enabled()
     kind = (
-        *(input.shape, input.dtype, input.device, input.requires_grad, torch.is_grad_enabled(), first.training),
+        *(input.shape, input.dtype, input.device, input.requires_grad, records, first.training),
+        input.layout is torch.strided and input.stride(),
+        records and any(map(_trains, modules)),
         torch._C._is_any_autocast_enabled(),
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
         return kind
     return *kind, *map(identity, modules[1:]), *map(id, first._modules.values())
+
+
+def _trains(layer: Any) -> bool:
+    if not isinstance(layer, nn.Module):
+        return False
+    for parameter in layer._parameters.values():  # most often the first one tells
+        if parameter is not None and parameter.requires_grad:
+            return True
+    return any(map(_trains, layer._modules.values()))
 
 
 def identity(layer: Any) -> int:

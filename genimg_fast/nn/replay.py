@@ -30,7 +30,11 @@ from genimg_fast.reference.block_chain import Block
 
 def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     """The output of these modules in turn, if `remember` saw a pass like this one."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(modules[0], nn.Module):
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
+        return None
+    if torch.is_grad_enabled():
+        if modules[0].training and modules[0] in _known:  # what was packed will be out of date after this step
+            forget(modules[0])
         return None
     passes = _known.get(modules[0])
     known = None if passes is None else passes.get(_kind(modules, input))
@@ -42,6 +46,13 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
     elif _known.get(modules[0]) is passes:  # and no other thread was here before
         _known.pop(modules[0], None)  # with its packed weights; the other passes are as old
     return output
+
+
+def forget(module: nn.Module) -> None:
+    """The passes that start with this module, which hold its tensors and those of the layers after it; and their packed weights."""
+    weights = [weight for known in _known.pop(module, {}).values() for weight in known.weights]
+    for weight in (*weights, *module.parameters(recurse=False)):
+        _packed.forget(weight)
 
 
 def remember(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Rewrites a method so that layers which it calls on each other's output run as one call; all else in it stays as it is.
 
-``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._genimg_fast_run_in_turn(F.relu, self.bn, self.conv, x)``, which
-gives the same value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other
-statements, and any control flow may stand around.
+``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._genimg_fast_run_in_turn((F.relu, self.bn, self.conv), x, ...)``,
+which gives the same value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other
+statements, and any control flow may stand around.  All expressions are evaluated once and in Python's own order, so that a
+property may count, and an input change what is called on it; only the layers' calls wait for the last of them.
 
 Two calls are joined where nobody but the second can see the result of the first: where one is the argument of the other, and
 where the statement before assigns it to a local variable that is then overwritten or never read again.
@@ -23,13 +24,15 @@ from types import CodeType, FunctionType
 from genimg_fast.nn.layers import ACTIVATION_METHODS
 
 RUN_IN_TURN = "_genimg_fast_run_in_turn"
-"""The method that a rewritten method calls: it takes the layers from last to first, then the input; `...` is no layer."""
+"""The method that a rewritten method calls: it takes the functions of nested calls from last to first; the input; the other
+arguments of each from first to last, where any has some; and of each later statement the layer, or a list of both for its nested
+calls."""
 
 HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
 Roles = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer."""
-Chain = tuple[str, ...]
-"""Sources of layers that feed each other, from first to last."""
+Chain = str
+"""Source of a tuple of layers that feed each other, from first to last."""
 
 
 class NotRewritableError(Exception):
@@ -127,12 +130,12 @@ class _Variables:
         return name not in self.arguments and self.reads[name] == self.writes[name] == 1
 
     def may_move(self, expression: ast.expr) -> bool:
-        """Whether it can be evaluated a layer's call earlier: it is made of constants, globals and attributes of self."""
+        """Whether it can be evaluated before a layer's call: it is made of constants, globals and attributes of self."""
         nodes = list(ast.walk(expression))
         names = {node.id for node in nodes if isinstance(node, ast.Name)}
         return (
             self.keeps_self
-            and all(isinstance(node, _MOVABLE) for node in nodes)
+            and all(isinstance(node, _MOVABLE) and getattr(node, "attr", None) not in _WRITTEN for node in nodes)
             and not names & self.local - {self.self_name}
         )
 
@@ -141,24 +144,38 @@ _MOVABLE = (
     *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.Dict, ast.expr_context),
     *(ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop),
 )
+_WRITTEN = ("num_batches_tracked", "running_mean", "running_var")
+"""Attributes that a layer's call changes."""
 
 
 class _Layers(ast.expr):
-    """In the tree in place of nested calls of layers, or of only one."""
+    """In the tree in place of nested calls of layers, or of only one; and of those in the statements after it."""
 
     _fields = ("input",)
 
-    def __init__(self, layers: list[ast.expr], roles: list[str], input: ast.expr, calls: ast.Call):
+    def __init__(self, input: ast.expr, calls: ast.Call):
         super().__init__()
-        self.layers = layers
-        self.roles = roles
+        self.functions: list[ast.expr] = []
+        self.arguments: list[ast.expr] = []
+        self.later: list[ast.expr] = []
+        """Of later statements: what the call takes for each."""
+        self.layers: list[ast.expr] = []
+        """All of them, as the elements of a tuple."""
+        self.roles: list[str] = []
         self.input = input
         self.calls = calls
         ast.copy_location(self, calls)
 
-    def pays(self) -> bool:
-        """Whether it is worth one call."""
-        return HEAD in self.roles or self.roles.count(SEQUENTIAL) > 1
+    def nested(self) -> list[ast.expr]:
+        """What Python evaluates before the input, and what after it."""
+        has_arguments = any(isinstance(arguments, ast.Tuple) for arguments in self.arguments)
+        arguments = ast.Tuple(self.arguments, ast.Load()) if has_arguments else ast.Constant(None)
+        return [ast.Tuple([*reversed(self.functions)], ast.Load()), arguments]
+
+
+def _pays(roles: list[str]) -> bool:
+    """Whether layers with these roles are worth one call."""
+    return HEAD in roles or roles.count(SEQUENTIAL) > 1
 
 
 class _Finder(ast.NodeTransformer):
@@ -168,29 +185,28 @@ class _Finder(ast.NodeTransformer):
         self.variables, self.roles = variables, roles
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        layer, role = self.layer(node)
-        if layer is None or role is None:
+        function, arguments = _function_and_arguments(node)
+        role = self.role(function, arguments) if function is not None else None
+        if function is None or role is None:
             return self.generic_visit(node)
         is_method = not node.args
         input = self.visit(node.func.value if is_method else node.args[0])  # type: ignore[attr-defined]
-        if isinstance(input, _Layers):
-            return _Layers([*input.layers, layer], [*input.roles, role], input.input, node)
-        if is_method:
-            node.func.value = input  # type: ignore[attr-defined]
-        else:
-            node.args[0] = input
-        return _Layers([layer], [role], input, node)
+        if not isinstance(input, _Layers):
+            if is_method:
+                node.func.value = input  # type: ignore[attr-defined]
+            else:
+                node.args[0] = input
+            input = _Layers(input, node)
+        input.functions.append(function)
+        input.arguments.append(arguments)
+        input.layers.append(_layer_of(function, arguments))
+        input.roles.append(role)
+        input.calls = node
+        return input
 
-    def layer(self, call: ast.Call) -> tuple[ast.expr | None, str | None]:
-        """The layer that is called, as an expression, and its role."""
-        more = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
-        if not call.args and not more and isinstance(call.func, ast.Attribute) and call.func.attr in ACTIVATION_METHODS:
-            layer: ast.expr = _call_of(ast.Constant(call.func.attr), call)
-        elif not call.args or isinstance(call.args[0], ast.Starred) or any(k.arg is None for k in call.keywords):
-            return None, None
-        else:
-            layer = _call_of(call.func, call) if more else call.func
-        return layer, self.roles(ast.unparse(layer)) if self.variables.may_move(layer) else None
+    def role(self, function: ast.expr, arguments: ast.expr) -> str | None:
+        layer = _layer_of(function, arguments)
+        return self.roles(ast.unparse(layer)) if self.variables.may_move(layer) else None
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         return node  # whose variables are its own
@@ -198,11 +214,22 @@ class _Finder(ast.NodeTransformer):
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda  # type: ignore[assignment]  # noqa: N815
 
 
-def _call_of(function: ast.expr, call: ast.Call) -> ast.Tuple:
-    """The fields of `layers.Call`."""
+def _function_and_arguments(call: ast.Call) -> tuple[ast.expr | None, ast.expr]:
+    """What is called on the first argument, and what with: (args, kwargs), or None.  No function where it can be no layer."""
+    nothing = ast.Constant(None)
+    more = [*call.args[1:], *(keyword.value for keyword in call.keywords)]
+    if not call.args and not more and isinstance(call.func, ast.Attribute) and call.func.attr in ACTIVATION_METHODS:
+        return ast.Constant(call.func.attr), nothing
+    if not call.args or isinstance(call.args[0], ast.Starred) or any(k.arg is None for k in call.keywords):
+        return None, nothing
     names: list[ast.expr | None] = [ast.Constant(keyword.arg) for keyword in call.keywords]
-    arguments = ast.Tuple(call.args[1:], ast.Load())
-    return ast.Tuple([function, arguments, ast.Dict(names, [k.value for k in call.keywords])], ast.Load())
+    kwargs = ast.Dict(names, [keyword.value for keyword in call.keywords])
+    return call.func, ast.Tuple([ast.Tuple(call.args[1:], ast.Load()), kwargs], ast.Load()) if more else nothing
+
+
+def _layer_of(function: ast.expr, arguments: ast.expr) -> ast.expr:
+    """The layer as one expression: with arguments the fields of `layers.Call`."""
+    return ast.Tuple([function, *arguments.elts], ast.Load()) if isinstance(arguments, ast.Tuple) else function
 
 
 def _inline(body: list[ast.stmt], variables: _Variables) -> list[ast.stmt]:
@@ -236,14 +263,24 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
         return None
     if not (isinstance(after.input, ast.Name) and after.input.id == name and variables.is_gone(name, second)):
         return None
-    layers = after.layers
-    if condition is not None:
-        layers = [ast.IfExp(condition, layer, ast.Constant(...)) for layer in layers]
-    joined = _Layers([*before.layers, *layers], [*before.roles, *after.roles], before.input, after.calls)
-    if not joined.pays():
+    if not _pays([*before.roles, *after.roles]):
         return None
-    second.value = joined  # type: ignore[attr-defined]
+    layers = after.layers
+    later = [layers[0] if len(after.functions) == 1 else ast.List(after.nested(), ast.Load()), *after.later]
+    if condition is not None:
+        layers, later = [_chosen(condition, layers)], [_chosen(condition, later)]
+    before.layers += layers
+    before.later += later
+    before.roles += after.roles
+    before.calls = after.calls
+    second.value = ast.copy_location(before, after)  # type: ignore[attr-defined]
     return second
+
+
+def _chosen(condition: ast.expr, elements: list[ast.expr]) -> ast.expr:
+    """The elements of a tuple, or none of them."""
+    chosen = ast.IfExp(condition, ast.Tuple(elements, ast.Load()), ast.Tuple([], ast.Load()))
+    return ast.Starred(chosen, ast.Load())
 
 
 def _assigned_name(statement: ast.stmt) -> str | None:
@@ -260,9 +297,10 @@ class _Writer(ast.NodeTransformer):
         self.chains: list[Chain] = []
 
     def visit__Layers(self, node: _Layers) -> ast.AST:
-        if not node.pays():
+        if not _pays(node.roles):
             return self.generic_visit(node.calls)
-        self.chains.append(tuple(ast.unparse(layer) for layer in node.layers))
-        function = ast.Attribute(ast.Name(self.self_name, ast.Load()), RUN_IN_TURN, ast.Load())
-        call = ast.Call(function, [*reversed(node.layers), self.visit(node.input)], [])
+        self.chains.append(ast.unparse(ast.Tuple(node.layers, ast.Load())))
+        run_in_turn = ast.Attribute(ast.Name(self.self_name, ast.Load()), RUN_IN_TURN, ast.Load())
+        functions, arguments = node.nested()
+        call = ast.Call(run_in_turn, [functions, self.visit(node.input), arguments, *node.later], [])
         return ast.copy_location(call, node)

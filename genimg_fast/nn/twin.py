@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
 from genimg_fast.nn.norm import Fused
@@ -45,6 +46,7 @@ def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
     roles: dict[str, str] = {}
     chains: list[list[Any]] = []
     reason = ""
+    module = _looked_at(module)
     for name, method in _methods(plain_class(type(module))).items():
         if name in module.__dict__ or module._modules.keys().isdisjoint(_names(method.__code__)):
             continue
@@ -58,9 +60,7 @@ def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
         except NotRewritableError as error:
             reason = f"{name}(): {error}"
             continue
-        for chain in sources:
-            layers = (_layer(source, method, module) for source in chain)
-            chains.append([layer for layer in layers if layer is not ...])
+        chains += [[_as_layer(layer) for layer in _value(chain, method, module)] for chain in sources]
     return tuple(sorted(roles.items())), chains, reason
 
 
@@ -68,6 +68,11 @@ def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
     """The layers of a chain, with the paths in the module of those that are modules."""
     paths = {child: path for path, child in module.named_modules()}
     return [(paths.get(layer, "") if isinstance(layer, nn.Module) else "", layer) for layer in chain]
+
+
+def holds_layers(layer: Any) -> bool:
+    """Which say themselves how they run."""
+    return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
 def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
@@ -80,7 +85,7 @@ def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
         return
     for step in steps:
         layer = step.layers[0]
-        if step.kind is None and not isinstance(layer, FusedSequential):
+        if step.kind is None and not holds_layers(layer):
             yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
 
 
@@ -127,25 +132,43 @@ def _new(cls: type[nn.Module], roles: Roles, *arguments: Any) -> nn.Module:
     return twin.__new__(twin, *arguments)
 
 
-def _run_in_turn(*layers_and_input: Any) -> torch.Tensor:
-    *layers, input = layers_and_input
-    return run_in_turn([_as_layer(layer) for layer in reversed(layers) if layer is not ...], input)
+def _run_in_turn(functions: tuple, input: torch.Tensor, arguments: tuple | None, *later: Any) -> torch.Tensor:
+    layers = _layers(functions, arguments)
+    for part in later:
+        if type(part) is list:
+            layers += _layers(*part)
+        else:
+            layers.append(_as_layer(part))
+    return run_in_turn(layers, input)
+
+
+def _layers(functions: tuple, arguments: tuple | None) -> list[Any]:
+    if arguments is None:
+        return [_as_layer(function) for function in reversed(functions)]
+    turns = zip(reversed(functions), arguments, strict=True)
+    return [_as_layer(function if more is None else (function, *more)) for function, more in turns]
 
 
 def _as_layer(value: Any) -> Any:
-    if isinstance(value, nn.Module) or value is ...:
+    if isinstance(value, nn.Module):
         return value
     return Call(*value) if isinstance(value, tuple) else Call(value, (), {})
 
 
-def _layer(source: str, method: FunctionType, module: nn.Module) -> Any:
-    """What the source of a layer stands for: a module, a `Call`, or `...`."""
-    return _as_layer(eval(source, method.__globals__, {method.__code__.co_varnames[0]: module}))
+def _looked_at(module: nn.Module) -> nn.Module:
+    """The module, for a look at its attributes: what a property assigns to it, such as a count, is lost."""
+    copied = object.__new__(type(module))
+    copied.__dict__.update((n, dict(v) if type(v) is dict else v) for n, v in module.__dict__.items())
+    return copied
+
+
+def _value(source: str, method: FunctionType, module: nn.Module) -> Any:
+    return eval(source, method.__globals__, {method.__code__.co_varnames[0]: module})
 
 
 def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
     try:
-        layer = _layer(source, method, module)
+        layer = _as_layer(_value(source, method, module))
     except Exception:  # there is no such attribute, or a property raises
         return None
     if type(layer) in HEADS:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+HALF_TYPES = (torch.float16, torch.bfloat16)
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3}  # the native code's numbers (csrc/common/reduction.h)
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}  # csrc/common/activation.h
 RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reconstruction.h
@@ -14,6 +15,14 @@ RECONSTRUCTIONS = {"bce_with_logits": 0, "bce": 1, "mse": 2}  # csrc/common/reco
 
 def tensor(op: str, **tensors: torch.Tensor | None) -> None:
     """Each is a floating-point tensor (or None), and all are on the device of the first."""
+    on_device(op, **tensors)
+    for name, value in tensors.items():
+        if value is not None and not value.is_floating_point():
+            raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
+
+
+def on_device(op: str, **tensors: torch.Tensor | None) -> None:
+    """Each is a tensor (or None, but for the first), and all are on the device of the first."""
     first_name = next(iter(tensors))
     device = getattr(tensors[first_name], "device", None)
     for name, value in tensors.items():
@@ -21,8 +30,6 @@ def tensor(op: str, **tensors: torch.Tensor | None) -> None:
             continue
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-        if not value.is_floating_point():
-            raise TypeError(f"{op}: {name} must be floating point, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{op}: {name} is on {value.device} but {first_name} is on {device}; move one of them")
 
@@ -40,6 +47,16 @@ def same_dtype(op: str, **tensors: torch.Tensor | None) -> None:
     for name, value in tensors.items():
         if value is not None and value.dtype != dtype:
             raise TypeError(f"{op}: {name} is {value.dtype} but {first_name} is {dtype}; they must be the same")
+
+
+def dtype_or_float32(op: str, input: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """What normalises has input's dtype; float32 will do where that is a half type."""
+    for name, value in tensors.items():
+        if value is not None and value.dtype != input.dtype:
+            if input.dtype not in HALF_TYPES:
+                raise TypeError(f"{op}: {name} is {value.dtype} but input is {input.dtype}; they must be the same")
+            if value.dtype != torch.float32:
+                raise TypeError(f"{op}: {name} is {value.dtype}; with a {input.dtype} input it must be that or float32")
 
 
 def same_shape(op: str, **tensors: torch.Tensor) -> None:

@@ -50,6 +50,7 @@ def check_arguments(
         )
     for name, value in {"bias": bias, **norm}.items():
         _check.shape(op, name, value, (out_channels,), "one value an output channel")
+    _check.dtype_or_float32(op, input, **norm)
     if (norm["running_mean"] is None) != (norm["running_var"] is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     normalizes = training or norm["running_mean"] is not None

@@ -6,9 +6,8 @@ from __future__ import annotations
 import torch
 
 from genimg_fast import _backend
+from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._registration import register
-
-_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def wants_gradient(*inputs: torch.Tensor) -> bool:
@@ -41,7 +40,7 @@ def why_slower(input: torch.Tensor, least: int, least_in_inference: int) -> str 
 
 def kernels_widen(input: torch.Tensor, target: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether kernels take these tensors as autocast leaves them, images in float32 for one, and give a loss in float32."""
-    if input.device.type != "cuda" or input.dtype not in _HALF_TYPES:
+    if input.device.type != "cuda" or input.dtype not in HALF_TYPES:
         return False
     dtypes = (input.dtype, torch.float32)
     return target.dtype in dtypes and all(t is None or t.dtype == input.dtype for t in others)
@@ -56,7 +55,7 @@ def saved_gradient(like: torch.Tensor, wanted: bool) -> torch.Tensor:
 
 
 def new_loss(input: torch.Tensor, float32_loss: bool) -> torch.Tensor:
-    return input.new_empty((), dtype=torch.float32 if float32_loss and input.dtype in _HALF_TYPES else input.dtype)
+    return input.new_empty((), dtype=torch.float32 if float32_loss and input.dtype in HALF_TYPES else input.dtype)
 
 
 def keep(ctx, *, differentiable: tuple[int, ...], gradients: tuple[torch.Tensor, ...]) -> None:

@@ -101,9 +101,10 @@ def keeps_on_cuda() -> bool:
     return _used_on_cuda is not None
 
 
-def forget(blocks: Sequence[Block]) -> None:
+def forget(weight: torch.Tensor) -> None:
+    """What is kept of the chains that start with it."""
     if not torch.compiler.is_compiling():
-        _kept.pop(blocks[0].weight, None)
+        _kept.pop(weight, None)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -12,7 +12,6 @@ from genimg_fast.ops import _check
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import batch_norm_act as reference
 
-_HALF_TYPES = (torch.float16, torch.bfloat16)
 # On the CPU: elements on which the kernels save as much time, in a training step or in inference, as it takes to get to
 # them from Python.
 _WORTH_A_KERNEL, _WORTH_A_KERNEL_IN_INFERENCE = 3 << 16, 1 << 19
@@ -126,14 +125,9 @@ def check_arguments(op, input, running_mean, running_var, weight, bias, training
     _check.tensor(op, input=input, **per_channel)
     if input.dim() < 2:
         raise ValueError(f"{op}: input must be (N, C, ...), got shape {tuple(input.shape)}")
-    channels, dtype = (input.shape[1],), input.dtype
     for name, value in per_channel.items():
-        _check.shape(op, name, value, channels, "one value a channel")
-        if value is not None and value.dtype != dtype:
-            if dtype not in _HALF_TYPES:
-                raise TypeError(f"{op}: {name} is {value.dtype} but input is {dtype}; they must be the same")
-            if value.dtype != torch.float32:
-                raise TypeError(f"{op}: {name} is {value.dtype}; with a {dtype} input it must be that or float32")
+        _check.shape(op, name, value, (input.shape[1],), "one value a channel")
+    _check.dtype_or_float32(op, input, **per_channel)
     if (running_mean is None) != (running_var is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     if not training and running_mean is None:
@@ -143,7 +137,7 @@ def check_arguments(op, input, running_mean, running_var, weight, bias, training
 
 
 def _new_channels(input):
-    dtype = torch.float32 if input.dtype in _HALF_TYPES else input.dtype
+    dtype = torch.float32 if input.dtype in _check.HALF_TYPES else input.dtype
     return input.new_empty(input.shape[1], dtype=dtype)
 
 

@@ -25,15 +25,17 @@ def bce_loss(
     float32_loss: bool = False,
 ) -> torch.Tensor:
     op = "bce_loss"
-    _check.tensor(op, input=input, target=target, weight=weight)
+    _check.tensor(op, input=input, target=target)
+    _check.on_device(op, input=input, weight=weight)
     as_they_are = float32_loss and reduction != "none" and _loss.kernels_widen(input, target, weight)
     if float32_loss and not as_they_are:
         input, target, weight = to_float32(input, target, weight)
-    _check.same_dtype(op, input=input, target=None if as_they_are else target, weight=weight)
+    _check.same_dtype(op, input=input, target=None if as_they_are else target)
     _check.same_shape(op, input=input, target=target)
     _check.expands(op, input, "input", weight=weight)
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
-    unless = _loss.why_not_differentiable(target=target, weight=weight)
+    promotes = _loss.why_not_one_dtype(input, weight=weight)
+    unless = promotes or _loss.why_not_differentiable(target=target, weight=weight)
     if not _backend.use_native(
         op, input, target, weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
     ):

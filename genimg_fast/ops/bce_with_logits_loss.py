@@ -26,7 +26,8 @@ def bce_with_logits_loss(
     float32_loss: bool = False,
 ) -> torch.Tensor:
     op = "bce_with_logits_loss"
-    _check.tensor(op, input=input, target=target, weight=weight, pos_weight=pos_weight)
+    _check.tensor(op, input=input, target=target)
+    _check.on_device(op, input=input, weight=weight, pos_weight=pos_weight)
     _check.same_shape(op, input=input, target=target)
     _check.expands(op, input, "input", weight=weight, pos_weight=pos_weight)
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))

@@ -41,7 +41,7 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         packed = _packed.packed_weights(input, blocks, description)
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
-    _packed.forget(blocks)  # what changes with every step is not worth its memory
+    _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory
     output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
     for update in running_updates(blocks, input.shape, statistics):
         update_running_statistics(*update)

@@ -19,6 +19,8 @@ def gradient_penalty(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     op = "gradient_penalty"
+    if not callable(discriminator):
+        raise TypeError(f"{op}: discriminator must be a module or a function, got {type(discriminator).__name__}")
     _check.tensor(op, real=real, fake=fake)
     _check.same_dtype(op, real=real, fake=fake)
     _check.same_shape(op, real=real, fake=fake)

@@ -185,6 +185,11 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
   `load_state_dict` and writes under `torch.no_grad()` advance. A write that bypasses the counter, through `weight.data`,
   `weight.detach()` or NumPy, is noticed only if it changes one of 32 sampled values: a change of many weights is, that of a single
   unit may not be. Edit single units under `torch.no_grad()`.
+- What is kept holds the tensors. `torch.utils.swap_tensors`, and conversions under
+  `torch.__future__.set_swap_module_params_on_conversion(True)`, refuse the parameters of a model that has run in inference: `unfuse`
+  it first, which lets go of all, and `fuse` it again after that.
+- Arguments are checked before anything runs, so a wrong dtype, shape or number of channels is a `TypeError` or a `ValueError` where
+  PyTorch's own is often a `RuntimeError`.
 - Where a convolution is followed by `LeakyReLU` without a batch normalisation between them, changing the output in place makes
   `backward()` raise. PyTorch does the same for the other activations and for an in-place `LeakyReLU`.
 - Activation checkpointing that is not reentrant runs forward again only until it has what backward needs. PyTorch's batch normalisations

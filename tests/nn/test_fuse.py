@@ -201,3 +201,16 @@ def test_nothing_to_report():
 def test_bad_input_gets_one_clear_line(function):
     with pytest.raises(TypeError, match=f"{function.__name__}: model must be a torch.nn.Module, got dict"):
         function({})
+
+
+def test_a_lazy_layer_is_fused_once_it_has_run():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU())
+    report = genimg_fast.fuse(model)
+    assert "run the model once, then fuse() it again" in report.not_fused[0].reason
+    model(torch.zeros(1, 3, 8, 8))
+    assert [row.kind for row in genimg_fast.fuse(model).rows] == ["conv2d_bn_act"]
+
+
+def test_a_filter_that_is_no_function():
+    with pytest.raises(TypeError, match=r"^fuse: filter_fn must be a function, got int"):
+        genimg_fast.fuse(nn.Linear(2, 2), filter_fn=3)

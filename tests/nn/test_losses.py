@@ -52,6 +52,28 @@ def test_takes_over_an_instance_by_its_class(ours, torchs, arguments):
     assert [d.native for d in decisions] == [True]
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bool])
+@pytest.mark.parametrize(
+    ("ours", "torchs", "argument"),
+    [
+        (BCELoss, nn.BCELoss, "weight"),
+        *((BCEWithLogitsLoss, nn.BCEWithLogitsLoss, a) for a in ("weight", "pos_weight")),
+    ],
+)
+def test_weights_of_another_dtype_are_promoted_as_by_torch(ours, torchs, argument, dtype):
+    def run(module):
+        x = X.sigmoid().requires_grad_()
+        loss = module(x, TARGET)
+        return loss, torch.autograd.grad(loss, x)[0]
+
+    weight = torch.tensor([0, 1, 3]).to(dtype)
+    if argument == "pos_weight" and dtype is torch.bool:  # of which torch subtracts one
+        with pytest.raises(RuntimeError):
+            run(torchs(pos_weight=weight))
+        return
+    torch.testing.assert_close(run(ours(**{argument: weight})), run(torchs(**{argument: weight})))
+
+
 @pytest.mark.parametrize(("ours", "count"), [(BCELoss, 1 << 12), (BCEWithLogitsLoss, 1 << 14)])
 @pytest.mark.parametrize("grad", [True, False])
 def test_few_elements_are_left_to_torch(ours, count, grad):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genimg_fast import _backend, unfuse
+from genimg_fast import _backend, explain, unfuse
 from genimg_fast.nn import FusedSequential, plain
 from genimg_fast.nn.layers import Call, Step
 from genimg_fast.nn.sequential import run_in_turn
@@ -47,6 +47,7 @@ CHANGES = {
     "gradient": lambda model, input: torch.enable_grad()(model)(input),
     "gradient of the input": lambda model, input: model(input.requires_grad_()),
     "autocast": lambda model, input: torch.autocast("cpu", torch.bfloat16)(model)(input),
+    "memory order": lambda model, input: model(input.contiguous(memory_format=torch.channels_last)),
     "child": lambda model, input: model.append(nn.Tanh())(input),
 }
 
@@ -60,6 +61,39 @@ def test_another_kind_of_pass_is_planned_anew(plans, change):
     assert len(plans) == 1
     change(model, input)
     assert len(plans) == 2
+
+
+def test_what_explain_says_is_what_runs_next():
+    """Whatever ran before: the memory order, and whether parameters train, may decide."""
+
+    def runs_natively(model, input):
+        told = [call.native for call in explain(model, input).calls]
+        before = _backend.native_calls()
+        model(input)
+        assert (_backend.native_calls() > before) == any(told)
+        return any(told)
+
+    planes = _cases.randn((1024, 64, 3, 3))
+    model = FusedSequential(nn.BatchNorm2d(64), nn.ReLU())
+    assert not runs_natively(model, planes)
+    assert runs_natively(model, planes.contiguous(memory_format=torch.channels_last))
+    assert not runs_natively(model, planes)
+
+
+def test_frozen_parameters_are_another_kind_of_pass():
+    model, input = FusedSequential(nn.ConvTranspose2d(8, 8, 3, 2, 1), nn.ReLU()), _cases.randn((4, 8, 4, 4))
+    native = []
+    for trains in (True, False, True):
+        before = _backend.native_calls()
+        model.requires_grad_(trains)(input)
+        native.append(_backend.native_calls() - before)
+    assert native == [0, 1, 0]
+
+
+def test_a_sparse_input_has_no_memory_order():
+    model, input = FusedSequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()).eval(), _cases.randn((5, 3))
+    for _ in range(2):
+        torch.testing.assert_close(model(input.to_sparse()), model(input))
 
 
 def test_functions_that_a_method_calls_are_recognised():

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from genimg_fast import unfuse, use_backend
 from genimg_fast.nn import FusedSequential, replay
 from genimg_fast.nn.sequential import run_in_turn
+from genimg_fast.ops import _packed
 from tests import _cases
 
 
@@ -307,6 +308,35 @@ def test_a_head_that_levels_share_is_repeated_on_each():
     for side in range(2, 40):
         run_in_turn([conv], _cases.randn((1, 3, side, side)))
     assert len(replay._known[conv]) == 8
+
+
+@torch.no_grad()
+def test_what_was_unfused_is_let_go():
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(5, 3, 4, 2, 1)).eval()
+    model(_cases.randn((2, 3, 4, 4)))
+    there = weakref.ref(model[2])
+    unfuse(model)
+    for p in model.parameters():  # which refuses tensors that others hold
+        torch.utils.swap_tensors(p, nn.Parameter(p.double()))
+    assert model[0].weight.dtype is torch.float64
+    del model[2]
+    gc.collect()
+    assert there() is None
+
+
+@pytest.mark.parametrize("side", [4, 64])  # which PyTorch trains faster, and which the kernels do
+def test_a_model_that_trains_again_keeps_no_packed_weights(side):
+    model = FusedSequential(nn.ConvTranspose2d(3, 16, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 16, 4, 2, 1)).eval()
+    input = _cases.randn((2, 3, side, side))
+    with torch.no_grad():
+        model(input)
+    assert model in replay._known
+    assert model[0].weight in _packed._kept
+    model(input)  # as of a loss on features: the next pass without gradients repeats
+    assert model in replay._known
+    model.train()(input)
+    assert model not in replay._known
+    assert model[0].weight not in _packed._kept
 
 
 class Owned:

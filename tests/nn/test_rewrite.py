@@ -247,11 +247,108 @@ class ConditionOnTheVariable(Model):
         return x
 
 
+class ConditionOnWhatTheLayerCounts(Model):
+    def forward(self, x):
+        x = self.bn(x)
+        if self.bn.num_batches_tracked > 0:
+            x = self.relu(x)
+        return x
+
+
 class ConditionOnItsAttribute(Model):
     def forward(self, x):
         x = self.conv(x)
         if x.is_leaf:  # as the input is
             x = self.bn(x)
+        return x
+
+
+class TwoLayersUnderACondition(Model):
+    def forward(self, x):
+        x = self.conv(x)
+        if self.training or self.bn is None:
+            x = self.bn(x)
+            x = self.relu(x)
+        return x
+
+
+class Stateful(Model):
+    """What it calls depends on what it computed so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+        self.other = False
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+        nn.init.constant_(self.norms[1].bias, 3.0)
+
+    @property
+    def odd(self):
+        self.reads += 1
+        return self.reads % 2 == 1
+
+    @property
+    def next_slope(self):
+        self.reads += 1
+        return 1 / self.reads
+
+    def turn(self, x):
+        self.other, self.slope, self.conv, self.bn = True, 0.9, self.conv2, self.norms[1]
+        return x
+
+
+class ConditionThatCounts(Stateful):
+    def forward(self, x):
+        x = self.conv(x)
+        if self.odd:
+            x = F.relu(self.bn(x))
+        if self.odd:
+            x = self.bn2(x)
+        return x
+
+
+class InputChangesLayer(Stateful):
+    def forward(self, x):
+        x = self.conv(self.turn(x))
+        x = self.bn(x)
+        return self.relu(x)
+
+
+class InputChangesNestedLayer(Stateful):
+    def forward(self, x):
+        return self.relu(self.bn(self.conv(self.turn(x))))
+
+
+class InputChangesCondition(Stateful):
+    def forward(self, x):
+        x = self.conv(self.turn(x))
+        if self.other:
+            x = self.norms[1](x)
+        return x
+
+
+class InputChangesArgument(Stateful):
+    def forward(self, x):
+        return F.leaky_relu(self.conv(self.turn(x)), self.slope)
+
+
+class ArgumentsThatCount(Stateful):
+    def forward(self, x):
+        return F.leaky_relu(self.bn(F.leaky_relu(self.conv(x), self.next_slope)), negative_slope=self.next_slope)
+
+
+class InputAssigns(Model):
+    def forward(self, x):
+        h = self.conv(y := x * 2)
+        h = self.bn(h)
+        return h + y
+
+
+class CalledInput(Model):
+    def forward(self, x):
+        x = self.relu(self.bn(self.conv(F.avg_pool2d(x, 1))))
+        x = self.conv2(torch.stack([x, x]).sum(0))
+        x = self.bn2(x)
         return x
 
 
@@ -320,7 +417,17 @@ JOINED = {
     LooksAtItsVariables: [["conv"], ["bn"]],
     OtherSelf: [],
     ConditionOnTheVariable: [["conv"], ["bn"]],
+    ConditionOnWhatTheLayerCounts: [["bn"]],
     ConditionOnItsAttribute: [["conv"], ["bn"]],
+    TwoLayersUnderACondition: [["conv", "bn", "relu"]],
+    ConditionThatCounts: [["conv", "bn", "relu"]],
+    InputChangesLayer: [["conv", "bn", "relu"]],
+    InputChangesNestedLayer: [["conv", "bn", "relu"]],
+    InputChangesCondition: [["conv"]],
+    InputChangesArgument: [["conv", "leaky_relu"]],
+    ArgumentsThatCount: [["conv", "leaky_relu", "bn", "leaky_relu"]],
+    InputAssigns: [["conv", "bn"]],
+    CalledInput: [["conv", "bn", "relu"], ["conv2", "bn2"]],
     MoreArguments: [],
     LoopOverLayers: [],
     Super: [["conv2", "bn2"]],
@@ -362,6 +469,14 @@ def test_does_what_it_did(kind, mode, backend):
     assert isinstance(fused, kind)
     assert genimg_fast.unfuse(fused) is fused
     assert type(fused) is kind
+
+
+def test_looking_at_a_model_does_not_change_it():
+    model = ConditionThatCounts()
+    genimg_fast.fuse(model)
+    assert model.reads == 0
+    genimg_fast.explain(model, torch.zeros(2, 3, 4, 4))
+    assert model.reads == 2  # by the pass
 
 
 def test_signature_and_place_stay():

@@ -452,3 +452,14 @@ def test_auto_leaves_a_lone_layer_of_few_channels_to_torch():
         conv2d_bn_act(x, few.detach(), padding=1)
     assert [d.native for d in decisions] == [False, True, True, True, True]
     assert "few channels" in decisions[0].reason
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "bn_weight", "bn_bias"])
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(torch.float32, "but input is"), (torch.bfloat16, "it must be that or")]
+)
+def test_a_normalisation_in_another_dtype_is_named(name, dtype, allowed):
+    norm = {n: torch.ones(4, dtype=dtype) for n in ("running_mean", "running_var", "bn_weight", "bn_bias")}
+    norm[name] = norm[name].double()
+    with pytest.raises(TypeError, match=f"^conv2d_bn_act: {name} is torch.float64.* {allowed}"):
+        functional.conv2d_bn_act(torch.zeros(2, 3, 8, 8, dtype=dtype), torch.zeros(4, 3, 3, 3, dtype=dtype), **norm)

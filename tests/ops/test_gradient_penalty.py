@@ -81,3 +81,10 @@ def test_can_be_looked_at_without_grad():
 def test_bad_input_gets_one_clear_line(real, fake, error, message):
     with pytest.raises(error, match=message):
         gradient_penalty(lambda x: x, real, fake)
+
+
+def test_a_discriminator_that_is_none():
+    with pytest.raises(
+        TypeError, match=r"^gradient_penalty: discriminator must be a module or a function, got NoneType"
+    ):
+        gradient_penalty(None, torch.zeros(2, 3), torch.zeros(2, 3))
