@@ -188,6 +188,9 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 - What is kept holds the tensors. `torch.utils.swap_tensors`, and conversions under
   `torch.__future__.set_swap_module_params_on_conversion(True)`, refuse the parameters of a model that has run in inference: `unfuse`
   it first, which lets go of all, and `fuse` it again after that.
+- On the CPU convolutions of float32 by Toom-Cook (Winograd) products mix the values of a tile of pixels: one that is a million times
+  larger than its neighbours costs them digits, one that is infinite or NaN makes the outputs of its whole tile NaN, and values near
+  float32's largest overflow sooner. `genimg_fast.backends.cpu.allow_winograd = False` keeps to plain sums.
 - Arguments are checked before anything runs, so a wrong dtype, shape or number of channels is a `TypeError` or a `ValueError` where
   PyTorch's own is often a `RuntimeError`.
 - Where a convolution is followed by `LeakyReLU` without a batch normalisation between them, changing the output in place makes
