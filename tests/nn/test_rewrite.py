@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import importlib.util
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import genimg_fast
+from genimg_fast.nn import rewrite
 from genimg_fast.nn.twin import chains_of, named
 from tests import _cases
 
@@ -511,3 +513,21 @@ def test_without_source_each_layer_is_fused_by_itself():
     assert (conv.module, conv.kind, conv.reason) == ("conv", CONV, "")
     x = _cases.randn((2, 3, 4, 4))
     torch.testing.assert_close(model(x), plain(x))
+
+
+def test_of_a_large_file_the_class_alone_is_compiled(tmp_path, monkeypatch):
+    others = "".join(f"\nclass Other{i}:\n    pass\n" for i in range(9))
+    sizes = []
+    compiled = rewrite._compile
+    monkeypatch.setattr(
+        rewrite, "_compile", lambda tree, code: sizes.append(len([*ast.walk(tree)])) or compiled(tree, code)
+    )
+    future = "from __future__ import annotations\n"
+    guarded = SOURCE.replace(
+        "import torch.nn.functional as F", "try:\n    from torch.nn import functional as F\nfinally:\n    pass"
+    )
+    for i, source in enumerate((SOURCE, SOURCE + others, others + SOURCE, future + others + guarded)):
+        report = genimg_fast.fuse(imported(tmp_path / f"large{i}.py", source))
+        assert [row.kind for row in report.rows] == [CONV]
+    small, *large = sizes[::2]
+    assert max(large) < small + 15
