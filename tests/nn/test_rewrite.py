@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import sys
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -433,6 +434,26 @@ def test_settings_of_a_layer_fused_by_itself_count():
     assert type(model.conv) is not nn.Conv2d
     x = _cases.randn((2, 3, 5, 6), torch.float64)
     torch.testing.assert_close(outcome(model, x), outcome(plain, x))
+
+
+def test_a_class_patched_after_fusing_counts(monkeypatch):
+    class Patched(Nested):
+        pass
+
+    model = Patched().eval()
+    genimg_fast.fuse(model)
+    x = torch.zeros(1, 3, 4, 4)
+    expected = model(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(Nested, "forward", lambda self, x: x + 1)
+        torch.testing.assert_close(model(x), x + 1)
+        patch.setattr(Patched, "forward", lambda self, x: super(Patched, self).forward(x) + 1, raising=False)
+        torch.testing.assert_close(model(x), x + 2)
+        with mock.patch.object(Patched, "forward", return_value="mocked") as mocked:
+            assert model(x) == "mocked"
+            mocked.assert_called_once_with(x)
+    torch.testing.assert_close(model(x), expected)
+    assert type(model).forward is not Nested.forward
 
 
 class Listening(torch.Tensor):
