@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._device import DeviceContext
 
 from genimg_fast import _extension, _first_use
 
@@ -130,15 +131,40 @@ def is_recording_for_export() -> bool:
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
-def may_fuse(input: Any) -> bool:
+def _inside_mode() -> bool:
+    """Inside a mode that sees the operators or functions that are called, and may do anything in their place."""
+    count = torch._C._len_torch_function_stack()
+    # torch.device and torch.set_default_device change what makes tensors, and nothing else
+    if count and any(type(torch._C._get_function_stack_at(i)) is not DeviceContext for i in range(count)):
+        return True
+    return torch._C._len_torch_dispatch_stack() != 0
+
+
+def may_fuse(input: Any, *, inside_mode: bool = False) -> bool:
     """Whether a fused call may take the layers' place.
 
-    Not where others record the operators that are called: an export, a subclass of Tensor, an fx Proxy.  Nor for complex
-    numbers and integers, some of which PyTorch's layers serve.
+    Not where others record the operators that are called: an export, a mode, a subclass of Tensor, an fx Proxy.  Nor for
+    complex numbers and integers, some of which PyTorch's layers serve.
+
+    Args:
+        inside_mode: whatever modes there are.
     """
     if type(input) not in (torch.Tensor, torch.nn.Parameter) or not input.is_floating_point():
         return False
-    return not is_recording_for_export()
+    if torch.compiler.is_compiling():
+        return not is_recording_for_export()
+    # of is_recording_for_export() what can be so here: a small model's pass takes ten microseconds
+    return not (torch.compiler._is_exporting_flag or torch._C._is_tracing() or (not inside_mode and _inside_mode()))
+
+
+def has_own_functions(cls: type[torch.Tensor]) -> bool:
+    """Whether tensors of this class see the functions of torch that are called on them.
+
+    A DTensor sees operators alone, and fuses: FSDP2 puts an ordinary tensor in its place before a forward pass.
+    """
+    if cls in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return cls.__torch_function__ is not torch._C._disabled_torch_function_impl
 
 
 _BATCHED = [torch._C._dispatch_key_parse(key) for key in ("FuncTorchBatched", "Batched")]

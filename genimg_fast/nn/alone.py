@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from genimg_fast._backend import may_fuse
-from genimg_fast.nn.layers import Step, why_not_convolution
+from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused
 from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
 
@@ -16,9 +16,13 @@ class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
     _kind: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not may_fuse(input) or why_not_convolution(self):
+        if not may_fuse(input):
             return as_in_torch(self, super().forward, input)
-        return run_steps([self], lambda: [Step(("",), self._kind, "", (self,))], super().forward, input)
+        return run_steps([self], self._plan, super().forward, input)
+
+    def _plan(self) -> list[Step]:
+        fuses = not (why_not_convolution(self) or why_not_fused(self))
+        return [Step(("",), self._kind, "", (self,))] if fuses else []
 
 
 class FusedConv2d(_FusedConvolution, nn.Conv2d):
@@ -42,7 +46,10 @@ class _FusedBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):
             return as_in_torch(self, super().forward, input)
-        return run_steps([self], lambda: [Step(("",), "batch_norm_act", "", (self,))], super().forward, input)
+        return run_steps([self], self._plan, super().forward, input)
+
+    def _plan(self) -> list[Step]:
+        return [] if why_not_fused(self) else [Step(("",), "batch_norm_act", "", (self,))]
 
 
 class FusedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
+from genimg_fast._backend import has_own_functions
 from genimg_fast.nn.norm import FusedSyncBatchNorm, counts, joins_processes, norm_arguments, parameter, run_norm
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
@@ -149,6 +150,17 @@ def must_be_called(layer: Any) -> str:
         return "its forward() was replaced"
     if layer._compiled_call_impl is not None:
         return "it is compiled on its own"
+    return why_not_fused(layer)
+
+
+def why_not_fused(layer: Any) -> str:
+    """Why the layer's own forward() must run, though its class fuses; empty if it need not."""
+    own = layer.__dict__
+    if "_conv_forward" in own or "_output_padding" in own or "_check_input_dim" in own:
+        return "a method that its forward() calls was replaced"
+    for name, tensor in layer._parameters.items():
+        if tensor is not None and has_own_functions(type(tensor)):
+            return f"{name} is a {type(tensor).__name__}, which may change what is called on it"
     return ""
 
 

@@ -34,7 +34,8 @@ class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not _backend.may_fuse(input):
+        # inside a mode too: it may be there in one process alone, and what the processes exchange must be the same
+        if not _backend.may_fuse(input, inside_mode=joins_processes(self)):
             return as_in_torch(self, partial(nn.SyncBatchNorm.forward, cast("Any", self)), input)
         # at any size: all processes must run PyTorch's own, or all this one
         return run_norm(self, input, "none", 0.01)

@@ -63,7 +63,8 @@ def remember(
         return
     if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not may_chain(input):
         return
-    if _refer_back(modules):
+    # what compares modules below, and finds them by their hashes, wants each to be equal to itself alone
+    if _refer_back(modules) or any(type(m).__eq__ is not object.__eq__ for m in _all_modules(modules)):
         return
     parts: list[int | list[Any]] = []
     for served, shape, run in native_runs(input, blocks):

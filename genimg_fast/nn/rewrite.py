@@ -46,8 +46,7 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
         NotRewritableError: with the reason.
     """
     code = function.__code__
-    linecache.checkcache(code.co_filename)
-    tree = copy.deepcopy(_parse("".join(linecache.getlines(code.co_filename, function.__globals__)), code))
+    tree = copy.deepcopy(_tree_of(function))
     definitions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and _stands_at(node, code))
     definition = next(definitions, None)
     if definition is None:
@@ -62,19 +61,31 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
     return _with_code(function, _compile(ast.fix_missing_locations(tree), code)), writer.chains
 
 
-@functools.lru_cache(maxsize=32)
-def _parse(source: str, code: CodeType) -> ast.Module:
-    """The module that the code was compiled from."""
+def _tree_of(function: FunctionType) -> ast.Module:
+    """Of the file that the function was compiled from, what its code depends on."""
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    source = "".join(linecache.getlines(code.co_filename, function.__globals__))
     if not source:
         raise NotRewritableError("its source is not available")
     try:
-        tree = ast.parse(source)
+        body = _parse(source).body
+        # mostly its class: to copy and compile the whole of a large file takes seconds a model
+        around = next(statement for statement in body if (statement.end_lineno or 0) >= code.co_firstlineno)
+        tree = ast.Module([s for s in body if s is around or not isinstance(s, _WITHOUT_IMPORTS)], [])
         compiled = _compile(tree, code)
     except (SyntaxError, ValueError, StopIteration):
         compiled = None
     if compiled != code:  # the file has been edited since, or a decorator or an import hook made other code of it
         raise NotRewritableError("its source is not what runs")
     return tree
+
+
+_parse = functools.lru_cache(maxsize=32)(ast.parse)
+
+
+# `f` in `f.relu(x)` compiles to other code where the file imports it.
+_WITHOUT_IMPORTS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr)
 
 
 def _compile(tree: ast.Module, wanted: CodeType) -> CodeType:

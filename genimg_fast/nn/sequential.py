@@ -82,6 +82,7 @@ def run_steps(
     """The steps of a plan, which depends on nothing but these modules and what lies in them.
 
     Args:
+        plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
     output = replay(modules, input)
@@ -89,8 +90,11 @@ def run_steps(
         return output
     if plain.is_known(modules, input):
         return as_they_are(input)
+    steps = plan()
+    if not steps:
+        return as_they_are(input)
     native_calls = _backend.native_calls()
-    output = _run(modules, plan(), input)
+    output = _run(modules, steps, input)
     if _backend.native_calls() == native_calls:
         plain.learn(modules, input)
     return output

@@ -110,7 +110,7 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
         with contextlib.suppress(NotRewritableError):
             rewritten, chains = rewrite(method, dict(roles).get)
             if chains:
-                setattr(twin, name, rewritten)
+                setattr(twin, name, _Rewritten(twin, name, method, rewritten))
 
     def __reduce_ex__(self, protocol):  # noqa: N807
         constructor, arguments, *rest = super(twin, self).__reduce_ex__(protocol)
@@ -124,6 +124,21 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     twin.__module__, twin.__qualname__, twin.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
     setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
     return twin
+
+
+class _Rewritten:
+    """A method of a twin, in which calls are joined for as long as the plain class has the method that it was made of."""
+
+    def __init__(self, twin: type, name: str, method: FunctionType, rewritten: FunctionType):
+        self.twin, self.plain, self.name, self.method = twin, twin.__bases__[0], name, method
+        self.joined = f"_genimg_fast_joined_{name}"  # in the class, where torch.compile finds how to bind it
+        setattr(twin, self.joined, rewritten)
+
+    def __get__(self, module: Any, twin: Any = None) -> Any:
+        of = twin if module is None else module
+        if getattr(self.plain, self.name, None) is self.method:
+            return getattr(of, self.joined)
+        return getattr(super(self.twin, of), self.name)  # patched since
 
 
 def _new(cls: type[nn.Module], roles: Roles, *arguments: Any) -> nn.Module:

@@ -198,6 +198,10 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 - Activation checkpointing that is not reentrant runs forward again only until it has what backward needs. PyTorch's batch normalisations
   have then updated their running statistics twice; those of the fused call that ends the checkpointed part have done so once.
 - `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
+- Inside a mode (`TorchFunctionMode`, `TorchDispatchMode`, so `FlopCounterMode` and `make_fx`) a fused model calls its layers as they are:
+  the mode sees PyTorch's functions and operators. So does a layer whose methods were replaced on the instance, or one with a parameter
+  of a class with its own `__torch_function__`. What is replaced in `torch.nn` and `torch.nn.functional` themselves, `F.conv2d` or
+  `nn.Conv2d.forward` say, is not seen: `unfuse` the model.
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass. `unfuse` brings it back.
 """
 

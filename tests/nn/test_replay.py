@@ -367,3 +367,22 @@ def test_a_pass_that_is_repeated_does_not_keep_its_model(reference):
     del model
     gc.collect()
     assert there() is None
+
+
+class Valued(FusedSequential):
+    """Equal to all that have as many layers."""
+
+    def __eq__(self, other):
+        return isinstance(other, Valued) and len(self) == len(other)
+
+    def __hash__(self):
+        return len(self)
+
+
+@torch.no_grad()
+def test_models_that_are_equal_are_told_apart():
+    input = _cases.randn((2, 3, 4, 4))
+    models = [Valued(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU()).eval() for _ in range(2)]
+    for _ in range(2):
+        for model in models:
+            torch.testing.assert_close(model(input), nn.Sequential(*model)(input))

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import importlib.util
 import sys
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import genimg_fast
+from genimg_fast.nn import rewrite
 from genimg_fast.nn.twin import chains_of, named
 from tests import _cases
 
@@ -548,6 +551,26 @@ def test_settings_of_a_layer_fused_by_itself_count():
     torch.testing.assert_close(outcome(model, x), outcome(plain, x))
 
 
+def test_a_class_patched_after_fusing_counts(monkeypatch):
+    class Patched(Nested):
+        pass
+
+    model = Patched().eval()
+    genimg_fast.fuse(model)
+    x = torch.zeros(1, 3, 4, 4)
+    expected = model(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(Nested, "forward", lambda self, x: x + 1)
+        torch.testing.assert_close(model(x), x + 1)
+        patch.setattr(Patched, "forward", lambda self, x: super(Patched, self).forward(x) + 1, raising=False)
+        torch.testing.assert_close(model(x), x + 2)
+        with mock.patch.object(Patched, "forward", return_value="mocked") as mocked:
+            assert model(x) == "mocked"
+            mocked.assert_called_once_with(x)
+    torch.testing.assert_close(model(x), expected)
+    assert type(model).forward is not Nested.forward
+
+
 class Listening(torch.Tensor):
     """It sees each function that is called on it."""
 
@@ -626,3 +649,21 @@ def test_without_source_each_layer_is_fused_by_itself():
     assert (conv.module, conv.kind, conv.reason) == ("conv", CONV, "")
     x = _cases.randn((2, 3, 4, 4))
     torch.testing.assert_close(model(x), plain(x))
+
+
+def test_of_a_large_file_the_class_alone_is_compiled(tmp_path, monkeypatch):
+    others = "".join(f"\nclass Other{i}:\n    pass\n" for i in range(9))
+    sizes = []
+    compiled = rewrite._compile
+    monkeypatch.setattr(
+        rewrite, "_compile", lambda tree, code: sizes.append(len([*ast.walk(tree)])) or compiled(tree, code)
+    )
+    future = "from __future__ import annotations\n"
+    guarded = SOURCE.replace(
+        "import torch.nn.functional as F", "try:\n    from torch.nn import functional as F\nfinally:\n    pass"
+    )
+    for i, source in enumerate((SOURCE, SOURCE + others, others + SOURCE, future + others + guarded)):
+        report = genimg_fast.fuse(imported(tmp_path / f"large{i}.py", source))
+        assert [row.kind for row in report.rows] == [CONV]
+    small, *large = sizes[::2]
+    assert max(large) < small + 15
