@@ -65,6 +65,8 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
     # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
     if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
         return []
+    if torch._C._len_torch_dispatch_stack():  # which may record what is called, to call it again with other weights
+        return []
     now = state(weights)
     kept = _kept.setdefault(weights[0], {})
     known = kept.get(key)

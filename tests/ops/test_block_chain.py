@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from genimg_fast import _backend, models, unfuse
+from genimg_fast import _backend, functional, models, unfuse
 from genimg_fast.backends import cpu
 from genimg_fast.nn import FusedSequential
 from genimg_fast.ops import _packed
@@ -520,3 +521,12 @@ def test_the_chain_is_left_to_the_reference_when_asked(chained):
     with _backend.use_backend("reference"):
         generator()(_cases.randn((3, 6, 2, 2)))
     assert not chained
+
+
+def test_make_fx_bakes_no_packed_weight():
+    weight, x = torch.nn.Parameter(_cases.randn((8, 8, 3, 3))), _cases.randn((2, 8, 8, 8))
+    with torch.no_grad():
+        functional.conv2d_bn_act(x, weight, padding=1)  # packs it
+        recorded = make_fx(lambda x, w: functional.conv2d_bn_act(x, w, padding=1))(x, weight)
+        weight[0, 0, 0, 0] += 1  # of one value no sample may tell
+        torch.testing.assert_close(recorded(x, weight), torch.nn.functional.conv2d(x, weight, padding=1))
