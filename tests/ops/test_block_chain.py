@@ -528,5 +528,5 @@ def test_make_fx_bakes_no_packed_weight():
     with torch.no_grad():
         functional.conv2d_bn_act(x, weight, padding=1)  # packs it
         recorded = make_fx(lambda x, w: functional.conv2d_bn_act(x, w, padding=1))(x, weight)
-        weight[0, 0, 0, 0] += 1  # of one value no sample may tell
+        weight[0, 0, 0, 1] += 1  # which is not sampled
         torch.testing.assert_close(recorded(x, weight), torch.nn.functional.conv2d(x, weight, padding=1))
