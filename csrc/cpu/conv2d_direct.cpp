@@ -73,7 +73,6 @@ constexpr int64_t kPatchBytes = 512 * 1024,
                   kMaxPatches = 192;      // of one block: a quarter of L2, the rest is for weights
 constexpr int64_t kRowBytes = 16 * 1024;  // of one block: a third of L1
 constexpr int64_t kRowDepth = 64, kRowPixels = 8;
-constexpr int64_t kMostUnpacked = 64;  // pixels
 
 int64_t depth_of(const Convolution& conv) { return conv.taps() * conv.in_channels; }
 
@@ -109,7 +108,7 @@ template <typename T>
 bool supports(const Convolution& conv, Variant variant) {
   const PatchTile tile = GENIMG_FAST_DISPATCH_ISA(patch_tile<T>());
   if (variant == Variant::narrow) return conv.out_channels <= kNarrowChannels;
-  if (variant == Variant::unpacked) return conv.pixels() <= kMostUnpacked && depth_of(conv) % tile.lanes == 0;
+  if (variant == Variant::unpacked) return conv.pixels() <= kMostUnpackedPixels && depth_of(conv) % tile.lanes == 0;
   return variant == Variant::direct;
 }
 

@@ -41,12 +41,11 @@ struct UnpackedJob {
 namespace genimg_fast::cpu::unpacked {
 namespace {
 
-constexpr int64_t kMostPixels = 64;
 constexpr int64_t kProductRow = 512;  // values, about: half a page of a row of the weight
 
 }  // namespace
 
-bool supports(const Deconvolution& conv) { return conv.batch * conv.y.input * conv.x.input <= kMostPixels; }
+bool supports(const Deconvolution& conv) { return conv.batch * conv.y.input * conv.x.input <= kMostUnpackedPixels; }
 
 template <typename T>
 void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums) {

@@ -35,7 +35,6 @@ struct OuterJob {
 namespace genimg_fast::cpu::unpacked {
 namespace {
 
-constexpr int64_t kMostPixels = 64;
 constexpr int64_t kCachedBytes = 1 << 20;
 
 }  // namespace
@@ -43,7 +42,7 @@ constexpr int64_t kCachedBytes = 1 << 20;
 template <typename T>
 bool supports_weight_grad(const Convolution& conv) {
   const int64_t lanes = vector_bytes(active_isa()) / static_cast<int64_t>(sizeof(T));
-  return conv.pixels() <= kMostPixels && conv.taps() * conv.in_channels % lanes == 0;
+  return conv.pixels() <= kMostUnpackedPixels && conv.taps() * conv.in_channels % lanes == 0;
 }
 
 template <typename T>

@@ -16,6 +16,8 @@ namespace genimg_fast::cpu {
 // of VARIANTS in genimg_fast/backends/cpu.py.
 enum class Variant : int64_t { automatic = 0, direct = 1, toom_cook_2 = 2, toom_cook_4 = 3, narrow = 4, unpacked = 5 };
 
+constexpr int64_t kMostUnpackedPixels = 64;  // of the smaller image, in the whole batch
+
 inline bool is_toom_cook(Variant variant) { return variant == Variant::toom_cook_2 || variant == Variant::toom_cook_4; }
 inline int64_t tile_edge(Variant variant) { return variant == Variant::toom_cook_2 ? 2 : 4; }
 
