@@ -11,7 +11,6 @@
 
 #include <algorithm>
 
-#include "cpu/aligned_array.h"
 #include "cpu/conv_weight_grad_variants.h"
 #include "cpu/thread_workspace.h"
 
@@ -51,16 +50,11 @@ void run(const WeightGradCall<T>& call) {
   const int64_t depth = conv.taps() * conv.in_channels, bytes = conv.out_channels * depth * sizeof(T);
   const int64_t small_row = (conv.out_channels + kOuterRows - 1) / kOuterRows * kOuterRows;
   const int64_t patch_row = leading_dimension<T>(depth);
-  const auto small = aligned_array<T>(conv.pixels() * small_row);
-  const auto patches = aligned_array<T>(2 * conv.pixels() * patch_row);
+  const int64_t patch_values = conv.pixels() * patch_row;
+  const auto [small, patches, patches_by_tap] =
+      thread_workspace<T>(conv.pixels() * small_row, patch_values, patch_values);
   const bool aligned = reinterpret_cast<uintptr_t>(call.grad_weight) % 64 == 0;
-  const OuterJob<T> job{call,
-                        small.get(),
-                        patches.get(),
-                        patches.get() + conv.pixels() * patch_row,
-                        small_row,
-                        patch_row,
-                        aligned && bytes > kCachedBytes};
+  const OuterJob<T> job{call, small, patches, patches_by_tap, small_row, patch_row, aligned && bytes > kCachedBytes};
   GENIMG_FAST_DISPATCH_ISA(gather_factors<T>(job));
   parallel_for(0, small_row / kOuterRows, 1, [&](int64_t begin, int64_t end) {
     GENIMG_FAST_DISPATCH_ISA(sum_outer_products<T>(job, begin * kOuterRows, end * kOuterRows));
