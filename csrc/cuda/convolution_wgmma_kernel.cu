@@ -204,8 +204,9 @@ __device__ __forceinline__ void load_step(const TensorMap& image, const TensorMa
            place.phase, landed);
 }
 
-// The output position of row `r` of a tile: its image and place in the tile; image -1 for a row beyond the last.
-__device__ __forceinline__ GatherRow position_in_tile(const TilePlan& plan, int r) {
+// The output position of row `r` of a tile: its image and place in the tile; image -1 for a row beyond the last.  Only
+// bodies for sm_90a use it.
+[[maybe_unused]] __device__ __forceinline__ GatherRow position_in_tile(const TilePlan& plan, int r) {
   const int row = r / plan.x.positions;
   int image = row / plan.y.positions, y = row % plan.y.positions;
   // ldmatrix reads 8 rows at once, and pixels that are 8 apart lie in the same banks.  Neighbouring rows of an image of
