@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from genimg_fast._backend import may_fuse
 from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused
 from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
@@ -16,9 +17,7 @@ class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
     _kind: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not may_fuse(input):
-            return as_in_torch(self, super().forward, input)
-        return run_steps([self], self._plan, super().forward, input)
+        return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
 
     def _plan(self) -> list[Step]:
         fuses = not (why_not_convolution(self) or why_not_fused(self))
@@ -44,9 +43,7 @@ class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
 
 class _FusedBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not may_fuse(input):
-            return as_in_torch(self, super().forward, input)
-        return run_steps([self], self._plan, super().forward, input)
+        return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
 
     def _plan(self) -> list[Step]:
         return [] if why_not_fused(self) else [Step(("",), "batch_norm_act", "", (self,))]

@@ -99,11 +99,18 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
-    if type(head) in _CONVOLUTIONS and head.groups != 1 and len(together) == 1:
-        return Step(names, None, f"groups={head.groups}; the kernels take 1, and nothing follows that fuses", together)
     if type(head) in _CONVOLUTIONS:
+        if len(together) == 1 and (reason := _why_not_alone(head)):
+            return Step(names, None, f"{reason}, and nothing follows that fuses", together)
         return Step(names, _CONVOLUTIONS[type(head)], "", together)
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
+
+
+def _why_not_alone(conv: Any) -> str:
+    """Why a convolution that fuses is left to PyTorch where it is all that a call would hold, whatever its input."""
+    if conv.groups != 1:
+        return f"groups={conv.groups}; the kernels take 1"
+    return "kernel (1, 1), for which PyTorch's is as good" if conv.kernel_size == (1, 1) else ""
 
 
 def _may_follow_convolution(layer: Any) -> bool:

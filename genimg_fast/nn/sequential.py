@@ -43,7 +43,7 @@ class FusedSequential(Fused, nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return run_steps([self], self.plan, super().forward, input) if may_fuse(input) else super().forward(input)
+        return run_steps([self], self.plan, super().forward, input)
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order."""
@@ -61,10 +61,7 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
-    if may_fuse(input):
-        as_they_are = partial(_one_by_one, layers)
-        return run_steps(layers, lambda: plan([("", layer) for layer in layers]), as_they_are, input)
-    return _one_by_one(layers, input)
+    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(_one_by_one, layers), input)
 
 
 def _one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
@@ -85,11 +82,11 @@ def run_steps(
         plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
+    if plain.is_known(modules, input) or not may_fuse(input):
+        return as_they_are(input)
     output = replay(modules, input)
     if output is not None:
         return output
-    if plain.is_known(modules, input):
-        return as_they_are(input)
     steps = plan()
     if not steps:
         return as_they_are(input)

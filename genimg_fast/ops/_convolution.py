@@ -136,8 +136,9 @@ def _made_for(block: Block, records: bool) -> bool:
     return (kernel, stride) == ((4, 4), (2, 2))
 
 
-_FEWEST_MULTIPLY_ADDS = 20e6
-"""Below which a chain's gradients take less time than setting them up from Python."""
+_FEWEST_MULTIPLY_ADDS = 12e6
+"""Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
+each of two, whose setting up is one."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
@@ -163,9 +164,13 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
-        work += block.weight.numel() * max(_pixels(block, shape), fewest)
+        multiply_adds = block.weight.numel() * max(_pixels(block, shape), fewest)
+        in_channels = block.weight.shape[0 if block.transposed else 1]
+        # for whose gradients PyTorch prepares as long as we do
+        strided = max(block.weight.shape[2:]) > 3 and block.stride != (1, 1) and in_channels > _IMAGE_CHANNELS
+        work += max(multiply_adds, _FEWEST_MULTIPLY_ADDS) if strided else multiply_adds
         shape = block.output_shape(shape)
-    if records and work < _FEWEST_MULTIPLY_ADDS:
+    if records and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
     lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS

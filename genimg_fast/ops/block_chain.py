@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from genimg_fast import _backend
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
 from genimg_fast.ops._recorded_chain import recorded_chain, stacks
@@ -42,7 +43,10 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
     _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory
-    output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
+    if torch.compiler.is_compiling() or _backend.inside_func_transform():
+        output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
+    else:
+        output, *statistics = _Node.apply(input, *parameters, fixed, codes, numbers)
     for update in running_updates(blocks, input.shape, statistics):
         update_running_statistics(*update)
     return output
@@ -157,6 +161,25 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
         )  # fmt: skip
         grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wants, strict=True)]
     return grads[0], grads[1:], [None] * len(fixed), None, None
+
+
+class _Node(torch.autograd.Function):
+    """The operator `block_chain_training` in a graph that is run and not traced: what torch.library does around an operator on
+    lists takes longer than a small chain."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        *parameters, fixed, codes, numbers = arguments
+        inputs = input, parameters, fixed, codes, numbers
+        with torch._C._AutoDispatchBelowAutograd():
+            output, stored, statistics = torch.ops.genimg_fast.block_chain_training.default(*inputs)
+        _setup_context(ctx, inputs, (output, stored, statistics))
+        return output, *statistics
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        of_input, of_parameters, *_ = _backward(ctx, grad)
+        return of_input, *of_parameters, None, None, None
 
 
 register("block_chain_training", _fake_training, backward=_backward, setup_context=_setup_context)

@@ -65,7 +65,7 @@ class Model(nn.Module):
         self.residual = ResidualStage(4, 4)
         self.block1, self.block2 = Block(relu), Block(relu)
         self.block2.conv.weight = self.block1.conv.weight  # tied
-        self.loose = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 1)])
+        self.loose = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 3, padding=1)])
         self.frozen = nn.BatchNorm2d(4).requires_grad_(False)
         self.untracked = nn.BatchNorm2d(4, track_running_stats=False)
         self.fc, self.bn = nn.Linear(4, 5), nn.BatchNorm1d(5)
@@ -373,7 +373,7 @@ def test_layers_that_stay_are_named_with_the_reason():
             self.hooked = nn.Conv2d(3, 3, 1)
             self.circular = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
             self.norm = nn.InstanceNorm2d(3)
-            self.conv = nn.Conv2d(3, 3, 1)
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
             self.hooked.register_forward_hook(lambda module, args, output: None)
 
         def forward(self, x):

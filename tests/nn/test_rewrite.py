@@ -379,7 +379,7 @@ class Super(Nested):
 class Private(Model):
     def __init__(self):
         super().__init__()
-        self.__conv = nn.Conv2d(3, 3, 1)
+        self.__conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x):
         return F.relu(self.__conv(x)) + F.relu(self.conv(x))
@@ -608,7 +608,7 @@ from torch import nn
 class Written(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x):
         return F.relu(self.conv(x))

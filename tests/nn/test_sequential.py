@@ -98,7 +98,7 @@ FUSED_CASES = {
         [CONV, DECONV],
     ),
     "other layers between": (
-        lambda: [nn.Flatten(), nn.Linear(120, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Unflatten(1, (4, 2, 2)), nn.Conv2d(4, 3, 1)],
+        lambda: [nn.Flatten(), nn.Linear(120, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Unflatten(1, (4, 2, 2)), nn.Conv2d(4, 3, 2)],
         IMAGES,
         [None, None, NORM, None, CONV],
     ),

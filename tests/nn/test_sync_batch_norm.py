@@ -166,7 +166,7 @@ def test_process_group_stays_with_the_module(monkeypatch):
 
 
 def test_what_is_not_fused_stays_what_it_is():
-    hooked = nn.Sequential(nn.Conv2d(3, 3, 1), nn.SyncBatchNorm(3))
+    hooked = nn.Sequential(nn.Conv2d(3, 3, 3), nn.SyncBatchNorm(3))
     hooked[1].register_forward_hook(lambda module, args, output: None)
     report = genimg_fast.fuse(hooked)
     assert [(row.description, row.reason) for row in report.not_fused] == [("SyncBatchNorm", "it has hooks")]
