@@ -32,7 +32,9 @@ def test_names_native_calls():
 
 
 def test_names_layers_that_do_not_fuse():
-    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.GELU()))
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.GELU())
+    )
     genimg_fast.fuse(model)
     model[0].register_forward_hook(lambda *_: None)
     report = genimg_fast.explain(model, torch.randn(2, 3, 4, 4))

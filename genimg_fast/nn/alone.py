@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused
+from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused, why_not_norm
 from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
 
@@ -41,20 +41,25 @@ class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
         return super().forward(input)
 
 
-class _FusedBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
+class _FusedNorm(Fused, nn.modules.batchnorm._NormBase):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
 
     def _plan(self) -> list[Step]:
-        return [] if why_not_fused(self) else [Step(("",), "batch_norm_act", "", (self,))]
+        fuses = not (why_not_norm(self) or why_not_fused(self))
+        return [Step(("",), "batch_norm_act", "", (self,))] if fuses else []
 
 
-class FusedBatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
+class FusedBatchNorm1d(_FusedNorm, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d`, run by `functional.batch_norm_act`."""
 
 
-class FusedBatchNorm2d(_FusedBatchNorm, nn.BatchNorm2d):
+class FusedBatchNorm2d(_FusedNorm, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, run by `functional.batch_norm_act`."""
+
+
+class FusedInstanceNorm2d(_FusedNorm, nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d`, run by `functional.batch_norm_act`."""
 
 
 ALONE: dict[type[nn.Module], type[nn.Module]] = {
@@ -62,5 +67,6 @@ ALONE: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose2d: FusedConvTranspose2d,
     nn.BatchNorm1d: FusedBatchNorm1d,
     nn.BatchNorm2d: FusedBatchNorm2d,
+    nn.InstanceNorm2d: FusedInstanceNorm2d,
     nn.SyncBatchNorm: FusedSyncBatchNorm,
 }

@@ -75,15 +75,15 @@ class FuseReport:
 
 
 def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None = None) -> FuseReport:
-    """Makes a model run faster: its chains of convolution, batch normalisation and activation run fused from here on.
+    """Makes a model run faster: its chains of convolution, normalisation and activation run fused from here on.
 
     Works in place on the instance, by class alone:
 
     - ``nn.Sequential`` becomes `FusedSequential`;
     - a module whose methods call layers on each other's output, as in ``F.relu(self.bn(self.conv(x)))``, becomes an instance of
       a subclass of its class, in which those methods make fused calls and are otherwise what they were;
-    - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d``, ``BatchNorm2d`` and ``SyncBatchNorm`` that are called in any other way
-      run as one such call each, but for convolutions with groups or of kernel 1;
+    - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d``, ``BatchNorm2d``, ``InstanceNorm2d`` and ``SyncBatchNorm`` that are called
+      in any other way run as one such call each, but for convolutions with groups or of kernel 1;
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
 
     Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from genimg_fast._backend import has_own_functions
 from genimg_fast.nn.norm import FusedSyncBatchNorm, counts, joins_processes, norm_arguments, parameter, run_norm
+from genimg_fast.ops._convolution import memory_format
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
@@ -27,7 +28,8 @@ _ACTIVATIONS: dict[type, str] = {
     nn.Tanh: "tanh",
     nn.Sigmoid: "sigmoid",
 }
-HEADS = (*_CONVOLUTIONS, *_BATCH_NORMS)
+_NORMS = (*_BATCH_NORMS, nn.InstanceNorm2d)
+HEADS = (*_CONVOLUTIONS, *_NORMS)
 """The layers that a fused call can start with."""
 LAYERS = (*HEADS, *_ACTIVATIONS)
 """All that a fused call can hold."""
@@ -106,6 +108,40 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
+def is_instance_norm(step: Step) -> bool:
+    return type(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
+
+
+def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
+    """A run of convolution blocks with the instance normalisations between them, as runs without any.
+
+    On one image, the batch of pix2pix and CycleGAN, an instance normalisation is a batch normalisation, and belongs to the block of
+    the convolution before it.  That pays in training alone: what packs a weight once and keeps it knows no statistics of a batch.
+    """
+    joins = (
+        torch.is_grad_enabled()
+        and input.dim() == 4
+        and input.shape[0] == 1
+        and not torch.is_autocast_enabled(input.device.type)
+        and torch.channels_last
+        not in (memory_format(input), *(memory_format(s.layers[0].weight) for s in run if s.kind in BLOCKS))
+    )
+    parts: list[list[Step]] = [[]]
+    for step in run:
+        if not is_instance_norm(step):
+            parts[-1].append(step)
+        elif joins and parts[-1] and _ends_with_convolution(parts[-1][-1], step):
+            before = parts[-1][-1]
+            parts[-1][-1] = before._replace(names=before.names + step.names, layers=before.layers + step.layers)
+        else:
+            parts += [[step], []]
+    return [part for part in parts if part]
+
+
+def _ends_with_convolution(step: Step, norm: Step) -> bool:
+    return len(step.layers) == 1 and step.layers[0].out_channels == norm.layers[0].num_features
+
+
 def _why_not_alone(conv: Any) -> str:
     """Why a convolution that fuses is left to PyTorch where it is all that a call would hold, whatever its input."""
     if conv.groups != 1:
@@ -123,8 +159,8 @@ def why_not_head(layer: Any) -> str:
     kind = type(layer)
     if kind in _CONVOLUTIONS:
         return why_not_convolution(layer) or must_be_called(layer)
-    if kind in _BATCH_NORMS:
-        return must_be_called(layer)
+    if kind in _NORMS:
+        return must_be_called(layer) or why_not_norm(layer)
     if activation_of(layer):
         return must_be_called(layer) or "no convolution or batch normalisation that fuses stands before it"
     if kind is nn.SyncBatchNorm:
@@ -144,6 +180,13 @@ def why_not_convolution(conv: Any) -> str:
         return f"padding_mode is {conv.padding_mode!r}; only 'zeros' is fused"
     if isinstance(conv.padding, str):
         return f"padding is {conv.padding!r}; only padding in numbers is fused"
+    return ""
+
+
+def why_not_norm(norm: Any) -> str:
+    """Why a normalisation with these settings does not fuse; empty if it does."""
+    if isinstance(norm, nn.InstanceNorm2d) and norm.track_running_stats:
+        return "it tracks running statistics, which only a batch normalisation fuses with"
     return ""
 
 
@@ -207,7 +250,7 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
     activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
     norm: dict[str, Any] = _NO_NORM
     bn_weight = bn_bias = None
-    if len(layers) > 1 and type(layers[1]) in _BATCH_NORMS:
+    if len(layers) > 1 and type(layers[1]) in _NORMS:
         # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
         bn = layers[1]
         norm, bn_weight, bn_bias = norm_arguments(bn, input), parameter(bn, "weight"), parameter(bn, "bias")

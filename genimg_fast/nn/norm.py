@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the modules of batch normalisation ask of `genimg_fast.functional`, and a `torch.nn.SyncBatchNorm` that runs on it."""
+"""What the modules of normalisation ask of `genimg_fast.functional`, and a `torch.nn.SyncBatchNorm` that runs on it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from genimg_fast import _backend, functional
 from genimg_fast.ops.sync_batch_norm_act import process_count
+from genimg_fast.reference.activation import activate
 
 
 class Fused:
@@ -55,7 +56,9 @@ def joins_processes(bn: Any) -> bool:
 
 
 def run_norm(bn: Any, input: torch.Tensor, activation: str, negative_slope: float) -> torch.Tensor:
-    """The batch normalisation, and an activation after it."""
+    """The normalisation, and an activation after it."""
+    if isinstance(bn, nn.InstanceNorm2d):
+        return _run_instance_norm(bn, input, activation, negative_slope)
     arguments = norm_arguments(bn, input)
     arguments |= {"weight": parameter(bn, "weight"), "bias": parameter(bn, "bias")}
     arguments |= {"activation": activation, "negative_slope": negative_slope}
@@ -63,6 +66,30 @@ def run_norm(bn: Any, input: torch.Tensor, activation: str, negative_slope: floa
         del arguments["training"]
         return functional.sync_batch_norm_act(input, process_group=bn.process_group, **arguments)
     return functional.batch_norm_act(input, **arguments)
+
+
+def _run_instance_norm(
+    norm: nn.InstanceNorm2d, input: torch.Tensor, activation: str, negative_slope: float
+) -> torch.Tensor:
+    """As PyTorch computes it: the batch normalisation of one image, which has a channel for each channel of each image."""
+    is_batch = input.dim() == 4 and input.shape[1] == norm.num_features
+    if not is_batch or input[:, 0].numel() <= input.shape[0] or torch.is_autocast_enabled(input.device.type):
+        return activate(nn.InstanceNorm2d.forward(norm, input), activation, negative_slope)
+    n, c, h, w = input.shape
+    weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
+    output = functional.batch_norm_act(
+        input.reshape(1, n * c, h, w),  # Inductor's code for varying sizes knows the product, and no -1
+        None,
+        None,
+        None if weight is None else weight.repeat(n),
+        None if bias is None else bias.repeat(n),
+        training=True,
+        momentum=0.0,
+        eps=norm.eps,
+        activation=activation,
+        negative_slope=negative_slope,
+    )
+    return output.view(input.shape)
 
 
 def norm_arguments(bn: Any, input: torch.Tensor) -> dict[str, Any]:

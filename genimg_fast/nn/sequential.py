@@ -16,7 +16,17 @@ from genimg_fast import _backend
 from genimg_fast._backend import may_fuse
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
-from genimg_fast.nn.layers import BLOCKS, Step, batch_norm_act, block, must_be_called, plan, take_back_counts
+from genimg_fast.nn.layers import (
+    BLOCKS,
+    Step,
+    batch_norm_act,
+    block,
+    is_instance_norm,
+    must_be_called,
+    parts_on,
+    plan,
+    take_back_counts,
+)
 from genimg_fast.nn.norm import Fused
 from genimg_fast.nn.replay import remember, replay
 from genimg_fast.reference.block_chain import Block
@@ -25,7 +35,7 @@ from genimg_fast.reference.block_chain import Block
 class FusedSequential(Fused, nn.Sequential):
     """`torch.nn.Sequential` whose layers run fused, each group as one call of `genimg_fast.functional`.
 
-    Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d``
+    Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d | InstanceNorm2d``
     (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation, and ``SyncBatchNorm`` once `fuse` has
     seen it; a call ends before one that waits for other processes.  All other children are called
     as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
@@ -99,10 +109,11 @@ def run_steps(
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
     runs = _runs(steps)
-    if len(runs) == 1:
-        return _run_alone(modules, runs[0], input)
+    if len(runs) == 1 and len(parts := parts_on(input, runs[0])) == 1:
+        return _run_alone(modules, parts[0], input)
     for run in runs:
-        input = _run_apart(run, input) if run[0].kind else run[0].layers[0](input)
+        for part in parts_on(input, run):
+            input = _run_apart(part, input) if part[0].kind else part[0].layers[0](input)
     return input
 
 
@@ -113,10 +124,10 @@ def _run_apart(run: list[Step], input: torch.Tensor) -> torch.Tensor:
 
 
 def _runs(steps: list[Step]) -> list[list[Step]]:
-    """Convolution blocks that stand one after the other are together; every other step is alone."""
+    """Convolution blocks that stand one after the other, and what may be part of one, are together; every other step is alone."""
     runs: list[list[Step]] = []
     for step in _with_those_inside(steps):
-        if runs and step.kind in BLOCKS and runs[-1][0].kind in BLOCKS:
+        if runs and runs[-1][0].kind in BLOCKS and (step.kind in BLOCKS or is_instance_norm(step)):
             runs[-1].append(step)
         else:
             runs.append([step])

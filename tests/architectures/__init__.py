@@ -41,8 +41,8 @@ ARCHITECTURES = {
     "WGAN-GP critic": Architecture(
         lambda: adversarial.WGANCritic(),
         (4, 3, 16, 16),
-        {"conv2d_bn_act": 3},
-        {"InstanceNorm2d is not a layer that fuses": 1},
+        {"conv2d_bn_act": 3, "batch_norm_act": 1},
+        {},
     ),
     "pix2pix U-Net generator": Architecture(
         lambda: translation.UnetGenerator(),
