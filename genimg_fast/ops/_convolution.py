@@ -136,7 +136,7 @@ def _made_for(block: Block, records: bool) -> bool:
     return (kernel, stride) == ((4, 4), (2, 2))
 
 
-_FEWEST_MULTIPLY_ADDS = 12e6
+_FEWEST_MULTIPLY_ADDS = 12_000_000
 """Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
 each of two, whose setting up is one."""
 _IMAGE_CHANNELS = 4

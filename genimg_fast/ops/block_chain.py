@@ -177,7 +177,7 @@ class _Node(torch.autograd.Function):
         return output, *statistics
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor | None, *of_statistics: Any) -> tuple[torch.Tensor | None, ...]:
         of_input, of_parameters, *_ = _backward(ctx, grad)
         return of_input, *of_parameters, None, None, None
 
