@@ -119,7 +119,7 @@ def smoke(python: str, wheel: Path, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GENIMG_FAST"))}
 
     def run(*arguments: str, **more: str) -> str:
-        command = [python, *arguments]
+        command = [os.path.abspath(python), *arguments]  # which `cwd` is not to change
         done = subprocess.run(command, env=environment | more, cwd=folder.parent, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{python} {arguments[0]}: {done.stdout}{done.stderr}")
