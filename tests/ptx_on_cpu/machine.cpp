@@ -12,12 +12,12 @@ using cuda_on_cpu::Schedule, cuda_on_cpu::schedule, cuda_on_cpu::schedule_random
 constexpr int64_t kMostInstructions = 100'000'000;  // of a thread, between two waits: more is a loop without an end
 constexpr size_t kIdlePolls = 64;                   // a thread: so many that under the random schedule none is left out
 
+// The value of %tid.x and so on; what is the same for all threads of a grid ignores the rest.
 uint64_t special_register(const std::string& name, const Launch& launch, uint3 block, int thread) {
   auto axis = [&](const uint3& v) { return name.back() == 'x' ? v.x : name.back() == 'y' ? v.y : v.z; };
   const uint3& size = launch.block;
-  const uint3 place{thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)};
   const std::string what = name.substr(0, name.find('.'));
-  if (what == "%tid") return axis(place);
+  if (what == "%tid") return axis({thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)});
   if (what == "%ntid") return axis(size);
   if (what == "%ctaid") return axis(block);
   if (what == "%nctaid") return axis(launch.grid);
@@ -27,24 +27,22 @@ uint64_t special_register(const std::string& name, const Launch& launch, uint3 b
 
 }  // namespace
 
-Block::Block(const Launch& launch, uint3 index)
+Block::Block(const Launch& launch)
     : launch(launch),
-      index(index),
       tracks_proxies(launch.entry->uses_async_proxy),
       threads_(static_cast<size_t>(launch.block.x) * launch.block.y * launch.block.z),
+      all_(threads_.size()),
       registers_(threads_.size() * launch.entry->slots.size()),
-      // NaN in every floating-point type, until something is written.
-      shared_(launch.shared_bytes + 1024 + kFirstSharedAddress, 0xff),
+      shared_(launch.shared_bytes + 1024 + kFirstSharedAddress),
       async_(make_async_state()) {
   const uint64_t storage = reinterpret_cast<uint64_t>(shared_.data());
   shared_window_ = shared_.data() + ((storage + 1023) / 1024 * 1024 - storage);
   const std::vector<Slot>& slots = launch.entry->slots;
   const size_t local_bytes = (launch.entry->local_bytes + 15) / 16 * 16;
-  local_.assign(threads_.size() * local_bytes + 16, 0xff);
+  local_.resize(threads_.size() * local_bytes + 16);
   const uint64_t local = (reinterpret_cast<uint64_t>(local_.data()) + 15) / 16 * 16;
-  std::vector<int> all(threads_.size());
-  std::iota(all.begin(), all.end(), 0);
-  for (int t : all) {
+  std::iota(all_.begin(), all_.end(), 0);
+  for (int t : all_) {
     Thread& thread = threads_[t];
     thread.block = this;
     thread.index = t;
@@ -53,14 +51,14 @@ Block::Block(const Launch& launch, uint3 index)
     for (size_t s = 0; s < slots.size(); ++s) {
       const Slot& slot = slots[s];
       switch (slot.kind) {
-        case Slot::Kind::register_:
+        case Slot::Kind::register_:  // NaN in every floating-point type, until something is written
           thread.r[s] = slot.bits == 1 ? 0 : slot.bits == 64 ? ~uint64_t{0} : (uint64_t{1} << slot.bits) - 1;
           break;
         case Slot::Kind::constant:
           thread.r[s] = slot.value;
           break;
         case Slot::Kind::special:
-          thread.r[s] = special_register(slot.name, launch, index, t);
+          thread.r[s] = special_register(slot.name, launch, {}, t);
           break;
         case Slot::Kind::param:
           thread.r[s] = reinterpret_cast<uint64_t>(launch.parameters) + slot.value;
@@ -71,17 +69,32 @@ Block::Block(const Launch& launch, uint3 index)
         case Slot::Kind::local:
           thread.r[s] = reinterpret_cast<uint64_t>(thread.local) + slot.value;
           break;
-        case Slot::Kind::global:
-          throw std::runtime_error("a variable in global memory: " + slot.name);
       }
     }
   }
-  make_ready(all);
 }
 
 Block::~Block() { delete_async_state(async_); }
 
-void Block::run() {
+void Block::begin(uint3 block_index) {
+  index = block_index;
+  delete_async_state(std::exchange(async_, make_async_state()));
+  std::fill(shared_.begin(), shared_.end(), 0xff);  // NaN again
+  const std::vector<Slot>& slots = launch.entry->slots;
+  for (size_t s = 0; s < slots.size(); ++s)
+    if (slots[s].kind == Slot::Kind::special && slots[s].name.compare(0, 6, "%ctaid") == 0)
+      for (Thread& thread : threads_) thread.r[s] = special_register(slots[s].name, launch, index, thread.index);
+  for (Thread& thread : threads_) {
+    thread.pc = 0;
+    thread.awaited = false;
+    thread.open_group.clear();
+    thread.committed_groups.clear();
+  }
+  make_ready(all_);
+}
+
+void Block::run(uint3 block_index) {
+  begin(block_index);
   for (size_t returned = 0; returned < threads_.size();) {
     if (ready_.empty()) throw std::runtime_error("divergent barrier, the block cannot go on: " + describe_waiting());
     if (schedule == Schedule::random) std::swap(ready_[schedule_random() % ready_.size()], ready_.back());
@@ -91,12 +104,8 @@ void Block::run() {
     resume(t);
     returned += t.state == Thread::State::returned;
   }
-  for (const Thread& t : threads_) {
+  for (const Thread& t : threads_)
     if (launch.waits && !t.awaited) throw std::runtime_error("a thread did not wait for the kernel before its own");
-    for (const auto& group : t.committed_groups)
-      if (!group.empty()) throw std::runtime_error("a thread returned before a copy of its cp.async had landed");
-    if (!t.open_group.empty()) throw std::runtime_error("a thread returned before it committed a cp.async");
-  }
   check_at_end_of_block(*async_, *this);
 }
 
@@ -143,9 +152,7 @@ void Block::meet_block(Thread& t, const Instruction& i) {
     if (other.at != &i)
       throw std::runtime_error("divergent barrier, the block meets at different places: " + describe_waiting());
   at_block_barrier_ = 0;
-  std::vector<int> all(threads_.size());
-  std::iota(all.begin(), all.end(), 0);
-  make_ready(all);
+  make_ready(all_);
 }
 
 void Block::meet_warp(Thread& t, const Instruction& i, uint32_t mask, Combine combine) {
@@ -177,9 +184,7 @@ void Block::meet_warpgroup(Thread& t, const Instruction& i, Combine combine) {
     if (members[k]->state != Thread::State::at_warpgroup_operation || members[k]->at != &i) return;
   }
   if (combine) combine(members, i);
-  std::vector<int> all(kWarpgroup);
-  std::iota(all.begin(), all.end(), first);
-  make_ready(all);
+  make_ready(std::vector<int>(all_.begin() + first, all_.begin() + first + kWarpgroup));
 }
 
 void Block::poll(Thread& t, const Instruction& i) {
@@ -224,11 +229,10 @@ void run_grid(const Launch& launch) {
   if (schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
   if (schedule == Schedule::random) std::shuffle(order.begin(), order.end(), schedule_random);
   const uint3& grid = launch.grid;
-  for (size_t b : order) {
-    const uint3 index{static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                      static_cast<unsigned>(b / grid.x / grid.y)};
-    Block(launch, index).run();
-  }
+  Block block(launch);
+  for (size_t b : order)
+    block.run({static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
+               static_cast<unsigned>(b / grid.x / grid.y)});
 }
 
 }  // namespace ptx_on_cpu

@@ -80,12 +80,14 @@ struct AsyncState;  // of TMA, barriers in shared memory and wgmma: async.cpp
 
 class Block {
  public:
-  Block(const Launch& launch, uint3 index);
+  explicit Block(const Launch& launch);
   ~Block();
-  void run();
+  // Runs one block of the grid after the other.  Registers keep what an earlier one left in them: to the kernel they are
+  // undefined.
+  void run(uint3 block_index);
 
   const Launch& launch;
-  const uint3 index;
+  uint3 index{};
   const bool tracks_proxies;  // whether accesses to shared memory are noted, for copies of the accelerator
 
   // ---- Memory: where `bytes` bytes at an address of a state space lie.  Throws if a thread may not access them.
@@ -159,6 +161,7 @@ class Block {
   [[noreturn]] static void beyond(const char* what, uint64_t address, uint64_t bytes);
   void find_array(uint64_t address, uint64_t bytes);
 
+  void begin(uint3 block_index);
   void resume(Thread& t);
   void make_ready(const std::vector<int>& threads);
   std::string describe(const Instruction& i) const;
@@ -171,6 +174,7 @@ class Block {
   }
 
   std::vector<Thread> threads_;
+  std::vector<int> all_;  // their numbers
   std::vector<uint64_t> registers_;
   std::vector<unsigned char> shared_, local_;
   unsigned char* shared_window_;  // shared address 0

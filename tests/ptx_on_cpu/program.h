@@ -21,7 +21,7 @@ constexpr int kNoSlot = -1;
 
 // What a slot holds when a thread starts.
 struct Slot {
-  enum class Kind { register_, constant, special, param, shared, local, global };
+  enum class Kind { register_, constant, special, param, shared, local };
 
   Kind kind;
   std::string name;
