@@ -93,14 +93,14 @@ Entry& entry_of(const void* kernel) {
   }
   const auto found = loaded.entries.find(name);
   if (found == loaded.entries.end()) throw std::runtime_error("no PTX of " + name);
-  Entry& entry = *found->second.front();
-  if (entry.code.empty()) decode(entry);
-  return entry;
+  for (const Entry* other : found->second)  // of a kernel in a header, which several files have
+    if (other->source != found->second.front()->source) throw std::runtime_error("two kernels have the name " + name);
+  return *found->second.front();
 }
 
-void run(const void* kernel, const unsigned (&grid)[3], const unsigned (&block)[3], size_t shared_bytes,
+void run(Entry& entry, const unsigned (&grid)[3], const unsigned (&block)[3], size_t shared_bytes,
          const std::vector<cuda_on_cpu::Parameter>& parameters) {
-  const Entry& entry = entry_of(kernel);
+  if (entry.code.empty()) decode(entry);
   const auto& declared = entry.parameters;
   if (declared.size() != parameters.size()) throw std::runtime_error(entry.name + ": another number of parameters");
   const std::unique_ptr<unsigned char, void (*)(void*)> memory(
@@ -117,7 +117,9 @@ void run(const void* kernel, const unsigned (&grid)[3], const unsigned (&block)[
   const uint64_t threads = static_cast<uint64_t>(block[0]) * block[1] * block[2];
   if (threads == 0 || threads > 1024 || (entry.most_threads != 0 && threads > static_cast<uint64_t>(entry.most_threads)) ||
       grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535 || shared_bytes > 227 * 1024)
-    throw std::runtime_error(entry.name + ": an invalid launch of " + std::to_string(threads) + " threads a block");
+    throw std::runtime_error("invalid launch: grid (" + std::to_string(grid[0]) + "," + std::to_string(grid[1]) + "," +
+                             std::to_string(grid[2]) + "), " + std::to_string(threads) + " threads a block, " +
+                             std::to_string(shared_bytes) + " bytes of shared memory");
   for (const cuda_on_cpu::Bytes& array : cuda_on_cpu::arrays_of_call) {
     const uint64_t begin = reinterpret_cast<uint64_t>(array.data);
     launch.arrays.emplace_back(begin, begin + array.size);
@@ -134,7 +136,16 @@ CUDA_ON_CPU_BINDINGS {
   // Kernels that are launched from now on are those of this file too.
   bind("load_ptx", [](const std::string& path) {
     ptx_on_cpu::load(path);
-    cuda_on_cpu::run_instead = ptx_on_cpu::run;
+    cuda_on_cpu::run_instead = [](const void* kernel, const auto& grid, const auto& block, size_t shared_bytes,
+                                  const std::vector<cuda_on_cpu::Parameter>& parameters) {
+      ptx_on_cpu::run(ptx_on_cpu::entry_of(kernel), grid, block, shared_bytes, parameters);
+    };
+  });
+  // Launches one block of a kernel that exists as PTX alone and takes two pointers.
+  bind("run_ptx", [](const std::string& name, unsigned threads, int64_t shared_bytes, const void* in, void* out) {
+    auto found = ptx_on_cpu::loaded.entries.find(name);
+    if (found == ptx_on_cpu::loaded.entries.end()) throw std::runtime_error("no PTX of " + name);
+    ptx_on_cpu::run(*found->second.front(), {1, 1, 1}, {threads, 1, 1}, shared_bytes, {{&in, 8}, {&out, 8}});
   });
   // Decodes every kernel, also those that are never launched; how many there are.
   bind("decode_ptx", [] {
