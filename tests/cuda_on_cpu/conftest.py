@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.cuda_on_cpu import build
 from tests.cuda_on_cpu.memory import Memory
-
-SANITIZE = os.environ.get("GENIMG_FAST_CUDA_ON_CPU_SANITIZE") == "1"  # set by test_sanitizers.py
-# The sanitizers look at addresses, which do not depend on the order of threads.
-PTX = os.environ.get("GENIMG_FAST_PTX_ON_CPU")  # the same, by tests/ptx_on_cpu: an architecture
-SCHEDULES = ["random"] if SANITIZE or PTX else ["forward", "reverse", "random"]
+from tests.cuda_on_cpu.mode import PTX, SANITIZE, SCHEDULES
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.memory import decode, encode
+from tests.cuda_on_cpu.mode import shows_as_values
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -61,6 +61,7 @@ def box_arguments(memory, steps=(1, 1, 1, 1), sizes=(64, 4, 1, 1), misaligned=0)
     return array, numbers, memory.output(512, np.uint8)
 
 
+@shows_as_values
 def test_a_box_that_is_not_waited_for_is_nan(kernels, memory):
     array, numbers, out = box_arguments(memory)
     kernels.tma_box(array, numbers, False, 512, out)
@@ -136,7 +137,7 @@ def test_wgmma(kernels, memory, operands, columns, depth):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif("GENIMG_FAST_PTX_ON_CPU" in os.environ, reason="nvcc's kernel always waits")
+@shows_as_values
 def test_sums_are_nan_until_they_are_waited_for(kernels, memory, operands):
     dtype, _, b, _, fragments = operands
     sums = memory.output((128, 32), np.float32)

@@ -27,7 +27,7 @@ std::vector<GenericAccess>& accesses_of(AsyncState& state, uint64_t chunk) {
 // ---- Barriers.
 
 Barrier& barrier_at(Block& block, uint64_t address) {
-  uint64_t bits;
+  uint64_t bits = 0;
   std::memcpy(&bits, block.shared(address, 8), 8);
   auto found = block.async().barriers.find(address);
   if (found == block.async().barriers.end()) throw std::runtime_error("mbarrier: not initialised");
@@ -35,20 +35,29 @@ Barrier& barrier_at(Block& block, uint64_t address) {
   return found->second;
 }
 
+// The same for a thread, which must have been told that it was initialised.
+Barrier& barrier_for(Thread& t, uint64_t address) {
+  Barrier& barrier = barrier_at(*t.block, address);
+  t.block->races().access_shared(t, address, 8, false);
+  return barrier;
+}
+
 // A phase completes when no arrival and no byte is pending.
-void end_phase_if_complete(Barrier& barrier) {
+void end_phase_if_complete(Block& block, Barrier& barrier) {
   if (barrier.pending > 0 || barrier.tx_count != 0) return;
   barrier.pending = barrier.expected;
   barrier.phase ^= 1;
+  block.races().end_phase(barrier.number);
 }
 
 void arrive(Thread& t, uint64_t address, int64_t bytes) {
-  Barrier& barrier = barrier_at(*t.block, address);
+  Barrier& barrier = barrier_for(t, address);
   barrier.tx_count += bytes;
   if (bytes < 0 || barrier.tx_count > kMostTxCount) throw std::runtime_error("mbarrier: tx-count beyond its range");
   if (barrier.pending == 0) throw std::runtime_error("mbarrier: more arrivals in a phase than it was made for");
   --barrier.pending;
-  end_phase_if_complete(barrier);
+  t.block->races().arrive(t, barrier.number);
+  end_phase_if_complete(*t.block, barrier);
   t.block->progress();
 }
 
@@ -60,6 +69,8 @@ void init(Thread& t, const Instruction& i) {
   Barrier barrier;
   barrier.expected = barrier.pending = count;
   barrier.initialised_by = t.index;
+  barrier.number = static_cast<int>(t.block->async().barriers.size());
+  t.block->races().access_shared(t, address, 8, true);
   t.block->async().barriers[address] = barrier;
 }
 
@@ -98,27 +109,26 @@ void land(Thread& t, Barrier& barrier) {
     for_each_element(copy, [&](const char* from, uint64_t to) {
       unsigned char* shared = t.block->shared(to, 2);
       if (!from) return void(std::memset(shared, 0, 2));
-      std::memcpy(shared, t.block->global(t, reinterpret_cast<uint64_t>(from), 2), 2);
+      std::memcpy(shared, t.block->global(t, reinterpret_cast<uint64_t>(from), 2, false), 2);
     });
     barrier.tx_count -= static_cast<const CUtensorMap*>(copy.map)->bytes();
   }
   barrier.copies.clear();
-  end_phase_if_complete(barrier);
+  end_phase_if_complete(*t.block, barrier);
   t.block->progress();
 }
 
 // Whether the phase of that parity, the present one or the one before, has completed.
 void try_wait(Thread& t, const Instruction& i) {
-  Barrier& barrier = barrier_at(*t.block, static_cast<uint32_t>(t.r[i.a] + i.immediate));
+  Barrier& barrier = barrier_for(t, static_cast<uint32_t>(t.r[i.a] + i.immediate));
   const uint32_t parity = get<uint32_t>(t, i.b);
   if (parity > 1) throw std::runtime_error("mbarrier: a parity is 0 or 1");
   if (barrier.phase == parity && !barrier.copies.empty()) land(t, barrier);
   const bool over = barrier.phase != parity;
   set<uint64_t>(t, i.d, over);
-  if (over)
-    t.block->progress();
-  else
-    t.block->poll(t, i);  // false after a while, as it may
+  if (!over) return t.block->poll(t, i);  // false after a while, as it may
+  t.block->races().wait(t, barrier.number);
+  t.block->progress();
 }
 
 void copy_box(Thread& t, const Instruction& i) {
@@ -131,13 +141,14 @@ void copy_box(Thread& t, const Instruction& i) {
   copy.to = static_cast<uint32_t>(t.r[i.d]);
   for (int d = 0; d < 4; ++d) copy.first[d] = get<int32_t>(t, i.list[d]);
   if (copy.to % 128 != 0) throw std::runtime_error("cp.async.bulk.tensor: shared address is not 128-byte aligned");
-  Barrier& barrier = barrier_at(block, static_cast<uint32_t>(t.r[i.b]));
+  Barrier& barrier = barrier_for(t, static_cast<uint32_t>(t.r[i.b]));
   if (!barrier.published)
     throw std::runtime_error("mbarrier: used by a copy, and not fenced since it was initialised");
   require_proxy_fence(block, copy.to, map.bytes(), false, "cp.async.bulk.tensor");
   for (uint64_t chunk = copy.to / kChunk; chunk < (copy.to + map.bytes()) / kChunk; ++chunk)
     accesses_of(block.async(), chunk).clear();
   for_each_element(copy, [&](const char*, uint64_t to) { std::memset(block.shared(to, 2), 0xff, 2); });
+  block.races().begin_bulk_copy(t, barrier.number, copy.to, map.bytes());
   barrier.copies.push_back(copy);
 }
 
@@ -183,10 +194,10 @@ void fence(Decoder& d) {
     d.expect("release");
     d.expect("cluster");
     d.made.run = [](Thread& t, const Instruction&) { publish_barriers(t); };
-  } else {  // threads run one at a time and see each other's writes at once
+  } else {
     d.choose({"acq_rel", "sc"});
-    d.choose({"cta", "gpu", "sys"});
-    d.made.run = [](Thread&, const Instruction&) {};
+    d.choose({"gpu", "sys"});
+    d.made.run = [](Thread& t, const Instruction&) { t.block->races().fence(t); };
   }
   d.operands(0);
 }

@@ -10,8 +10,15 @@ class Decoder;
 
 // A thread accesses shared memory through the generic proxy.
 void note_shared_access(Thread& t, uint64_t address, uint64_t bytes, bool writes);
-inline void touch_shared(Thread& t, uint64_t address, uint64_t bytes, bool writes) {
+inline void note_proxy(Thread& t, uint64_t address, uint64_t bytes, bool writes) {
   if (t.block->tracks_proxies) note_shared_access(t, address, bytes, writes);
+}
+// And where it does.
+inline unsigned char* touch_shared(Thread& t, uint64_t address, uint64_t bytes, bool writes) {
+  unsigned char* place = t.block->shared(address, bytes);
+  note_proxy(t, address, bytes, writes);
+  t.block->races().access_shared(t, address, bytes, writes);
+  return place;
 }
 
 void decode_bulk_copy(Decoder& d);  // cp.async.bulk
@@ -28,6 +35,7 @@ struct BoxCopy {
 };
 
 struct Barrier {
+  int number = 0;
   uint32_t expected = 0, pending = 0;  // arrivals of a phase; those that are missing of the present one
   int64_t tx_count = 0;
   unsigned phase = 0;

@@ -34,7 +34,8 @@ Block::Block(const Launch& launch)
       all_(threads_.size()),
       registers_(threads_.size() * launch.entry->slots.size()),
       shared_(launch.shared_bytes + 1024 + kFirstSharedAddress),
-      async_(make_async_state()) {
+      async_(make_async_state()),
+      races_(static_cast<int>(threads_.size())) {
   const uint64_t storage = reinterpret_cast<uint64_t>(shared_.data());
   shared_window_ = shared_.data() + ((storage + 1023) / 1024 * 1024 - storage);
   const std::vector<Slot>& slots = launch.entry->slots;
@@ -80,6 +81,7 @@ void Block::begin(uint3 block_index) {
   index = block_index;
   delete_async_state(std::exchange(async_, make_async_state()));
   std::fill(shared_.begin(), shared_.end(), 0xff);  // NaN again
+  races_.begin_block();
   const std::vector<Slot>& slots = launch.entry->slots;
   for (size_t s = 0; s < slots.size(); ++s)
     if (slots[s].kind == Slot::Kind::special && slots[s].name.compare(0, 6, "%ctaid") == 0)
@@ -152,6 +154,7 @@ void Block::meet_block(Thread& t, const Instruction& i) {
     if (other.at != &i)
       throw std::runtime_error("divergent barrier, the block meets at different places: " + describe_waiting());
   at_block_barrier_ = 0;
+  races_.meet_block();
   make_ready(all_);
 }
 

@@ -16,6 +16,7 @@
 
 #include "fibers.h"
 #include "ptx_on_cpu/program.h"
+#include "ptx_on_cpu/races.h"
 
 namespace ptx_on_cpu {
 
@@ -98,12 +99,14 @@ class Block {
     require_aligned(address, bytes);
     return shared_window_ + address;
   }
-  unsigned char* global(const Thread& t, uint64_t address, uint64_t bytes) {
-    if (launch.waits && !t.awaited)
-      throw std::runtime_error("global memory is accessed before the kernel has waited for the one before it");
-    require_aligned(address, bytes);
-    const auto& array = launch.arrays.empty() ? kNoArray : launch.arrays[last_array_];
-    if (address < array.first || address + bytes > array.second) find_array(address, bytes);
+  unsigned char* global(const Thread& t, uint64_t address, uint64_t bytes, bool writes) {
+    require_global(t, address, bytes);
+    races_.access_global(t, address, bytes, writes);
+    return reinterpret_cast<unsigned char*>(address);
+  }
+  // The same for atom, which races with no other.
+  unsigned char* global_atomic(const Thread& t, uint64_t address, uint64_t bytes) {
+    require_global(t, address, bytes);
     return reinterpret_cast<unsigned char*>(address);
   }
   const unsigned char* parameter(uint64_t address, uint64_t bytes) const {
@@ -149,10 +152,18 @@ class Block {
   int thread_count() const { return static_cast<int>(threads_.size()); }
 
   AsyncState& async() { return *async_; }
+  Races& races() { return races_; }
 
  private:
   static constexpr std::pair<uint64_t, uint64_t> kNoArray{0, 0};
 
+  void require_global(const Thread& t, uint64_t address, uint64_t bytes) {
+    if (launch.waits && !t.awaited)
+      throw std::runtime_error("global memory is accessed before the kernel has waited for the one before it");
+    require_aligned(address, bytes);
+    const auto& array = launch.arrays.empty() ? kNoArray : launch.arrays[last_array_];
+    if (address < array.first || address + bytes > array.second) find_array(address, bytes);
+  }
   static void require_aligned(uint64_t address, uint64_t bytes) {
     // An access of a vector of 16 bytes and so on; cp.async.bulk checks its own.
     if (bytes <= 16 && address % bytes != 0)
@@ -184,6 +195,7 @@ class Block {
   int at_block_barrier_ = 0;
   size_t idle_polls_ = 0;  // one after the other, since something last happened
   AsyncState* async_;
+  Races races_;
 };
 
 // async.cpp.  The second, when all threads have returned: throws if something is still under way.

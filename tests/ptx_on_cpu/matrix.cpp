@@ -39,9 +39,7 @@ template <bool kTransposed>
 void run_ldmatrix(Thread& t, const Instruction& i) {
   const int lane = t.index % kWarp;
   if (lane < 8 * static_cast<int>(i.list.size())) {
-    const uint64_t address = static_cast<uint32_t>(t.r[i.a] + i.immediate);
-    touch_shared(t, address, 16, false);
-    t.block->shared(address, 16);
+    touch_shared(t, static_cast<uint32_t>(t.r[i.a] + i.immediate), 16, false);
   }
   t.block->meet_warp(t, i, 0xffffffff, load_matrices<kTransposed>);
 }

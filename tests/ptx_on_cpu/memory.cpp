@@ -18,13 +18,11 @@ unsigned char* place(Thread& t, const Instruction& i, bool writes) {
   uint64_t address = (i.a == kNoSlot ? 0 : t.r[i.a]) + i.immediate;
   Block& block = *t.block;
   if (space == Space::generic && block.is_shared(address)) {
-    touch_shared(t, address - block.shared_window(), bytes, writes);
-    return block.shared(address - block.shared_window(), bytes);
+    return touch_shared(t, address - block.shared_window(), bytes, writes);
   }
   if (space == Space::shared) {
     address = static_cast<uint32_t>(address);
-    touch_shared(t, address, bytes, writes);
-    return block.shared(address, bytes);
+    return touch_shared(t, address, bytes, writes);
   }
   if (space == Space::local) return block.local(t, address, bytes);
   if (space == Space::param) return const_cast<unsigned char*>(block.parameter(address, bytes));
@@ -33,7 +31,7 @@ unsigned char* place(Thread& t, const Instruction& i, bool writes) {
   if (space == Space::generic && !writes &&
       address - reinterpret_cast<uint64_t>(block.launch.parameters) < block.launch.entry->parameter_bytes)
     return const_cast<unsigned char*>(block.parameter(address, bytes));
-  return block.global(t, address, bytes);
+  return block.global(t, address, bytes, writes);
 }
 
 template <Space space>
@@ -125,7 +123,9 @@ void atom(Decoder& d) {
   d.address(1);
   d.made.b = d.slot(2);
   d.made.run = [](Thread& t, const Instruction& i) {
-    unsigned char* to = t.block->global(t, t.r[i.a] + i.immediate, 4);
+    const uint64_t address = t.r[i.a] + i.immediate;
+    unsigned char* to = t.block->global_atomic(t, address, 4);
+    t.block->races().atomic(t, address);
     uint32_t before;
     std::memcpy(&before, to, 4);
     const uint32_t after = before + get<uint32_t>(t, i.b);
@@ -133,8 +133,6 @@ void atom(Decoder& d) {
     set<uint32_t>(t, i.d, before);
   };
 }
-
-void nothing(Thread&, const Instruction&) {}
 
 // ---- cp.async
 
@@ -144,9 +142,10 @@ void copy_async(Thread& t, const Instruction& i) {  // [d], [a + immediate], c o
   if (from_global < 0 || from_global > bytes) throw std::runtime_error("cp.async: src-size is larger than cp-size");
   const uint64_t to = static_cast<uint32_t>(t.r[i.d] + i.second_list[1]), from = t.r[i.a] + i.immediate;
   if (from % bytes != 0) throw std::runtime_error("cp.async: global address is not " + std::to_string(bytes) + "-byte aligned");
-  touch_shared(t, to, bytes, true);
+  note_proxy(t, to, bytes, true);
   unsigned char* shared = t.block->shared(to, bytes);
-  const unsigned char* global = from_global > 0 ? t.block->global(t, from, from_global) : nullptr;
+  t.block->races().begin_copy(t, to, bytes);
+  const unsigned char* global = from_global > 0 ? t.block->global(t, from, from_global, false) : nullptr;
   std::memset(shared, 0xff, bytes);
   t.open_group.push_back({shared, global, bytes, from_global});
 }
@@ -154,6 +153,7 @@ void copy_async(Thread& t, const Instruction& i) {  // [d], [a + immediate], c o
 void commit_group(Thread& t, const Instruction&) {
   t.committed_groups.push_back(std::move(t.open_group));
   t.open_group.clear();
+  t.block->races().commit_copies(t);
 }
 
 void land(const std::vector<AsyncCopy>& group) {
@@ -166,6 +166,7 @@ void land(const std::vector<AsyncCopy>& group) {
 void wait_group(Thread& t, const Instruction& i) {
   for (; t.committed_groups.size() > static_cast<size_t>(i.immediate); t.committed_groups.pop_front())
     land(t.committed_groups.front());
+  t.block->races().end_copies(t, t.committed_groups.size());
 }
 
 void cp(Decoder& d) {
@@ -201,10 +202,9 @@ void add_memory(DecodeTable& table) {
   table["cvta"] = cvta;
   table["atom"] = atom;
   table["cp"] = cp;
-  // Threads run one at a time and see each other's writes at once.
   table["membar"] = [](Decoder& d) {
-    d.choose({"cta", "gl", "sys"});
-    d.made.run = nothing;
+    d.choose({"gl", "sys"});
+    d.made.run = [](Thread& t, const Instruction&) { t.block->races().fence(t); };
   };
 }
 

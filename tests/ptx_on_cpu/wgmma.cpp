@@ -82,9 +82,13 @@ void begin(Lanes lanes, const Instruction& i) {
     for (int slot : i.second_list) product.a.push_back(get<uint32_t>(*lanes[thread], slot));
   }
   const Descriptor descriptor(product.b);
+  block.races().begin_wgmma(lanes);
   for (int column = 0; column < i.immediate; ++column)
-    require_proxy_fence(block, swizzled_128(descriptor.start + column / 8 * descriptor.stride + column % 8 * 128), 16,
-                        true, "wgmma");
+    for (int k = 0; k < 16; k += 8) {  // 16 bytes lie together
+      const uint64_t address = descriptor.element(k, column);
+      require_proxy_fence(block, address, 16, true, "wgmma");
+      block.races().read_by_wgmma(lanes, address, 16);
+    }
   auto [entry, begun] = group.accumulators.try_emplace(i.list[0], &i, std::vector<float>());
   if (!begun && entry->second.first->list != i.list)
     throw std::runtime_error("wgmma: accumulators that another one still computes in part");
@@ -116,6 +120,7 @@ void wait(Lanes lanes, const Instruction& i) {
   group.fenced = false;
   for (; group.committed.size() > static_cast<size_t>(i.immediate); group.committed.pop_front())
     for (const Wgmma& product : group.committed.front()) finish(lanes, group, product);
+  lanes[0]->block->races().end_wgmma(lanes, group.committed.empty() && group.open.empty());
   if (!group.committed.empty() || !group.open.empty()) return;
   for (const auto& [first, accumulators] : group.accumulators) {
     const std::vector<int>& registers = accumulators.first->list;
