@@ -66,6 +66,7 @@ void Races::access_shared(const Thread& t, uint64_t address, uint64_t bytes, boo
   if (writes) return write_shared(t, address, bytes, access);
   for (uint64_t c = address / kCell; c <= (address + bytes - 1) / kCell; ++c) {
     SharedCell& cell = shared_cell(c);
+    if (cell.write.agent < 0) throw std::runtime_error("shared memory is read that nothing has written");
     if (!knows(t.index, cell.write)) fail(t, "reads", "shared memory", c * kCell, cell.write, "wrote", block_);
     auto own = std::find_if(cell.reads.begin(), cell.reads.end(), [&](const Epoch& r) { return r.agent == t.index; });
     if (own == cell.reads.end())
@@ -113,7 +114,8 @@ void Races::begin_wgmma(Thread* const* warpgroup) {
 void Races::read_by_wgmma(Thread* const* warpgroup, uint64_t address, uint64_t bytes) {
   for (uint64_t c = address / kCell; c <= (address + bytes - 1) / kCell; ++c) {
     SharedCell& cell = shared_cell(c);
-    if (cell.write.agent >= 0 && wgmma_clock_[cell.write.agent] < cell.write.time)
+    if (cell.write.agent < 0) throw std::runtime_error("shared memory is read that nothing has written");
+    if (wgmma_clock_[cell.write.agent] < cell.write.time)
       fail(*warpgroup[0], "reads", "shared memory", c * kCell, cell.write, "wrote", block_);
     for (int warp = 0; warp < kWarpgroup / kWarp; ++warp) {
       const int thread = warpgroup[warp * kWarp]->index, agent = wgmma_of(thread);

@@ -16,6 +16,8 @@ from tests.cuda_on_cpu.memory import assert_accurate
 from tests.cuda_on_cpu.test_convolution_wgmma import TILES
 from tests.cuda_on_cpu.test_gaussian_kl_loss import random
 from tests.cuda_on_cpu.test_gaussian_kl_loss import run as run_kl
+from tests.cuda_on_cpu.test_reparameterize_with_kl import forward as forward_with_kl
+from tests.cuda_on_cpu.test_reparameterize_with_kl import latents
 
 THREADS = 128
 
@@ -30,16 +32,36 @@ def controls(kernels, ptx):
 # ---- Kernels with a bug.
 
 
-@pytest.mark.parametrize("name", ["swap_pairs", "rotate_warps"])
+@pytest.mark.parametrize("name", ["tree_sum", "swap_pairs", "rotate_warps"])
 @pytest.mark.parametrize("schedule", ["forward", "reverse", "random"])
-@pytest.mark.parametrize("correct", [True, False])
-def test_a_dropped_barrier_shows_under_every_schedule(controls, memory, name, schedule, correct):
+def test_a_dropped_barrier_is_a_race_in_any_order(controls, memory, name, schedule):
+    """Also in an order in which the sum of a tree is right."""
     controls.set_schedule(schedule, 1)
     x, out = memory.input(np.arange(THREADS), np.float32), memory.output(THREADS, np.float32)
-    expected = x.reshape(-1, 2)[:, ::-1].ravel() if name == "swap_pairs" else np.roll(x, -32)
-    with contextlib.nullcontext() if correct else contextlib.suppress(RuntimeError):
-        getattr(controls, name)(x, out, THREADS, correct)
-    assert np.array_equal(out, expected) == correct
+    getattr(controls, name)(x, out, THREADS, True)
+    if name == "tree_sum":
+        assert out[0] == x.sum()
+    else:
+        np.testing.assert_array_equal(out, x.reshape(-1, 2)[:, ::-1].ravel() if name == "swap_pairs" else np.roll(x, -32))
+    with pytest.raises(RuntimeError, match="race: thread .* shared memory .* that thread .*, and nothing orders the two"):
+        getattr(controls, name)(x, out, THREADS, False)
+
+
+def test_copies_that_are_not_waited_for_are_races(controls, memory):
+    x, out = memory.input(np.ones((32, 4)), np.float32), memory.output((32, 4), np.float32)
+    controls.async_copy(x, out, 32, True)
+    with pytest.raises(RuntimeError, match="race: thread .* reads shared memory .* that the cp.async of thread .* wrote"):
+        controls.async_copy(x, out, 32, False)
+    x, out = memory.input(np.ones((5, 32, 4)), np.float32), memory.output((5, 32, 4), np.float32)
+    controls.async_pipeline(x, out, 5, True)
+    with pytest.raises(RuntimeError, match="race: .* shared memory .* that (the cp.async of )?thread .*"):
+        controls.async_pipeline(x, out, 5, False)
+    array = memory.input(np.ones((1, 1, 4, 64)), "float16")
+    numbers = memory.input(np.array([64, 4, 1, 1, 64, 4, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]), np.int64)
+    box = memory.output(512, np.uint8)
+    controls.tma_box(array, numbers, True, 512, box)
+    with pytest.raises(RuntimeError, match="race: .* reads .* that a copy that completes on barrier 0 wrote"):
+        controls.tma_box(array, numbers, False, 512, box)
 
 
 @pytest.mark.parametrize(
@@ -113,24 +135,32 @@ def block_is_right(kernels, memory, tmp_path, ptx, pattern, replacement, dtype, 
     return False
 
 
+def assert_change_shows(message: str | None, *arguments) -> None:
+    """As a wrong result, or, with a message, as an error."""
+    with contextlib.nullcontext() if message is None else pytest.raises(RuntimeError, match=message):
+        assert not block_is_right(*arguments)
+        assert message is None
+
+
 NOTHING = ("$^|\\Z", "")
 B_OF_MMA = r"(mma\.sync[^;]*\}, \{%r\d+, %r\d+, %r\d+, %r\d+\}, )\{(%r\d+), (%r\d+)\}"
 
 
 @pytest.mark.parametrize(
-    ("dtype", "pattern", "replacement"),
+    ("dtype", "pattern", "replacement", "message"),
     [
-        ("float16", B_OF_MMA, r"\1{\3, \2}"),  # halves of depth exchanged
-        ("float32", B_OF_MMA, r"\1{\3, \2}"),
-        ("bfloat16", r"(ldmatrix\.sync\.aligned\.m8n8\.x4)\.shared", r"\1.trans.shared"),
-        ("float16", r"cp\.async\.wait_group 2;", "cp.async.wait_group 3;"),
+        ("float16", B_OF_MMA, r"\1{\3, \2}", None),  # halves of depth exchanged
+        ("float32", B_OF_MMA, r"\1{\3, \2}", None),
+        ("bfloat16", r"(ldmatrix\.sync\.aligned\.m8n8\.x4)\.shared", r"\1.trans.shared", None),
+        ("float16", r"cp\.async\.wait_group 2;", "cp.async.wait_group 3;", "race: .* that the cp.async of thread"),
+        ("float16", r"bar\.sync \t0;", "", "race: "),
     ],
 )
-def test_a_change_of_the_tensor_core_kernel_shows(kernels, memory, tmp_path, ptx, dtype, pattern, replacement):
+def test_a_change_of_the_tensor_core_kernel_shows(kernels, memory, tmp_path, ptx, dtype, pattern, replacement, message):
     arguments = (dtype, "convolution_tensor_core", 0)
     assert block_is_right(kernels, memory, tmp_path, ptx, *NOTHING, *arguments)
     kernels.unload_ptx()
-    assert not block_is_right(kernels, memory, tmp_path, ptx, pattern, replacement, *arguments)
+    assert_change_shows(message, kernels, memory, tmp_path, ptx, pattern, replacement, *arguments)
 
 
 DESCRIPTOR = 4611686293305360384  # 128-byte swizzle, 1024 bytes from eight rows to the next
@@ -143,6 +173,7 @@ OF_WGMMA = {
     "no commit": (r"wgmma\.commit_group\.sync\.aligned;", "", ""),
     "no wait": (r"wgmma\.wait_group\.sync\.aligned 0;", "", ""),
     "wait for all but one": (r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 1;", ""),
+    "no barrier of the warp": (r"bar\.warp\.sync \t-1;", "", "race: .* writes shared memory .* that thread .* read"),
     "A": (r"(wgmma\.mma_async[^;]*\}, )\{(%r\d+), (%r\d+)", r"\1{\3, \2", None),
     "sums": (r"(wgmma\.mma_async[\w.]* )\{(%f\d+), (%f\d+), (%f\d+)", r"\1{\4, \3, \2", None),
     "no proxy fence": (r"\tfence\.proxy\.async\.shared::cta;", "", "has not executed fence.proxy.async since"),
@@ -151,7 +182,7 @@ OF_WGMMA = {
     "no wait for the copy": (r"\{ \.reg \.pred over; [^}]*selp\.b32 (%r\d+)[^}]*\}", r"mov.u32 \1, 1;", ""),
     "coordinates": (r"\{(%r\d+), (%r\d+), (%r\d+), (%r\d+)\}\], \[", r"{\1, \3, \2, \4}], [", None),
     "no wait for the kernel before": (r"griddepcontrol\.wait;", "", "before the kernel has waited"),
-    "no barrier of the block": (r"bar\.sync \t0;", "", ""),
+    "no barrier of the block": (r"bar\.sync \t0;", "", "race: |not initialised"),
     "halves of a pair": (r"cvt\.rn\.(b?f16)x2\.f32 (%r\d+), (%f\d+), (%f\d+);", r"cvt.rn.\1x2.f32 \2, \4, \3;", None),
 }  # fmt: skip
 
@@ -162,20 +193,25 @@ def test_a_change_of_the_wgmma_kernel_shows(kernels, memory, tmp_path, ptx, chan
     arguments = ("bfloat16", "convolution_wgmma", TILES["128x128"])
     assert block_is_right(kernels, memory, tmp_path, ptx, *NOTHING, *arguments)
     kernels.unload_ptx()
-    # What shows as an error, and what as a wrong result.
-    with contextlib.nullcontext() if message is None else pytest.raises(RuntimeError, match=message):
-        assert not block_is_right(kernels, memory, tmp_path, ptx, pattern, replacement, *arguments)
-        assert message is None
+    assert_change_shows(message, kernels, memory, tmp_path, ptx, pattern, replacement, *arguments)
 
 
-def test_a_barrier_less_in_a_reduction_shows(kernels, memory, tmp_path, ptx):
+def test_a_barrier_less_in_a_reduction_is_a_race(kernels, memory, tmp_path, ptx):
     load_changed(kernels, ptx["gaussian_kl_loss_kernel.cu"], tmp_path, r"bar\.sync \t0;", "")
     mu, logvar = memory.input(random(64, 1), "float32"), memory.input(random(64, 2), "float32")
-    total = memory.output(1, "float32")
-    with contextlib.suppress(RuntimeError):
-        run_kl(kernels, memory, "float32", mu, logvar, sum=total)
-    exact = 0.5 * (mu.astype(np.float64) ** 2 + np.exp(logvar.astype(np.float64)) - 1 - logvar)
-    assert not np.allclose(total, exact.sum())
+    with pytest.raises(RuntimeError, match="race: .* shared memory"):
+        run_kl(kernels, memory, "float32", mu, logvar, sum=memory.output(1, "float32"))
+
+
+@pytest.mark.parametrize("follower", [r"\s+cvta", r"\s+\$L"], ids=["before the ticket", "after it"])
+def test_partial_sums_need_both_fences(kernels, memory, tmp_path, ptx, follower):
+    """The last block reads what others wrote: they must fence it before they take a ticket, and it after."""
+    pattern = rf"membar\.gl;({follower})"
+    load_changed(kernels, ptx["reparameterize_with_kl_kernel.cu"], tmp_path, pattern, r"\1")
+    mu, logvar = latents(memory, "float32", 5000)
+    seed, z, total = memory.input(np.array([1]), np.int64), memory.output(5000, "float32"), memory.output(1, "float32")
+    with pytest.raises(RuntimeError, match="race: .* reads global memory .* that thread .* of another block wrote"):
+        forward_with_kl(kernels, memory, "float32", mu, logvar, seed, z, sum=total)
 
 
 def test_transposed_matrices_are_not_others(kernels, memory, tmp_path, ptx):
