@@ -17,8 +17,8 @@ struct Parameter {
 };
 
 // Who runs a kernel instead of its C++: tests/ptx_on_cpu, when it is told to.  Grid and block are x, y, z.
-inline std::function<void(const void* kernel, const unsigned (&grid)[3], const unsigned (&block)[3], size_t shared_bytes,
-                          const std::vector<Parameter>& parameters)>
+inline std::function<void(const void* kernel, const unsigned (&grid)[3], const unsigned (&block)[3],
+                          size_t shared_bytes, const std::vector<Parameter>& parameters)>
     run_instead;
 
 }  // namespace cuda_on_cpu

@@ -208,8 +208,7 @@ inline void prefetch_tensor_map(const TensorMap&) {}
 inline void tma_load(void* shared, const TensorMap& map, int c0, int c1, int c2, int c3, uint64_t* barrier) {
   const uint32_t to = shared_address(shared);
   if (to % kSwizzleBytes != 0) throw std::runtime_error("tma_load: shared address is not 1024-byte aligned");
-  const cuda_on_cpu::BoxCopy copy{
-      box_of(map), static_cast<const unsigned char*>(map.base), {c0, c1, c2, c3}, to};
+  const cuda_on_cpu::BoxCopy copy{box_of(map), static_cast<const unsigned char*>(map.base), {c0, c1, c2, c3}, to};
   std::memset(shared, 0xff, copy.bytes());
   cuda_on_cpu::barrier_at(barrier).copies.push_back(copy);
 }

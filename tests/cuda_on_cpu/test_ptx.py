@@ -137,5 +137,5 @@ def test_copy_into_a_buffer_that_is_still_read_shows(kernels, memory):
 
 def test_misaligned_async_copy_raises(kernels, memory):
     x, out = memory.input(np.zeros(132), np.float32, misaligned=1), memory.output((32, 4), np.float32)
-    with pytest.raises(RuntimeError, match="cp.async: global address is not 16-byte aligned"):
+    with pytest.raises(RuntimeError, match=r"cp.async: global address is not 16-byte aligned"):
         kernels.async_copy(x, out, 32, True)

@@ -149,7 +149,7 @@ def test_sums_are_nan_until_they_are_waited_for(kernels, memory, operands):
 def test_a_missing_fence_raises(kernels, memory, operands):
     dtype, _, b, _, fragments = operands
     sums = memory.output((128, 32), np.float32)
-    with pytest.raises(RuntimeError, match="registers may have been .* since the last wgmma.fence"):
+    with pytest.raises(RuntimeError, match=r"registers may have been .* since the last wgmma.fence"):
         kernels.wgmma_product(dtype, 64, b, fragments, sums, 0, NO_FENCE)
 
 

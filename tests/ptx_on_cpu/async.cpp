@@ -142,8 +142,7 @@ void copy_box(Thread& t, const Instruction& i) {
   for (int d = 0; d < 4; ++d) copy.first[d] = get<int32_t>(t, i.list[d]);
   if (copy.to % 128 != 0) throw std::runtime_error("cp.async.bulk.tensor: shared address is not 128-byte aligned");
   Barrier& barrier = barrier_for(t, static_cast<uint32_t>(t.r[i.b]));
-  if (!barrier.published)
-    throw std::runtime_error("mbarrier: used by a copy, and not fenced since it was initialised");
+  if (!barrier.published) throw std::runtime_error("mbarrier: used by a copy, and not fenced since it was initialised");
   require_proxy_fence(block, copy.to, map.bytes(), false, "cp.async.bulk.tensor");
   for (uint64_t chunk = copy.to / kChunk; chunk < (copy.to + map.bytes()) / kChunk; ++chunk)
     accesses_of(block.async(), chunk).clear();
@@ -159,7 +158,8 @@ void mbarrier(Decoder& d) {
   d.choose({"shared::cta", "shared"});
   d.expect("b64");
   size_t place = 0;
-  if (operation > 0) d.made.d = d.slot(place++);  // the state of the phase, which nothing here reads, or whether it is over
+  if (operation > 0)
+    d.made.d = d.slot(place++);  // the state of the phase, which nothing here reads, or whether it is over
   d.address(place++);
   if (operation != 1 || expects) d.made.b = d.slot(place++);
   if (d.operand_count() != place) d.fail("expected " + std::to_string(place) + " operands");
@@ -172,9 +172,7 @@ void mbarrier(Decoder& d) {
       arrive(t, static_cast<uint32_t>(t.r[i.a] + i.immediate), get<int32_t>(t, i.b));
     };
   else
-    d.made.run = [](Thread& t, const Instruction& i) {
-      arrive(t, static_cast<uint32_t>(t.r[i.a] + i.immediate), 0);
-    };
+    d.made.run = [](Thread& t, const Instruction& i) { arrive(t, static_cast<uint32_t>(t.r[i.a] + i.immediate), 0); };
 }
 
 void fence(Decoder& d) {
@@ -224,8 +222,7 @@ void require_proxy_fence(Block& block, uint64_t address, uint64_t bytes, bool on
 }
 
 void decode_bulk_copy(Decoder& d) {
-  for (const char* modifier :
-       {"tensor", "4d", "shared::cluster", "global", "tile", "mbarrier::complete_tx::bytes"})
+  for (const char* modifier : {"tensor", "4d", "shared::cluster", "global", "tile", "mbarrier::complete_tx::bytes"})
     d.expect(modifier);
   if (d.operand_count() != 3) d.fail("expected 3 operands");
   d.address(2);

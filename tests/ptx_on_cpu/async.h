@@ -48,7 +48,7 @@ struct Barrier {
 struct Wgmma {
   const Instruction* instruction;
   uint64_t b;
-  bool adds;  // to the accumulators; else they begin at zero
+  bool adds;                // to the accumulators; else they begin at zero
   std::vector<uint32_t> a;  // registers of A when it was begun, [thread][4]
 };
 
@@ -68,8 +68,8 @@ struct GenericAccess {
 };
 
 struct AsyncState {
-  std::map<uint64_t, Barrier> barriers;  // by their shared address
-  std::map<int, Warpgroup> warpgroups;   // by their first thread
+  std::map<uint64_t, Barrier> barriers;              // by their shared address
+  std::map<int, Warpgroup> warpgroups;               // by their first thread
   std::vector<std::vector<GenericAccess>> accesses;  // of each 16 bytes of shared memory
 };
 

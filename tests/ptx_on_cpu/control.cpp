@@ -22,7 +22,7 @@ void bar(Decoder& d) {
     d.expect("sync");
     if (d.operand_count() != 1) d.fail("expected 1 operand");
     d.made.a = d.slot(0);
-    d.made.run = [](Thread& t, const Instruction& i) { 
+    d.made.run = [](Thread& t, const Instruction& i) {
       t.block->meet_warp(t, i, get<uint32_t>(t, i.a), [](Thread* const* lanes, const Instruction&) {
         for (int k = 0; k < kWarp; ++k)
           if (lanes[k]) return lanes[k]->block->races().meet(lanes, kWarp);

@@ -42,8 +42,7 @@ Type Decoder::type() {
   if (name == "pred") return {'p', 1};
   const int bits = std::atoi(name.c_str() + 1);
   const bool known = std::string("usbf").find(name[0]) != std::string::npos &&
-                     (bits == 8 || bits == 16 || bits == 32 || bits == 64) &&
-                     name == name[0] + std::to_string(bits);
+                     (bits == 8 || bits == 16 || bits == 32 || bits == 64) && name == name[0] + std::to_string(bits);
   if (!known) fail("type ." + name + " has no meaning here");
   return {name[0], bits};
 }

@@ -35,8 +35,8 @@ class Decoder {
   // Goes past the next one, which must be one of these; returns which.
   int choose(std::initializer_list<const char*> modifiers);
   void expect(const std::string& modifier) { choose({modifier.c_str()}); }
-  Type type();           // .u32 and so on, .pred
-  std::string next();    // any
+  Type type();         // .u32 and so on, .pred
+  std::string next();  // any
   bool at_end() const { return place_ == modifiers_.size(); }
 
   // ---- Operands.

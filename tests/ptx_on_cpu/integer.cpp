@@ -209,7 +209,8 @@ bool compare(int comparison, T a, T b) {
 template <typename T, typename>
 struct Setp {  // d|e = comparison(a, b), combined with the predicate c
   static void run(Thread& t, const Instruction& i) {
-    const int comparison = static_cast<int>(i.immediate & 0xff), combination = static_cast<int>(i.immediate >> 8 & 0xff);
+    const int comparison = static_cast<int>(i.immediate & 0xff),
+              combination = static_cast<int>(i.immediate >> 8 & 0xff);
     const bool met = compare<T>(comparison, get<T>(t, i.a), get<T>(t, i.b));
     bool yes = met, no = !met;
     if (combination > 0) {

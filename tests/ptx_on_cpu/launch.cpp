@@ -112,11 +112,12 @@ void run(Entry& entry, const unsigned (&grid)[3], const unsigned (&block)[3], si
                                std::to_string(parameters[i].bytes) + " in C++");
     std::memcpy(memory.get() + declared[i].offset, parameters[i].value, parameters[i].bytes);
   }
-  Launch launch{&entry, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes, memory.get(), {},
-                loaded.architecture >= 90};
+  Launch launch{&entry, {grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes, memory.get(),
+                {},     loaded.architecture >= 90};
   const uint64_t threads = static_cast<uint64_t>(block[0]) * block[1] * block[2];
-  if (threads == 0 || threads > 1024 || (entry.most_threads != 0 && threads > static_cast<uint64_t>(entry.most_threads)) ||
-      grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535 || shared_bytes > 227 * 1024)
+  if (threads == 0 || threads > 1024 ||
+      (entry.most_threads != 0 && threads > static_cast<uint64_t>(entry.most_threads)) || grid[0] == 0 ||
+      grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535 || shared_bytes > 227 * 1024)
     throw std::runtime_error("invalid launch: grid (" + std::to_string(grid[0]) + "," + std::to_string(grid[1]) + "," +
                              std::to_string(grid[2]) + "), " + std::to_string(threads) + " threads a block, " +
                              std::to_string(shared_bytes) + " bytes of shared memory");

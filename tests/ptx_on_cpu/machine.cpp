@@ -210,8 +210,8 @@ void Block::make_ready(const std::vector<int>& threads) {
 std::string Block::describe(const Instruction& i) const {
   if (!i.statement) return "the end of the kernel";
   const std::string& file = launch.entry->file;
-  return i.statement->opcode + " (" + file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(i.statement->line) +
-         ")";
+  return i.statement->opcode + " (" + file.substr(file.find_last_of('/') + 1) + ":" +
+         std::to_string(i.statement->line) + ")";
 }
 
 std::string Block::describe_waiting() const {

@@ -49,7 +49,7 @@ struct Thread {
   bool awaited = false;       // the kernel before this one
   unsigned proxy_fences = 0;  // fence.proxy.async, counted
   unsigned char* local = nullptr;
-  std::vector<AsyncCopy> open_group;                   // cp.async not yet committed
+  std::vector<AsyncCopy> open_group;                    // cp.async not yet committed
   std::deque<std::vector<AsyncCopy>> committed_groups;  // oldest first
 };
 
@@ -83,8 +83,8 @@ class Block {
  public:
   explicit Block(const Launch& launch);
   ~Block();
-  // Runs one block of the grid after the other.  Registers keep what an earlier one left in them: to the kernel they are
-  // undefined.
+  // Runs one block of the grid after the other.  Registers keep what an earlier one left in them: to the kernel they
+  // are undefined.
   void run(uint3 block_index);
 
   const Launch& launch;

@@ -24,8 +24,8 @@ void load_matrices(Thread* const* lanes, const Instruction& i) {
   const int matrices = static_cast<int>(i.list.size());
   uint16_t rows[32][8];
   for (int lane = 0; lane < 8 * matrices; ++lane)
-    std::memcpy(rows[lane],
-                lanes[lane]->block->shared(static_cast<uint32_t>(lanes[lane]->r[i.a] + i.immediate), 16), 16);
+    std::memcpy(rows[lane], lanes[lane]->block->shared(static_cast<uint32_t>(lanes[lane]->r[i.a] + i.immediate), 16),
+                16);
   for (int lane = 0; lane < kWarp; ++lane)
     for (int m = 0; m < matrices; ++m) {
       const int r = lane / 4, c = lane % 4 * 2;

@@ -141,7 +141,8 @@ void copy_async(Thread& t, const Instruction& i) {  // [d], [a + immediate], c o
   const int from_global = i.c == kNoSlot ? bytes : get<int32_t>(t, i.c);
   if (from_global < 0 || from_global > bytes) throw std::runtime_error("cp.async: src-size is larger than cp-size");
   const uint64_t to = static_cast<uint32_t>(t.r[i.d] + i.second_list[1]), from = t.r[i.a] + i.immediate;
-  if (from % bytes != 0) throw std::runtime_error("cp.async: global address is not " + std::to_string(bytes) + "-byte aligned");
+  if (from % bytes != 0)
+    throw std::runtime_error("cp.async: global address is not " + std::to_string(bytes) + "-byte aligned");
   note_proxy(t, to, bytes, true);
   unsigned char* shared = t.block->shared(to, bytes);
   t.block->races().begin_copy(t, to, bytes);

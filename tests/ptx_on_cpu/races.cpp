@@ -169,9 +169,7 @@ void Races::access_global(const Thread& t, uint64_t address, uint64_t bytes, boo
 
 // ---- Synchronisation.
 
-void Races::join(Clock& into, const uint32_t* from) {
-  join_into(into.data(), from, static_cast<int>(into.size()));
-}
+void Races::join(Clock& into, const uint32_t* from) { join_into(into.data(), from, static_cast<int>(into.size())); }
 
 void Races::meet_block() {
   // All know what any knew.

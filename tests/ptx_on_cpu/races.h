@@ -97,11 +97,11 @@ class Races {
   std::vector<uint32_t> clocks_;
   std::vector<SharedCell> shared_;
   std::unordered_map<uint64_t, std::vector<GlobalCell>> global_;  // by page
-  std::vector<uint32_t> open_copies_;                              // of each thread: groups that were committed, and one
-  std::vector<Clock> arrived_, completed_;                         // of barriers: in this phase, in those before
-  std::vector<uint32_t> copies_begun_;                             // on each barrier
-  std::vector<uint32_t> wgmma_begun_;                              // of each warp
-  Clock wgmma_clock_;  // what all threads of the warpgroup know
+  std::vector<uint32_t> open_copies_;                             // of each thread: groups that were committed, and one
+  std::vector<Clock> arrived_, completed_;                        // of barriers: in this phase, in those before
+  std::vector<uint32_t> copies_begun_;                            // on each barrier
+  std::vector<uint32_t> wgmma_begun_;                             // of each warp
+  Clock wgmma_clock_;                                             // what all threads of the warpgroup know
 
   std::vector<std::shared_ptr<Foreign>> foreign_, fenced_, seen_;  // of each thread: known, at its last membar, by atom
   std::vector<Clock> fenced_clock_;

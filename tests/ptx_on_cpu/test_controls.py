@@ -42,25 +42,31 @@ def test_a_dropped_barrier_is_a_race_in_any_order(controls, memory, name, schedu
     if name == "tree_sum":
         assert out[0] == x.sum()
     else:
-        np.testing.assert_array_equal(out, x.reshape(-1, 2)[:, ::-1].ravel() if name == "swap_pairs" else np.roll(x, -32))
-    with pytest.raises(RuntimeError, match="race: thread .* shared memory .* that thread .*, and nothing orders the two"):
+        np.testing.assert_array_equal(
+            out, x.reshape(-1, 2)[:, ::-1].ravel() if name == "swap_pairs" else np.roll(x, -32)
+        )
+    with pytest.raises(
+        RuntimeError, match=r"race: thread .* shared memory .* that thread .*, and nothing orders the two"
+    ):
         getattr(controls, name)(x, out, THREADS, False)
 
 
 def test_copies_that_are_not_waited_for_are_races(controls, memory):
     x, out = memory.input(np.ones((32, 4)), np.float32), memory.output((32, 4), np.float32)
     controls.async_copy(x, out, 32, True)
-    with pytest.raises(RuntimeError, match="race: thread .* reads shared memory .* that the cp.async of thread .* wrote"):
+    with pytest.raises(
+        RuntimeError, match=r"race: thread .* reads shared memory .* that the cp.async of thread .* wrote"
+    ):
         controls.async_copy(x, out, 32, False)
     x, out = memory.input(np.ones((5, 32, 4)), np.float32), memory.output((5, 32, 4), np.float32)
     controls.async_pipeline(x, out, 5, True)
-    with pytest.raises(RuntimeError, match="race: .* shared memory .* that (the cp.async of )?thread .*"):
+    with pytest.raises(RuntimeError, match=r"race: .* shared memory .* that (the cp.async of )?thread .*"):
         controls.async_pipeline(x, out, 5, False)
     array = memory.input(np.ones((1, 1, 4, 64)), "float16")
     numbers = memory.input(np.array([64, 4, 1, 1, 64, 4, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]), np.int64)
     box = memory.output(512, np.uint8)
     controls.tma_box(array, numbers, True, 512, box)
-    with pytest.raises(RuntimeError, match="race: .* reads .* that a copy that completes on barrier 0 wrote"):
+    with pytest.raises(RuntimeError, match=r"race: .* reads .* that a copy that completes on barrier 0 wrote"):
         controls.tma_box(array, numbers, False, 512, box)
 
 
@@ -91,6 +97,11 @@ def test_what_lies_beside_memory_raises(controls, memory):
     for at, to in ((0, 4), (-1, 0), (4, 0)):
         with pytest.raises(RuntimeError, match=r"beyond global memory.*; (ld|st)\.global\.f32"):
             controls.copy_global(x, at, out, to)
+
+
+def test_shared_memory_is_not_read_before_it_is_written(controls, memory):
+    with pytest.raises(RuntimeError, match="shared memory is read that nothing has written"):
+        controls.copy_shared(memory.output(THREADS, np.float32), THREADS, 3)
 
 
 def test_a_misaligned_access_raises(controls, memory):
@@ -199,7 +210,7 @@ def test_a_change_of_the_wgmma_kernel_shows(kernels, memory, tmp_path, ptx, chan
 def test_a_barrier_less_in_a_reduction_is_a_race(kernels, memory, tmp_path, ptx):
     load_changed(kernels, ptx["gaussian_kl_loss_kernel.cu"], tmp_path, r"bar\.sync \t0;", "")
     mu, logvar = memory.input(random(64, 1), "float32"), memory.input(random(64, 2), "float32")
-    with pytest.raises(RuntimeError, match="race: .* shared memory"):
+    with pytest.raises(RuntimeError, match=r"race: .* shared memory"):
         run_kl(kernels, memory, "float32", mu, logvar, sum=memory.output(1, "float32"))
 
 
@@ -210,7 +221,7 @@ def test_partial_sums_need_both_fences(kernels, memory, tmp_path, ptx, follower)
     load_changed(kernels, ptx["reparameterize_with_kl_kernel.cu"], tmp_path, pattern, r"\1")
     mu, logvar = latents(memory, "float32", 5000)
     seed, z, total = memory.input(np.array([1]), np.int64), memory.output(5000, "float32"), memory.output(1, "float32")
-    with pytest.raises(RuntimeError, match="race: .* reads global memory .* that thread .* of another block wrote"):
+    with pytest.raises(RuntimeError, match=r"race: .* reads global memory .* that thread .* of another block wrote"):
         forward_with_kl(kernels, memory, "float32", mu, logvar, seed, z, sum=total)
 
 

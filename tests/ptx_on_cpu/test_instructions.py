@@ -64,7 +64,27 @@ def compute(kernels, tmp_path, operand: str, result: str, body: str, a, b=0, c=0
     return out.astype(f"u{dtype.itemsize}").view(dtype)
 
 
-EDGES = [0, 1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63, 2**64 - 1]
+EDGES = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    31,
+    32,
+    33,
+    63,
+    64,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**63,
+    2**64 - 1,
+]
 
 
 def integers(kind: str) -> list[int]:
@@ -120,7 +140,9 @@ def test_wide_products(kernels, tmp_path, kind, wide):
     actual = compute(kernels, tmp_path, kind, wide, f"mul.wide.{kind} d, a, b;", a, b)
     assert list(map(int, actual)) == [x * y for x, y in rows]
     body = f"mov.{wide} e, 5; mad.wide.{kind} d, a, b, e;"
-    assert list(map(int, compute(kernels, tmp_path, kind, wide, body, a, b))) == [wrap(x * y + 5, wide) for x, y in rows]
+    assert list(map(int, compute(kernels, tmp_path, kind, wide, body, a, b))) == [
+        wrap(x * y + 5, wide) for x, y in rows
+    ]
 
 
 @pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
@@ -193,7 +215,25 @@ def test_predicates(kernels, tmp_path):
 
 
 FLOATS = np.array(
-    [0.0, -0.0, 1.0, -1.5, 3.0, 1e-3, 1e30, -1e30, 1e-40, -3e-42, 65504.0, 1 / 3, np.inf, -np.inf, np.nan, 2.0**-24, 16777215.0],
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        3.0,
+        1e-3,
+        1e30,
+        -1e30,
+        1e-40,
+        -3e-42,
+        65504.0,
+        1 / 3,
+        np.inf,
+        -np.inf,
+        np.nan,
+        2.0**-24,
+        16777215.0,
+    ],
     np.float32,
 )
 
@@ -208,7 +248,9 @@ def test_float_arithmetic(kernels, tmp_path, kind):
     def check(body, expected):
         actual = compute(kernels, tmp_path, kind, kind, body.replace("T", kind), a, b)
         np.testing.assert_array_equal(actual, expected, body)
-        np.testing.assert_array_equal(np.signbit(actual)[~np.isnan(expected)], np.signbit(expected)[~np.isnan(expected)])
+        np.testing.assert_array_equal(
+            np.signbit(actual)[~np.isnan(expected)], np.signbit(expected)[~np.isnan(expected)]
+        )
 
     check("add.T d, a, b;", a + b)
     check("sub.rn.T d, a, b;", a - b)
@@ -262,7 +304,9 @@ def test_approximations(kernels, tmp_path):
         np.testing.assert_allclose(actual, function(a.astype(np.float64)).astype(np.float32), rtol=2e-7, err_msg=body)
     actual = compute(kernels, tmp_path, "f32", "f32", "ex2.approx.ftz.f32 d, a;", [-130.0, 1e-40])
     np.testing.assert_array_equal(actual, [0.0, 1.0])
-    np.testing.assert_array_equal(compute(kernels, tmp_path, "f32", "f32", "cvt.sat.f32.f32 d, a;", a), np.where(np.isnan(a), 0, np.clip(a, 0, 1)))
+    np.testing.assert_array_equal(
+        compute(kernels, tmp_path, "f32", "f32", "cvt.sat.f32.f32 d, a;", a), np.where(np.isnan(a), 0, np.clip(a, 0, 1))
+    )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -44,7 +44,8 @@ void multiply(Block& block, const Wgmma& product, std::vector<float>& acc) {
     const int row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
     for (int e = 0; e < 8; ++e) {  // a0, a1, ...: as in mma.m16n8k16, 16 rows a warp
       const uint32_t bits = product.a[thread * 4 + e / 2];
-      a[(row + (e / 2 % 2 ? 8 : 0)) * 16 + column + e % 2 + (e < 4 ? 0 : 8)] = value[e % 2 ? bits >> 16 : bits & 0xffff];
+      a[(row + (e / 2 % 2 ? 8 : 0)) * 16 + column + e % 2 + (e < 4 ? 0 : 8)] =
+          value[e % 2 ? bits >> 16 : bits & 0xffff];
     }
   }
   for (int k = 0; k < 16; ++k)
