@@ -23,8 +23,9 @@ them (cp.async, TMA, wgmma), whatever values they change in the order that was t
 wrote; every access beyond an array, read or write; misaligned accesses; fences between the proxies, and the registers of
 a wgmma that is under way.
 
-What it cannot show: what ptxas makes of PTX; speed, registers and bank conflicts; the errors of approximate instructions
-and of sums on tensor cores, which are exact here and rounded once; hardware that differs from the ISA; and that an order
+What it cannot show: what ptxas makes of PTX; speed, registers and bank conflicts; the errors of sums on tensor cores, which
+are exact here and rounded once; which errors approximate instructions make, but that they are off by as much as is
+documented; hardware that differs from the ISA; and that an order
 of memory which the ISA asks for in other ways than these kernels use (volatile, scopes, acquire and release on loads and
 stores) is kept: of those none is known here.  A warp that reads global memory before a write to it is remembered by one of
 its threads alone.

@@ -301,9 +301,17 @@ def test_approximations(kernels, tmp_path):
         "sqrt.approx.f32": np.sqrt, "rsqrt.approx.f32": lambda v: 1 / np.sqrt(v), "tanh.approx.f32": np.tanh,
     }.items():  # fmt: skip
         actual = compute(kernels, tmp_path, "f32", "f32", f"{body} d, a;", a)
-        np.testing.assert_allclose(actual, function(a.astype(np.float64)).astype(np.float32), rtol=2e-7, err_msg=body)
+        np.testing.assert_allclose(
+            actual,
+            function(a.astype(np.float64)).astype(np.float32),
+            rtol=1e-3 if body.startswith("tanh") else 3e-7,
+            err_msg=body,
+        )
+        assert (actual != function(a.astype(np.float64)).astype(np.float32))[
+            17:
+        ].mean() > 0.1  # it is off by what it may be
     actual = compute(kernels, tmp_path, "f32", "f32", "ex2.approx.ftz.f32 d, a;", [-130.0, 1e-40])
-    np.testing.assert_array_equal(actual, [0.0, 1.0])
+    np.testing.assert_allclose(actual, [0.0, 1.0], rtol=3e-7)
     np.testing.assert_array_equal(
         compute(kernels, tmp_path, "f32", "f32", "cvt.sat.f32.f32 d, a;", a), np.where(np.isnan(a), 0, np.clip(a, 0, 1))
     )
