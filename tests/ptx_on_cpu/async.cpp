@@ -175,12 +175,13 @@ void mbarrier(Decoder& d) {
     d.made.run = [](Thread& t, const Instruction& i) { arrive(t, static_cast<uint32_t>(t.r[i.a] + i.immediate), 0); };
 }
 
+// Either fence shows the barriers that its thread initialised to the accelerator.
+void publish_barriers(Thread& t) {
+  for (auto& [address, barrier] : t.block->async().barriers)
+    barrier.published = barrier.published || barrier.initialised_by == t.index;
+}
+
 void fence(Decoder& d) {
-  auto publish = [](Thread& t) {
-    for (auto& [address, barrier] : t.block->async().barriers)
-      barrier.published = barrier.published || barrier.initialised_by == t.index;
-  };
-  static const auto publish_barriers = publish;
   if (d.take("proxy")) {
     d.expect("async");
     d.take("shared::cta");
@@ -237,8 +238,7 @@ void decode_bulk_copy(Decoder& d) {
   d.made.run = copy_box;
 }
 
-AsyncState* make_async_state() { return new AsyncState; }
-void delete_async_state(AsyncState* state) { delete state; }
+std::shared_ptr<AsyncState> make_async_state() { return std::make_shared<AsyncState>(); }
 
 void check_at_end_of_block(const AsyncState& state, Block& block) {
   for (const auto& [address, barrier] : state.barriers) {

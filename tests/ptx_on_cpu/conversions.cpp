@@ -12,57 +12,33 @@ namespace {
 
 enum Format { kInteger, kF16, kBf16, kF32, kF64 };
 
-struct From {
+struct Named {
   Format format;
   int bits;
   bool is_signed;
 };
 
-From format_of(const std::string& name) {
+Named format_of(const std::string& name) {
   if (name == "bf16") return {kBf16, 16, true};
   const int bits = std::atoi(name.c_str() + 1);
   if (name[0] == 'f') return {bits == 16 ? kF16 : bits == 32 ? kF32 : kF64, bits, true};
   return {kInteger, bits, name[0] == 's'};
 }
 
-int64_t integer_value(uint64_t slot, const Instruction& i) {
-  const int bits = i.list[0];
-  const bool is_signed = i.list[1];
-  if (bits == 64) return static_cast<int64_t>(slot);
-  slot &= (uint64_t{1} << bits) - 1;
-  if (is_signed && slot >> (bits - 1)) slot |= ~uint64_t{0} << bits;
-  return static_cast<int64_t>(slot);
-}
-
-// The value of `bits` low bits, which a destination of another width holds sign-extended if the type is signed.
-void set_integer(Thread& t, const Instruction& i, int64_t value, int bits) {
-  uint64_t v = static_cast<uint64_t>(value);
-  const bool is_signed = i.second_list[1];
-  if (bits < 64) {
-    v &= (uint64_t{1} << bits) - 1;
-    if (is_signed && v >> (bits - 1)) v |= ~uint64_t{0} << bits;
-  }
-  const int width = i.second_list[2];  // of the register
-  t.r[i.d] = width >= 64 ? v : v & ((uint64_t{1} << width) - 1);
-}
-
-void integer_to_integer(Thread& t, const Instruction& i) {
-  set_integer(t, i, integer_value(t.r[i.a], i), i.second_list[0]);
-}
+void integer_to_integer(Thread& t, const Instruction& i) { t.r[i.d] = extended(extended(t.r[i.a], i.from), i.to); }
 
 template <typename T>
 void integer_to_float(Thread& t, const Instruction& i) {
-  const int64_t value = integer_value(t.r[i.a], i);
-  const bool is_signed = i.list[1];
-  set<T>(t, i.d, is_signed ? static_cast<T>(value) : static_cast<T>(static_cast<uint64_t>(value)));
+  const uint64_t value = extended(t.r[i.a], i.from);
+  set<T>(t, i.d, i.from.is_signed ? static_cast<T>(static_cast<int64_t>(value)) : static_cast<T>(value));
 }
 
 // Rounded as `immediate` says, beyond the range its nearest end, NaN 0.
 template <typename T>
 void float_to_integer(Thread& t, const Instruction& i) {
   const double a = get<T>(t, i.a);
-  const int bits = i.second_list[0];
-  const bool is_signed = i.second_list[1];
+  const int bits = i.to.bits;
+  const bool is_signed = i.to.is_signed;
   const double whole = i.immediate == 0   ? std::nearbyint(a)
                        : i.immediate == 1 ? std::trunc(a)
                        : i.immediate == 2 ? std::floor(a)
@@ -77,7 +53,7 @@ void float_to_integer(Thread& t, const Instruction& i) {
     value = is_signed ? ~uint64_t{0} << (bits - 1) : 0;
   else
     value = is_signed ? static_cast<uint64_t>(static_cast<int64_t>(whole)) : static_cast<uint64_t>(whole);
-  set_integer(t, i, static_cast<int64_t>(value), bits);
+  t.r[i.d] = extended(value, i.to);
 }
 
 double value_of(const Thread& t, int slot, Format format) {
@@ -95,8 +71,8 @@ double value_of(const Thread& t, int slot, Format format) {
 
 // To the nearest, ties to even.  From a float through double to a half is exact and then rounded once.
 void float_to_float(Thread& t, const Instruction& i) {
-  const double a = value_of(t, i.a, static_cast<Format>(i.list[0]));
-  switch (i.second_list[0]) {
+  const double a = value_of(t, i.a, static_cast<Format>(i.variant));
+  switch (i.immediate) {
     case kF16:
       return set<uint16_t>(t, i.d, half_bits(a));
     case kBf16:
@@ -143,13 +119,11 @@ void cvt(Decoder& d) {
     d.made.run = to_name == "f16x2" ? to_pair<half_bits> : to_pair<bfloat16_bits>;
     return;
   }
-  const From from = format_of(from_name), to = format_of(to_name);
+  const Named from = format_of(from_name), to = format_of(to_name);
   d.operands(2);
-  if (from.format == kInteger) {
-    d.made.list = {from.bits, from.is_signed};
-    if (d.made.sat) d.fail("saturation of integers");
-  }
-  if (to.format == kInteger) d.made.second_list = {to.bits, to.is_signed, d.bits_of(d.made.d)};
+  if (from.format == kInteger && d.made.sat) d.fail("saturation of integers");
+  d.made.from = {from.bits, from.is_signed, 64};
+  d.made.to = {to.bits, to.is_signed, d.bits_of(d.made.d)};
   if (from.format == kInteger && to.format == kInteger) {
     d.made.run = integer_to_integer;
   } else if (from.format == kInteger) {
@@ -167,8 +141,8 @@ void cvt(Decoder& d) {
     if (integer_rounding >= 0) d.fail("rounding to integers");
     const bool narrows = to.bits < from.bits;
     if (narrows != nearest) d.fail("another rounding than .rn");
-    d.made.list = {from.format};
-    d.made.second_list = {to.format};
+    d.made.variant = from.format;
+    d.made.immediate = to.format;
     if (d.made.sat && to.format != kF32) d.fail("saturation");
     d.made.run = float_to_float;
   }

@@ -71,6 +71,16 @@ void add_control(DecodeTable& table);
 void add_matrix(DecodeTable& table);
 void add_async(DecodeTable& table);
 
+// The low bits of a value as the register of that layout holds them: extended by their sign, if they have one.
+inline uint64_t extended(uint64_t value, const Layout& layout) {
+  const int bits = layout.bits;
+  if (bits < 64) {
+    value &= (uint64_t{1} << bits) - 1;
+    if (layout.is_signed && value >> (bits - 1)) value |= ~uint64_t{0} << bits;
+  }
+  return layout.register_bits < 64 ? value & ((uint64_t{1} << layout.register_bits) - 1) : value;
+}
+
 // run<T> for the integer type of that kind and width; `Op` is a struct with operator().
 template <template <typename, typename> class Handler, typename Op>
 Run integer_handler(const Decoder& decoder, Type type) {

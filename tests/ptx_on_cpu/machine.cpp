@@ -75,11 +75,9 @@ Block::Block(const Launch& launch)
   }
 }
 
-Block::~Block() { delete_async_state(async_); }
-
 void Block::begin(uint3 block_index) {
   index = block_index;
-  delete_async_state(std::exchange(async_, make_async_state()));
+  async_ = make_async_state();
   std::fill(shared_.begin(), shared_.end(), 0xff);  // NaN again
   races_.begin_block();
   const std::vector<Slot>& slots = launch.entry->slots;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -82,7 +83,6 @@ struct AsyncState;  // of TMA, barriers in shared memory and wgmma: async.cpp
 class Block {
  public:
   explicit Block(const Launch& launch);
-  ~Block();
   // Runs one block of the grid after the other.  Registers keep what an earlier one left in them: to the kernel they
   // are undefined.
   void run(uint3 block_index);
@@ -194,14 +194,13 @@ class Block {
   bool running_ = false;    // the thread that is resumed
   int at_block_barrier_ = 0;
   size_t idle_polls_ = 0;  // one after the other, since something last happened
-  AsyncState* async_;
+  std::shared_ptr<AsyncState> async_;
   Races races_;
 };
 
 // async.cpp.  The second, when all threads have returned: throws if something is still under way.
-AsyncState* make_async_state();
+std::shared_ptr<AsyncState> make_async_state();
 void check_at_end_of_block(const AsyncState& state, Block& block);
-void delete_async_state(AsyncState* state);
 
 // All blocks of a grid, in the order of the shim's schedule.
 void run_grid(const Launch& launch);

@@ -11,10 +11,10 @@ namespace {
 
 enum class Space { generic, global, shared, local, param };
 
-// `list`: the registers; `second_list`: bytes of each, whether it is signed, and bits of the register.
+// `list`: the registers, each of `to`.
 template <Space space>
 unsigned char* place(Thread& t, const Instruction& i, bool writes) {
-  const uint64_t bytes = static_cast<uint64_t>(i.second_list[0]) * i.list.size();
+  const uint64_t bytes = static_cast<uint64_t>(i.to.bits) / 8 * i.list.size();
   uint64_t address = (i.a == kNoSlot ? 0 : t.r[i.a]) + i.immediate;
   Block& block = *t.block;
   if (space == Space::generic && block.is_shared(address)) {
@@ -37,15 +37,11 @@ unsigned char* place(Thread& t, const Instruction& i, bool writes) {
 template <Space space>
 void load(Thread& t, const Instruction& i) {
   const unsigned char* from = place<space>(t, i, false);
-  const int bytes = i.second_list[0], bits = i.second_list[2];
+  const int bytes = i.to.bits / 8;
   for (int slot : i.list) {
     uint64_t value = 0;
     std::memcpy(&value, from, bytes);
-    if (i.second_list[1] && value >> (8 * bytes - 1)) {  // sign-extended to the register
-      value |= bytes < 8 ? ~uint64_t{0} << (8 * bytes) : 0;
-      if (bits < 64) value &= (uint64_t{1} << bits) - 1;
-    }
-    if (slot != kNoSlot) t.r[slot] = value;
+    if (slot != kNoSlot) t.r[slot] = extended(value, i.to);
     from += bytes;
   }
 }
@@ -53,7 +49,7 @@ void load(Thread& t, const Instruction& i) {
 template <Space space>
 void store(Thread& t, const Instruction& i) {
   unsigned char* to = place<space>(t, i, true);
-  const int bytes = i.second_list[0];
+  const int bytes = i.to.bits / 8;
   for (int slot : i.list) {
     std::memcpy(to, t.r + slot, bytes);
     to += bytes;
@@ -79,7 +75,7 @@ void load_or_store(Decoder& d, bool loads) {
   d.address(loads ? 1 : 0);
   d.made.list = d.vector(loads ? 0 : 1);
   if (static_cast<int>(d.made.list.size()) != count) d.fail("a vector of another length");
-  d.made.second_list = {type.bytes(), type.kind == 's', d.bits_of(d.made.list[0])};
+  d.made.to = {type.bits, type.kind == 's', d.bits_of(d.made.list[0])};
   switch (space) {
     case Space::generic:
       d.made.run = loads ? load<Space::generic> : store<Space::generic>;
@@ -136,11 +132,11 @@ void atom(Decoder& d) {
 
 // ---- cp.async
 
-void copy_async(Thread& t, const Instruction& i) {  // [d], [a + immediate], c of b bytes
-  const int bytes = i.second_list[0];
+void copy_async(Thread& t, const Instruction& i) {  // [d], [a + immediate], cp-size, src-size c
+  const int bytes = i.variant;
   const int from_global = i.c == kNoSlot ? bytes : get<int32_t>(t, i.c);
   if (from_global < 0 || from_global > bytes) throw std::runtime_error("cp.async: src-size is larger than cp-size");
-  const uint64_t to = static_cast<uint32_t>(t.r[i.d] + i.second_list[1]), from = t.r[i.a] + i.immediate;
+  const uint64_t to = static_cast<uint32_t>(t.r[i.d]), from = t.r[i.a] + i.immediate;
   if (from % bytes != 0)
     throw std::runtime_error("cp.async: global address is not " + std::to_string(bytes) + "-byte aligned");
   note_proxy(t, to, bytes, true);
@@ -185,12 +181,12 @@ void cp(Decoder& d) {
     d.expect("global");
     d.address(0);
     d.made.d = d.made.a;
-    const int64_t shared_offset = d.made.immediate;
+    if (d.made.immediate != 0) d.fail("an offset");
     d.address(1);
     const int64_t bytes = d.constant(2);
     if (past_l1 ? bytes != 16 : bytes != 4 && bytes != 8 && bytes != 16) d.fail("no such cp-size");
     if (d.operand_count() == 4) d.made.c = d.slot(3);
-    d.made.second_list = {static_cast<int>(bytes), static_cast<int>(shared_offset)};
+    d.made.variant = static_cast<int>(bytes);
     d.made.run = copy_async;
   }
 }

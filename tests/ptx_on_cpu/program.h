@@ -50,15 +50,25 @@ struct Statement {
   int line = 0;  // of the file
 };
 
+// A type as memory and conversions see it: its width, whether it has a sign, and the width of the register that holds
+// it.
+struct Layout {
+  int bits = 0;
+  bool is_signed = false;
+  int register_bits = 64;
+};
+
 // A statement with its meaning.  Which fields are used depends on `run`.
 struct Instruction {
   Run run = nullptr;
   int guard = kNoSlot;
   bool unless = false;
   bool ftz = false, sat = false;
+  int variant = 0;  // which of several forms of an instruction
   int d = kNoSlot, a = kNoSlot, b = kNoSlot, c = kNoSlot;
   int e = kNoSlot;
   int64_t immediate = 0;  // an offset, a target, a mask
+  Layout from, to;
   std::vector<int> list, second_list;
   const Statement* statement = nullptr;
 };

@@ -34,7 +34,7 @@ def controls(kernels, ptx):
 
 @pytest.mark.parametrize("name", ["tree_sum", "swap_pairs", "rotate_warps"])
 @pytest.mark.parametrize("schedule", ["forward", "reverse", "random"])
-def test_a_dropped_barrier_is_a_race_in_any_order(controls, memory, name, schedule):
+def test_a_dropped_barrier_shows_in_any_order(controls, memory, name, schedule):
     """Also in an order in which the sum of a tree is right."""
     controls.set_schedule(schedule, 1)
     x, out = memory.input(np.arange(THREADS), np.float32), memory.output(THREADS, np.float32)
@@ -45,9 +45,8 @@ def test_a_dropped_barrier_is_a_race_in_any_order(controls, memory, name, schedu
         np.testing.assert_array_equal(
             out, x.reshape(-1, 2)[:, ::-1].ravel() if name == "swap_pairs" else np.roll(x, -32)
         )
-    with pytest.raises(
-        RuntimeError, match=r"race: thread .* shared memory .* that thread .*, and nothing orders the two"
-    ):
+    # Whichever of the two threads was first.
+    with pytest.raises(RuntimeError, match=r"race: thread .*, and nothing orders the two|that nothing has written"):
         getattr(controls, name)(x, out, THREADS, False)
 
 
@@ -164,7 +163,7 @@ B_OF_MMA = r"(mma\.sync[^;]*\}, \{%r\d+, %r\d+, %r\d+, %r\d+\}, )\{(%r\d+), (%r\
         ("float32", B_OF_MMA, r"\1{\3, \2}", None),
         ("bfloat16", r"(ldmatrix\.sync\.aligned\.m8n8\.x4)\.shared", r"\1.trans.shared", None),
         ("float16", r"cp\.async\.wait_group 2;", "cp.async.wait_group 3;", "race: .* that the cp.async of thread"),
-        ("float16", r"bar\.sync \t0;", "", "race: "),
+        ("float16", r"bar\.sync \t0;", "", "race: |that nothing has written"),
     ],
 )
 def test_a_change_of_the_tensor_core_kernel_shows(kernels, memory, tmp_path, ptx, dtype, pattern, replacement, message):
@@ -193,7 +192,7 @@ OF_WGMMA = {
     "no wait for the copy": (r"\{ \.reg \.pred over; [^}]*selp\.b32 (%r\d+)[^}]*\}", r"mov.u32 \1, 1;", ""),
     "coordinates": (r"\{(%r\d+), (%r\d+), (%r\d+), (%r\d+)\}\], \[", r"{\1, \3, \2, \4}], [", None),
     "no wait for the kernel before": (r"griddepcontrol\.wait;", "", "before the kernel has waited"),
-    "no barrier of the block": (r"bar\.sync \t0;", "", "race: |not initialised"),
+    "no barrier of the block": (r"bar\.sync \t0;", "", "race: |not initialised|that nothing has written"),
     "halves of a pair": (r"cvt\.rn\.(b?f16)x2\.f32 (%r\d+), (%f\d+), (%f\d+);", r"cvt.rn.\1x2.f32 \2, \4, \3;", None),
 }  # fmt: skip
 
@@ -210,7 +209,7 @@ def test_a_change_of_the_wgmma_kernel_shows(kernels, memory, tmp_path, ptx, chan
 def test_a_barrier_less_in_a_reduction_is_a_race(kernels, memory, tmp_path, ptx):
     load_changed(kernels, ptx["gaussian_kl_loss_kernel.cu"], tmp_path, r"bar\.sync \t0;", "")
     mu, logvar = memory.input(random(64, 1), "float32"), memory.input(random(64, 2), "float32")
-    with pytest.raises(RuntimeError, match=r"race: .* shared memory"):
+    with pytest.raises(RuntimeError, match=r"race: .* shared memory|that nothing has written"):
         run_kl(kernels, memory, "float32", mu, logvar, sum=memory.output(1, "float32"))
 
 

@@ -3,16 +3,17 @@
 //
 // A multiplication is done when it is waited for.  Until then its accumulators are a certain NaN, and neither they nor
 // the registers of A may change; what B holds then is what counts.
-#include "ptx_on_cpu/decoder.h"
 #include <algorithm>
 #include <cstdlib>
 
+#include "ptx_on_cpu/decoder.h"
 #include "ptx_on_cpu/matrix.h"
 
 namespace ptx_on_cpu {
 namespace {
 
 constexpr uint32_t kUnderWay = 0x7fb0'ac0c;
+constexpr int kBfloat16 = 1;  // of Instruction::variant
 
 // "Matrix Descriptor Format".
 struct Descriptor {
@@ -37,7 +38,7 @@ using Lanes = Thread* const*;  // of the warpgroup
 void multiply(Block& block, const Wgmma& product, std::vector<float>& acc) {
   const Instruction& i = *product.instruction;
   const int columns = static_cast<int>(i.immediate), registers = columns / 2;
-  const float* value = i.sat ? bfloat16_values() : half_values();
+  const float* value = i.variant == kBfloat16 ? bfloat16_values() : half_values();
   const Descriptor descriptor(product.b);
   std::vector<float> a(64 * 16), b(16 * columns);
   for (int thread = 0; thread < kWarpgroup; ++thread) {
@@ -163,7 +164,7 @@ void decode_multiplication(Decoder& d) {
   const int type = d.choose({"f16", "bf16"});
   d.expect(type ? "bf16" : "f16");
   d.made.immediate = columns;
-  d.made.sat = type == 1;  // which of the two
+  d.made.variant = type;
   d.made.list = d.vector(0);
   d.made.second_list = d.vector(1);
   d.made.b = d.slot(2);
