@@ -15,15 +15,11 @@ enum class Space { generic, global, shared, local, param };
 template <Space space>
 unsigned char* place(Thread& t, const Instruction& i, bool writes) {
   const uint64_t bytes = static_cast<uint64_t>(i.to.bits) / 8 * i.list.size();
-  uint64_t address = (i.a == kNoSlot ? 0 : t.r[i.a]) + i.immediate;
+  const uint64_t address = (i.a == kNoSlot ? 0 : t.r[i.a]) + i.immediate;
   Block& block = *t.block;
-  if (space == Space::generic && block.is_shared(address)) {
+  if (space == Space::generic && block.is_shared(address))
     return touch_shared(t, address - block.shared_window(), bytes, writes);
-  }
-  if (space == Space::shared) {
-    address = static_cast<uint32_t>(address);
-    return touch_shared(t, address, bytes, writes);
-  }
+  if (space == Space::shared) return touch_shared(t, static_cast<uint32_t>(address), bytes, writes);
   if (space == Space::local) return block.local(t, address, bytes);
   if (space == Space::param) return const_cast<unsigned char*>(block.parameter(address, bytes));
   if (space == Space::generic && address - reinterpret_cast<uint64_t>(t.local) < block.launch.entry->local_bytes)
@@ -65,8 +61,6 @@ Space space_of(Decoder& d) {
 }
 
 void load_or_store(Decoder& d, bool loads) {
-  // Threads run one at a time and see each other's writes at once, so that these say nothing more.
-  d.take("volatile");
   const Space space = space_of(d);
   if (loads && space == Space::global) d.take("nc");
   if (space == Space::param && !loads) d.fail("a store to parameters");
