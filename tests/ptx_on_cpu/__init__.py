@@ -3,7 +3,8 @@
 
 `compile.py` has nvcc make PTX of every kernel, for sm_80 and sm_90a.  Under GENIMG_FAST_PTX_ON_CPU=90a the tests of
 tests/cuda_on_cpu run that PTX: `launch()` finds the entry by the name of the kernel's function, lays its parameters out
-as the entry declares them, and the host's memory is the kernel's global memory.  `test_kernels.py` runs them so.
+as the entry declares them, and the host's memory is the kernel's global memory.  `test_kernels.py` runs them so, and
+`test_random.py` convolutions of random sizes; `test_controls.py` shows that what is wrong is seen.
 
     program.h, parser.cpp                text to statements, whose operands are slots of a thread's register file
     decoder.h, .cpp                      a statement to an instruction; what has no meaning here is an error
@@ -27,6 +28,6 @@ What it cannot show: what ptxas makes of PTX; speed, registers and bank conflict
 are exact here and rounded once; which errors approximate instructions make, but that they are off by as much as is
 documented; hardware that differs from the ISA; and that an order
 of memory which the ISA asks for in other ways than these kernels use (volatile, scopes, acquire and release on loads and
-stores) is kept: of those none is known here.  A warp that reads global memory before a write to it is remembered by one of
-its threads alone.
+stores) is kept: of those none is known here.  Of the
+threads that read a byte of global memory the last alone is remembered, when another writes it.
 """
