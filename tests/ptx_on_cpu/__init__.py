@@ -26,8 +26,7 @@ a wgmma that is under way.
 
 What it cannot show: what ptxas makes of PTX; speed, registers and bank conflicts; the errors of sums on tensor cores, which
 are exact here and rounded once; which errors approximate instructions make, but that they are off by as much as is
-documented; hardware that differs from the ISA; and that an order
-of memory which the ISA asks for in other ways than these kernels use (volatile, scopes, acquire and release on loads and
-stores) is kept: of those none is known here.  Of the
-threads that read a byte of global memory the last alone is remembered, when another writes it.
+documented; hardware that differs from the ISA; and whether memory is ordered in other ways than these kernels use
+(volatile, scopes, acquire and release on loads and stores): those are unknown instructions here.  Of the threads that
+read a byte of global memory the last alone is remembered, when another writes it.
 """
