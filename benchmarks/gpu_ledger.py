@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = ("csrc/cuda/*", "csrc/common/*", "csrc/ops/*_cuda.cpp", "csrc/ops/*.h")
 _SOURCES += ("csrc/cpu/aligned_array.h", "csrc/cpu/kept_block.h")
 
-_NONE = """The CUDA kernels compile for sm_80 to sm_100 and run, thread by thread, on the CPU in the tests (`tests/cuda_on_cpu`), and with
-all that calls them on a simulated GPU (`tests/simulated_gpu`). They have *not yet run on silicon*. `make gpu-check` does that, in
-eight minutes, on any machine with an NVIDIA GPU: it checks every op and measures it against PyTorch, and writes the report from
-which this part is made."""
+_NONE = """The CUDA kernels compile for sm_80 to sm_100 and run, thread by thread, on the CPU in the tests: as C++ (`tests/cuda_on_cpu`), as the
+PTX that nvcc makes of them (`tests/ptx_on_cpu`), and with all that calls them on a simulated GPU (`tests/simulated_gpu`). They have
+*not yet run on silicon*. `make gpu-check` does that, in eight minutes, on any machine with an NVIDIA GPU: it checks every op and
+measures it against PyTorch, and writes the report from which this part is made."""
 
 
 def source_hash(root: Path = ROOT) -> str:

@@ -37,23 +37,21 @@ GENIMG_FAST_HOST_DEVICE uint64_t swizzled_descriptor(uint32_t shared_address) {
 
 }  // namespace genimg_fast::cuda
 
+// ---- Tensor maps.
+
 #ifdef GENIMG_FAST_CUDA_ON_CPU
-#define GENIMG_FAST_SM90A
-#include "ptx_sm90_on_cpu.h"
+#include "tensor_map.h"
+
+namespace genimg_fast::cuda {
+inline auto tensor_map_encoder() { return &cuTensorMapEncodeTiled; }
+}  // namespace genimg_fast::cuda
 #else
-
 #include <cuda.h>
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define GENIMG_FAST_SM90A
-#endif
 
 namespace genimg_fast::cuda {
 
-using TensorMap = CUtensorMap;
-
-// `base` must be a multiple of 16.  The driver's function is asked for at run time: the library links no driver.
-inline TensorMap make_tensor_map(DType dtype, const void* base, const TensorBox& tensor) {
+// The driver's function is asked for at run time: the library links no driver.
+inline auto tensor_map_encoder() {
   using Encode = decltype(&cuTensorMapEncodeTiled);
   static const Encode encode = [] {
     void* function = nullptr;
@@ -63,6 +61,22 @@ inline TensorMap make_tensor_map(DType dtype, const void* base, const TensorBox&
       throw std::runtime_error("genimg_fast: CUDA: the driver has no tensor maps (CUDA 12 or newer does)");
     return reinterpret_cast<Encode>(function);
   }();
+  // A thread that has launched nothing yet has no context, without which the driver's function fails.
+  int device = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaSetDevice(device));
+  return encode;
+}
+
+}  // namespace genimg_fast::cuda
+#endif
+
+namespace genimg_fast::cuda {
+
+using TensorMap = CUtensorMap;
+
+// `base` must be a multiple of 16.
+inline TensorMap make_tensor_map(DType dtype, const void* base, const TensorBox& tensor) {
   cuuint64_t sizes[4], strides[3];
   cuuint32_t box[4], steps[4];
   for (int i = 0; i < 4; ++i) {
@@ -71,19 +85,28 @@ inline TensorMap make_tensor_map(DType dtype, const void* base, const TensorBox&
     box[i] = static_cast<cuuint32_t>(tensor.box[i] * tensor.step[i]);  // it counts what lies between them too
     steps[i] = static_cast<cuuint32_t>(tensor.step[i]);
   }
-  // A thread that has launched nothing yet has no context, without which the driver's function fails.
-  int device = 0;
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaSetDevice(device));
   TensorMap map;
-  const CUresult result =
-      encode(&map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
-             const_cast<void*>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = tensor_map_encoder()(
+      &map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
+      const_cast<void*>(base), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     throw std::runtime_error("genimg_fast: CUDA: cuTensorMapEncodeTiled: error " + std::to_string(result));
   return map;
 }
+
+}  // namespace genimg_fast::cuda
+
+#ifdef GENIMG_FAST_CUDA_ON_CPU
+#define GENIMG_FAST_SM90A
+#include "ptx_sm90_on_cpu.h"
+#else
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define GENIMG_FAST_SM90A
+#endif
+
+namespace genimg_fast::cuda {
 
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));

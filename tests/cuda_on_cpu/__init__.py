@@ -15,8 +15,8 @@ To add an op:
 
 What this shows: results, for every thread order that was tried; barriers that are missing, divergent or met by the wrong
 threads; shared memory read before it is written; accesses outside arrays, misaligned, or to buffers that an asynchronous
-copy still fills.  What it cannot show: the memory model (the order in which other threads see writes without a barrier
-between them, fences, volatile), races that change no value under the orders tried, speed, registers, bank conflicts,
-code generation by nvcc, the rounding of expf and of tensor-core sums on a GPU, threads that spin until another one
-writes, and whether the inline assembly of `ptx.cuh` does what its emulation does.
+copy still fills.  What it cannot show, and tests/ptx_on_cpu, which runs the same tests on nvcc's PTX, can: code generation
+by nvcc, whether the inline assembly of `ptx.cuh` does what its emulation does, and races that change no value under the
+orders tried.  What neither can: speed, registers, bank conflicts, the rounding of ex2 and of tensor-core sums on a GPU,
+and threads that spin until another one writes.
 """

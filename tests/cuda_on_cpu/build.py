@@ -32,7 +32,8 @@ CXX = os.environ.get("CXX", "g++")
 # _FORTIFY_SOURCE refuses to longjmp between stacks; kernels may have `#pragma unroll`.
 FLAGS = [
     *("-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
-    *("-U_FORTIFY_SOURCE", "-DGENIMG_FAST_CUDA_ON_CPU", f"-I{ROOT / 'csrc'}", f"-I{HERE}"),
+    *("-U_FORTIFY_SOURCE", "-DGENIMG_FAST_CUDA_ON_CPU"),
+    *(f"-I{folder}" for folder in (ROOT / "csrc", HERE, ROOT / "tests")),
 ]
 # Of UndefinedBehaviorSanitizer what kernels get wrong; the rest doubles the compilation time.
 SANITIZERS = "address,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero"
@@ -43,7 +44,8 @@ PYTHON_FLAGS += ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_p
 
 
 def sources() -> list[Path]:
-    return sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *HERE.glob("*.cu"), *HERE.glob("bind_*.cpp")])
+    interpreter = (ROOT / "tests" / "ptx_on_cpu").glob("*.cpp")
+    return sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *HERE.glob("*.cu"), *HERE.glob("bind_*.cpp"), *interpreter])
 
 
 def build(sanitize: bool = False) -> Path:

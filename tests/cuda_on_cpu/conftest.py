@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.cuda_on_cpu import build
 from tests.cuda_on_cpu.memory import Memory
-
-SANITIZE = os.environ.get("GENIMG_FAST_CUDA_ON_CPU_SANITIZE") == "1"  # set by test_sanitizers.py
-# The sanitizers look at addresses, which do not depend on the order of threads.
-SCHEDULES = ["random"] if SANITIZE else ["forward", "reverse", "random"]
+from tests.cuda_on_cpu.mode import PTX, SANITIZE, SCHEDULES
 
 
 @pytest.fixture(scope="session")
 def kernels():
-    """The kernels of csrc/cuda, compiled for the host."""
-    return build.load(SANITIZE)
+    """The kernels of csrc/cuda, compiled for the host, or the PTX that nvcc makes of them."""
+    kernels = build.load(SANITIZE)
+    if PTX:
+        from tests.ptx_on_cpu.compile import compile
+
+        for path in compile(PTX):
+            kernels.load_ptx(str(path))
+    return kernels
 
 
 @pytest.fixture(params=SCHEDULES)

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -203,8 +204,17 @@ inline void set_zero(void* p, size_t bytes, Stream stream) {
 }
 template <typename... Parameters, typename... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  cuda_on_cpu::take_launch(stream, reinterpret_cast<const void*>(kernel),
-                           [=] { cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(args...); }); });
+  const std::tuple<std::decay_t<Parameters>...> parameters(static_cast<std::decay_t<Parameters>>(args)...);
+  cuda_on_cpu::take_launch(stream, reinterpret_cast<const void*>(kernel), [=] {
+    auto run = [&](const auto&... parameter) {
+      if (cuda_on_cpu::run_instead)
+        cuda_on_cpu::run_instead(reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z},
+                                 {block.x, block.y, block.z}, shared_bytes, {{&parameter, sizeof(parameter)}...});
+      else
+        cuda_on_cpu::run_grid(grid, block, shared_bytes, [&] { kernel(parameter...); });
+    };
+    std::apply(run, parameters);
+  });
 }
 
 }  // namespace genimg_fast::cuda

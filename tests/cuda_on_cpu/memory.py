@@ -51,12 +51,15 @@ def channel_vectors(memory: Memory, values: Sequence[np.ndarray], dtypes: Sequen
     return arrays, [decode(array, dtype) for array, dtype in zip(arrays, kinds, strict=True)]
 
 
-def assert_accurate(actual: np.ndarray, exact: np.ndarray, dtype: str, what: str = "") -> None:
+def assert_accurate(
+    actual: np.ndarray, exact: np.ndarray, dtype: str, what: str = "", roundings: int | None = None
+) -> None:
     """`actual`, stored as `dtype`, is within a few roundings of the largest value of `exact`, in float64."""
+    roundings = roundings or ROUNDINGS[dtype]
     actual = decode(actual, dtype)
     assert actual.shape == exact.shape
     largest = np.abs(exact, where=np.isfinite(exact), out=np.zeros_like(exact)).max(initial=1e-30)
-    np.testing.assert_allclose(actual, exact, rtol=0, atol=ROUNDINGS[dtype] * EPSILON[dtype] * largest, err_msg=what)
+    np.testing.assert_allclose(actual, exact, rtol=0, atol=roundings * EPSILON[dtype] * largest, err_msg=what)
 
 
 class Memory:

@@ -99,6 +99,7 @@ __global__ void ring_kernel(const GENIMG_FAST_GRID_CONSTANT TensorMap map, int s
       mbarrier_wait(filled + stage, step / 2 % 2);
       const uint16_t* row = reinterpret_cast<const uint16_t*>(ring + stage * kSwizzleBytes);
       for (int i = 0; i < 2; ++i) out[step * 64 + threadIdx.x + i * 32] = row[threadIdx.x + i * 32];
+      if (fault != Fault::fence) fence_proxy_async();
       mbarrier_arrive(read + stage);
     }
   }

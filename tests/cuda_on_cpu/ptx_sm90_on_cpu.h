@@ -15,6 +15,7 @@
 
 #include "cuda_on_cpu.h"
 #include "ptx_on_cpu.h"
+#include "tensor_map.h"
 
 namespace cuda_on_cpu {
 
@@ -170,22 +171,16 @@ inline void arrive(uint64_t* address, int bytes) {
 
 namespace genimg_fast::cuda {
 
-// What cuTensorMapEncodeTiled asks for, too.
-struct TensorMap {
-  TensorBox tensor;
-  const unsigned char* base;
-};
-
-inline TensorMap make_tensor_map(DType, const void* base, const TensorBox& tensor) {
-  require_aligned("tensor map: base", base, 16);
+// The box of a map, of which the driver's function was told by how much is passed over.
+inline TensorBox box_of(const TensorMap& map) {
+  TensorBox box{};
   for (int d = 0; d < 4; ++d) {
-    const int step = tensor.step[d];
-    if (tensor.size[d] < 1 || tensor.size[d] > int64_t{1} << 32 || tensor.box[d] < 1 || step < 1 || step > 8 ||
-        tensor.box[d] * step > 256 || (d == 0 && (step != 1 || tensor.box[0] * 2 > kSwizzledRow)) ||
-        (d > 0 && (tensor.stride_bytes[d - 1] % 16 != 0 || tensor.stride_bytes[d - 1] >= int64_t{1} << 40)))
-      throw std::runtime_error("tensor map: dimension " + std::to_string(d) + " is none that the hardware takes");
+    box.size[d] = static_cast<int64_t>(map.sizes[d]);
+    if (d > 0) box.stride_bytes[d - 1] = static_cast<int64_t>(map.strides[d - 1]);
+    box.box[d] = map.count(d);
+    box.step[d] = static_cast<int>(map.steps[d]);
   }
-  return {tensor, static_cast<const unsigned char*>(base)};
+  return box;
 }
 
 inline uint32_t shared_address(const void* p) { return cuda_on_cpu::shared_address(p); }
@@ -213,7 +208,7 @@ inline void prefetch_tensor_map(const TensorMap&) {}
 inline void tma_load(void* shared, const TensorMap& map, int c0, int c1, int c2, int c3, uint64_t* barrier) {
   const uint32_t to = shared_address(shared);
   if (to % kSwizzleBytes != 0) throw std::runtime_error("tma_load: shared address is not 1024-byte aligned");
-  const cuda_on_cpu::BoxCopy copy{map.tensor, map.base, {c0, c1, c2, c3}, to};
+  const cuda_on_cpu::BoxCopy copy{box_of(map), static_cast<const unsigned char*>(map.base), {c0, c1, c2, c3}, to};
   std::memset(shared, 0xff, copy.bytes());
   cuda_on_cpu::barrier_at(barrier).copies.push_back(copy);
 }

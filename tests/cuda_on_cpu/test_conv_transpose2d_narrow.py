@@ -52,7 +52,8 @@ def run(kernels, memory, case, order, *epilogue):
 def test_matches_float64(kernels, memory, sizes, dtype, order):
     case = Case(memory, sizes, dtype)
     out = run(kernels, memory, case, order, None, None, None, None, 1e-5, TANH, 0.0)
-    assert_accurate(out, np.tanh(case.exact), dtype)
+    # In float32 the sums are off by 4 roundings of tanh's largest value already, and tanhf by one of its own.
+    assert_accurate(out, np.tanh(case.exact), dtype, roundings=6 if dtype == "float32" else None)
 
 
 @pytest.mark.parametrize("order", ORDERS)

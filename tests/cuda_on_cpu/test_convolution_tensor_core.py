@@ -69,7 +69,7 @@ def test_parameters_of_any_dtype(kernels, memory, channel_dtypes):
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_tile_with_statistics(kernels, memory, tile, dtype):
     """More rows than one tile has, and a last one that is partly filled."""
     sizes = Sizes(True, 3, 8, 136, 10, 10, 2, 2, 0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.cuda_on_cpu.memory import decode, encode
+from tests.cuda_on_cpu.mode import shows_as_values
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
@@ -113,6 +114,7 @@ def test_async_copy(kernels, memory, valid_chunks):
     np.testing.assert_array_equal(out, expected)
 
 
+@shows_as_values
 def test_missing_wait_shows(kernels, memory):
     x, out = memory.input(random((32, 4), 1), np.float32), memory.output((32, 4), np.float32)
     out[:] = 0
@@ -126,6 +128,7 @@ def test_async_pipeline(kernels, memory):
     np.testing.assert_array_equal(out, x[:, ::-1])
 
 
+@shows_as_values
 def test_copy_into_a_buffer_that_is_still_read_shows(kernels, memory):
     x, out = memory.input(random((5, 32, 4), 1), np.float32), memory.output((5, 32, 4), np.float32)
     kernels.async_pipeline(x, out, 5, False)
@@ -134,5 +137,5 @@ def test_copy_into_a_buffer_that_is_still_read_shows(kernels, memory):
 
 def test_misaligned_async_copy_raises(kernels, memory):
     x, out = memory.input(np.zeros(132), np.float32, misaligned=1), memory.output((32, 4), np.float32)
-    with pytest.raises(RuntimeError, match="cp_async: global address is not 16-byte aligned"):
+    with pytest.raises(RuntimeError, match=r"cp.async: global address is not 16-byte aligned"):
         kernels.async_copy(x, out, 32, True)
