@@ -65,7 +65,10 @@ def check_cuda_version(home: Path) -> None:
 
     printed = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.(\d+)", printed)
-    if release is None or torch.version.cuda is None or release[1] == torch.version.cuda.partition(".")[0]:
+    if release is not None and torch.version.cuda is None:
+        # without a version BuildExtension does not tell ninja which headers a .cu includes, and it would not be made anew
+        torch.version.cuda = f"{release[1]}.{release[2]}"
+    if release is None or release[1] == torch.version.cuda.partition(".")[0]:
         return
     sys.exit(
         f"genimg_fast: the CUDA toolkit in {home} is version {release[1]}.{release[2]}, but this torch was built with CUDA"

@@ -77,6 +77,16 @@ def test_a_toolkit_of_another_minor_version_or_a_torch_without_cuda(tmp_path, cu
     assert (done.returncode, done.stdout) == (0, "genimg-fast\n"), done.stderr
 
 
+def test_ninja_is_told_which_headers_a_kernel_includes(tmp_path):
+    """By BuildExtension, which asks for torch's CUDA version: else a library would be stale, with the build id of a new one."""
+    told = "import atexit; atexit.register(lambda: print(torch.version.cuda))"
+    done = setup(cuda=None, prelude=told, CUDA_HOME=toolkit(tmp_path / "cuda", "12.6"), PATH="/usr/bin:/bin")
+    assert done.stdout == "genimg-fast\n12.6\n", done.stderr
+    for file in ROOT.glob("build/temp*/build.ninja"):  # of the last build here, if any
+        _, rule, rest = file.read_text().partition("rule cuda_compile\n")
+        assert not rule or "depfile = $out.d" in rest.partition("\n\n")[0]
+
+
 def test_a_toolkit_that_is_missing_where_it_is_insisted_on():
     nowhere = "import pathlib; pathlib.Path.exists = lambda self: False"
     done = setup(prelude=nowhere, GENIMG_FAST_CUDA="1", PATH="/usr/bin:/bin")
