@@ -73,13 +73,13 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     autocasts = torch.is_autocast_enabled(input.device.type)
     native = _backend.current_backend() == "native"
     allows_tf32 = input.dtype is torch.float32 and convolution_block.allows_tf32()
-    distrusted = {} if native else {block.op: _first_use.why_distrusted(block.op, input) for block in blocks}
     for block in blocks:
         if autocasts:
             weight, bias = to_autocast_dtype(block.weight, block.bias)
             block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
         served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, allows_tf32)
-        served = served and not distrusted.get(block.op) and _tensors_served_on_cuda(input, block)
+        served = served and _tensors_served_on_cuda(input, block)
+        served = served and (native or not _first_use.why_distrusted(block.op, input))
         if not runs or runs[-1][0] != served:
             runs.append((served, []))
         runs[-1][1].append(block)

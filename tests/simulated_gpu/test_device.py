@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from genimg_fast import functional, models, use_backend
+from genimg_fast import _first_use, functional, fuse, models, use_backend
 from genimg_fast.benchmark.functions import ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.runtimes import Ours
 from genimg_fast.sampler import CapturedGraph
@@ -127,6 +129,24 @@ def test_a_captured_graph_keeps_what_it_reads():
     )
     gc.collect()
     assert graph.replay().isfinite().all()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.filterwarnings("error")
+def test_training_in_float32_where_tf32_is_not_allowed(images, monkeypatch):
+    """PyTorch convolves, and nothing is found against kernels that are not asked."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(_first_use, "_findings", {})
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+    fused = copy.deepcopy(plain).cuda()
+    fuse(fused)
+    x = torch.randn(images, 3, 9, 8)
+    results = [
+        [y, *torch.autograd.grad(y.square().sum(), [*model.parameters()])]
+        for model, y in ((plain, plain(x)), (fused, fused(x.cuda())))
+    ]
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
 
 
 def test_noise_and_its_kl_are_two_launches():
