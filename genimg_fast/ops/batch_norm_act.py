@@ -75,12 +75,18 @@ def update_running_statistics(
         torch.ops.genimg_fast.batch_norm_act_move_statistics_(
             running_mean, running_var, mean, var, momentum, count / (count - 1)
         )
-        written = [t for t in (running_mean, running_var) if not t.is_inference()]
-        torch.autograd.graph.increment_version(written)  # the dispatcher does so for PyTorch's own operators alone
         return
     with torch.no_grad():
-        _move_towards(running_mean, mean, momentum, 1.0)
-        _move_towards(running_var, var, momentum, count / (count - 1))
+        _move_towards(uncounted(running_mean), mean, momentum, 1.0)
+        _move_towards(uncounted(running_var), var, momentum, count / (count - 1))
+
+
+def uncounted(running: torch.Tensor) -> torch.Tensor:
+    """The same memory, written to as F.batch_norm does: without advancing the version.
+
+    Where PyTorch served an earlier pass of the layer, as on a smaller image, it saved the tensor and wants it unchanged.
+    """
+    return running if torch.compiler.is_compiling() or _backend.inside_func_transform() else running.data
 
 
 def _one_launch_moves(running_mean: torch.Tensor, running_var: torch.Tensor, mean: torch.Tensor) -> bool:

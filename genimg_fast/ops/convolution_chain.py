@@ -54,8 +54,6 @@ class _Chain(torch.autograd.Function):
                 is_plain = is_last and kept is x and block.activation == "none"  # its gradient is the output's
                 stored.append(None if is_plain else kept)
                 statistics += moments
-        running = [t for b in blocks if b.training for t in (b.running_mean, b.running_var) if t is not None]
-        torch.autograd.graph.increment_version(running)  # which is otherwise done above what was called here
         # A block in training does not read its running statistics, and they have changed: they are not saved.
         blocks = tuple(b._replace(running_mean=None, running_var=None) if b.training else b for b in blocks)
         ctx.set_materialize_grads(False)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check
-from genimg_fast.ops.batch_norm_act import batch_norm_act, check_arguments
+from genimg_fast.ops.batch_norm_act import batch_norm_act, check_arguments, uncounted
 from genimg_fast.reference import sync_batch_norm_act as reference
 from genimg_fast.reference.batch_norm_act import GradientTerms
 
@@ -66,8 +66,8 @@ def _update_running_statistics(running_mean, running_var, mean, var, count, mome
     unbiased = var * (count / (count - 1).clamp(min=1)).to(var.dtype)
     step = momentum * (count > 0).to(var.dtype)  # no values, no step
     with torch.no_grad():
-        running_mean.add_((mean - running_mean) * step)
-        running_var.add_((unbiased - running_var) * step)
+        uncounted(running_mean).add_((mean - running_mean) * step)
+        uncounted(running_var).add_((unbiased - running_var) * step)
 
 
 class _SyncBatchNormAct(torch.autograd.Function):

@@ -123,6 +123,19 @@ def test_a_pass_that_ran_natively_is_not_left_plain():
     assert not plain.is_known([model], input)
 
 
+@pytest.mark.parametrize("layers", [[nn.BatchNorm2d(32)], [nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU()]])
+@pytest.mark.parametrize("sizes", [(8, 64), (64, 8)])
+def test_a_layer_that_pytorch_serves_at_one_size_and_the_kernels_at_another(layers, sizes):
+    """Within one graph, such as a discriminator's of a large and a small image."""
+    model = FusedSequential(*copy.deepcopy(layers)).train()
+    twin = unfuse(copy.deepcopy(model))
+    for m in (model, twin):
+        sum(m(_cases.randn((2, 32, s, s)).requires_grad_()).square().mean() for s in sizes).backward()
+    ours, theirs = ([p.grad for p in m.parameters()] for m in (model, twin))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()))
+
+
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_backend_that_was_asked_for_is_heeded(backend):
     model, input = small().eval(), _cases.randn((2, 3, 4, 4))
