@@ -154,6 +154,13 @@ def _may_follow_convolution(layer: Any) -> bool:
     return type(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
 
 
+def may_join(layer: Any, follower: Any) -> bool:
+    """Whether the classes of two layers may be part of one call, the second right after the first."""
+    if type(layer) in _CONVOLUTIONS and _may_follow_convolution(follower):
+        return True
+    return type(layer) in HEADS and activation_of(follower) is not None
+
+
 def why_not_head(layer: Any) -> str:
     """Why no fused call can start at this layer; empty if one can."""
     kind = type(layer)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from genimg_fast.nn.layers import (
     batch_norm_act,
     block,
     is_instance_norm,
+    may_join,
     must_be_called,
     parts_on,
     plan,
@@ -154,13 +156,17 @@ def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[
         raise
 
 
-def _with_those_inside(steps: list[Step]) -> Iterator[Step]:
-    """The steps; those of a FusedSequential in its place."""
+def _with_those_inside(steps: list[Step]) -> list[Step]:
+    """The steps; those of a FusedSequential in its place, joined with the ones around it that they fuse with."""
+    if not any(step.kind is None and _runs_inline(step.layers[0]) for step in steps):
+        return steps
+    flat: list[Step] = []
     for step in steps:
-        if step.kind is None and _runs_inline(step.layers[0]):
-            yield from _with_those_inside(step.layers[0].plan())
-        else:
-            yield step
+        inside = step.kind is None and _runs_inline(step.layers[0])
+        flat += _with_those_inside(step.layers[0].plan()) if inside else [step]
+    if any(may_join(before.layers[-1], after.layers[0]) for before, after in itertools.pairwise(flat)):
+        return plan([named for step in flat for named in zip(step.names, step.layers, strict=True)])
+    return flat
 
 
 def _runs_inline(module: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from genimg_fast import _backend, functional, ops
+from genimg_fast import _backend, functional, ops, unfuse
 from genimg_fast.nn import FusedSequential, chain
 from tests import _cases
 
@@ -152,6 +152,26 @@ def test_consecutive_convolution_blocks_are_one_chain(chains):
         model(torch.randn(2, 2, 5, 5))
     assert chains == [[CONV, DECONV], [CONV]]  # groups are PyTorch's
     assert [(d.op, d.native) for d in decisions] == [(CONV, True), (DECONV, True), (CONV, True)]
+
+
+def test_a_call_reaches_into_the_blocks_inside(chains):
+    """MONAI's blocks, for one, are a convolution and an nn.Sequential of its normalisation and activation."""
+    norm = FusedSequential(nn.BatchNorm2d(8), nn.Dropout(0.0), nn.ReLU())
+    model = FusedSequential(
+        FusedSequential(nn.ConvTranspose2d(3, 8, 4, 2, 1), FusedSequential(nn.BatchNorm2d(8), nn.ReLU())),
+        FusedSequential(FusedSequential(nn.ConvTranspose2d(8, 8, 4, 2, 1)), norm),
+    )
+    twin = unfuse(copy.deepcopy(model))
+    for mode in (True, False):
+        input = torch.randn(2, 3, 5, 5)
+        torch.testing.assert_close(model.train(mode)(input), twin.train(mode)(input), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()))
+    assert chains == [[DECONV, DECONV]] * 2
+    norm.register_forward_hook(lambda *_: None)
+    chains.clear()
+    with _backend.record_decisions() as decisions:
+        model(torch.randn(2, 3, 5, 5))
+    assert [d.op for d in decisions] == [DECONV, DECONV, NORM]
 
 
 class CountingConv(nn.Conv2d):
