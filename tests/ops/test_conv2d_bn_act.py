@@ -441,6 +441,16 @@ def test_bad_input_gets_one_clear_line(backend, change, error, message):
         conv2d_bn_act(**arguments)
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride", "native"), [(8, 3, 1, False), (48, 3, 1, True), (8, 4, 2, True)])
+def test_auto_leaves_gradients_of_little_work_to_torch(size, kernel, stride, native):
+    """But where PyTorch prepares as long for them, at kernels with strides."""
+    weight = torch.zeros(32, 32, kernel, kernel, requires_grad=True)
+    with _backend.record_decisions() as decisions:
+        conv2d_bn_act(torch.zeros(1, 32, size, size), weight, stride=stride, padding=1)
+    assert decisions[0].native == native
+    assert native or "so little work" in decisions[0].reason
+
+
 def test_auto_leaves_a_lone_layer_of_few_channels_to_torch():
     x, norm = _cases.randn((16, 16, 32, 32)), {"bn_weight": torch.ones(16), "bn_bias": torch.zeros(16)}
     few, more = (torch.zeros(n, 16, 3, 3, requires_grad=True) for n in (16, 32))
