@@ -60,13 +60,16 @@ def torch_version() -> tuple[int, int]:
 
 
 def check_cuda_version(home: Path) -> None:
-    """Ends the build if the toolkit is of another major version than torch's CUDA; without CUDA in torch any will do."""
+    """Ends the build if the toolkit is of another major version than torch's CUDA.
+
+    Without CUDA in torch any will do, and is torch's from here on: BuildExtension tells ninja of the headers that a .cu
+    includes only where torch has a version, and without that a kernel would not be made anew when one of them changes.
+    """
     import torch
 
     printed = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.(\d+)", printed)
     if release is not None and torch.version.cuda is None:
-        # without a version BuildExtension does not tell ninja which headers a .cu includes, and it would not be made anew
         torch.version.cuda = f"{release[1]}.{release[2]}"
     if release is None or release[1] == torch.version.cuda.partition(".")[0]:
         return

@@ -40,7 +40,7 @@ def test_names_layers_that_do_not_fuse():
     report = genimg_fast.explain(model, torch.randn(2, 3, 4, 4))
     assert report.plain_layers == (
         ("0", "Conv2d", "it has hooks"),
-        ("1.0", "ReLU", "no convolution or batch normalisation that fuses stands before it"),
+        ("1.0", "ReLU", "no convolution or normalisation that fuses stands before it"),
         ("1.2", "GELU", "GELU is not a layer that fuses"),
     )
     assert "it has hooks" in str(report)

@@ -118,13 +118,14 @@ def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
     On one image, the batch of pix2pix and CycleGAN, an instance normalisation is a batch normalisation, and belongs to the block of
     the convolution before it.  That pays in training alone: what packs a weight once and keeps it knows no statistics of a batch.
     """
+    if len(run) == 1 or not any(map(is_instance_norm, run)):
+        return [run]
     joins = (
         torch.is_grad_enabled()
         and input.dim() == 4
         and input.shape[0] == 1
         and not torch.is_autocast_enabled(input.device.type)
-        and torch.channels_last
-        not in (memory_format(input), *(memory_format(s.layers[0].weight) for s in run if s.kind in BLOCKS))
+        and memory_format(input) is torch.contiguous_format
     )
     parts: list[list[Step]] = [[]]
     for step in run:
@@ -139,7 +140,11 @@ def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
 
 
 def _ends_with_convolution(step: Step, norm: Step) -> bool:
-    return len(step.layers) == 1 and step.layers[0].out_channels == norm.layers[0].num_features
+    conv, *others = step.layers
+    in_order = (
+        memory_format(conv.weight) is torch.contiguous_format
+    )  # else it gives the other, and F.instance_norm this one
+    return not others and in_order and conv.out_channels == norm.layers[0].num_features
 
 
 def _why_not_alone(conv: Any) -> str:
@@ -154,13 +159,6 @@ def _may_follow_convolution(layer: Any) -> bool:
     return type(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
 
 
-def may_join(layer: Any, follower: Any) -> bool:
-    """Whether the classes of two layers may be part of one call, the second right after the first."""
-    if type(layer) in _CONVOLUTIONS and _may_follow_convolution(follower):
-        return True
-    return type(layer) in HEADS and activation_of(follower) is not None
-
-
 def why_not_head(layer: Any) -> str:
     """Why no fused call can start at this layer; empty if one can."""
     kind = type(layer)
@@ -169,7 +167,7 @@ def why_not_head(layer: Any) -> str:
     if kind in _NORMS:
         return must_be_called(layer) or why_not_norm(layer)
     if activation_of(layer):
-        return must_be_called(layer) or "no convolution or batch normalisation that fuses stands before it"
+        return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
     if kind is nn.SyncBatchNorm:
         return must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
@@ -213,7 +211,7 @@ def must_be_called(layer: Any) -> str:
 def why_not_fused(layer: Any) -> str:
     """Why the layer's own forward() must run, though its class fuses; empty if it need not."""
     own = layer.__dict__
-    if "_conv_forward" in own or "_output_padding" in own or "_check_input_dim" in own:
+    if "_conv_forward" in own or "_output_padding" in own or "_check_input_dim" in own or "_apply_instance_norm" in own:
         return "a method that its forward() calls was replaced"
     for name, tensor in layer._parameters.items():
         if tensor is not None and has_own_functions(type(tensor)):

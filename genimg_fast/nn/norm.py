@@ -72,10 +72,9 @@ def _run_instance_norm(
     norm: nn.InstanceNorm2d, input: torch.Tensor, activation: str, negative_slope: float
 ) -> torch.Tensor:
     """As PyTorch computes it: the batch normalisation of one image, which has a channel for each channel of each image."""
-    is_batch = input.dim() == 4 and input.shape[1] == norm.num_features
-    if not is_batch or input[:, 0].numel() <= input.shape[0] or torch.is_autocast_enabled(input.device.type):
+    n, c, h, w = input.shape if input.dim() == 4 else (0, 0, 0, 0)
+    if n == 0 or c != norm.num_features or h * w <= 1 or torch.is_autocast_enabled(input.device.type):
         return activate(nn.InstanceNorm2d.forward(norm, input), activation, negative_slope)
-    n, c, h, w = input.shape
     weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
     output = functional.batch_norm_act(
         input.reshape(1, n * c, h, w),  # Inductor's code for varying sizes knows the product, and no -1

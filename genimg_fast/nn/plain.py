@@ -29,7 +29,9 @@ _passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDict
 
 def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
     """Whether `learn` saw a pass like this one."""
-    if torch.compiler.is_compiling() or type(input) is not torch.Tensor or not isinstance(modules[0], nn.Module):
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
+        return False
+    if type(input) not in (torch.Tensor, nn.Parameter) or torch._C._is_tracing():  # whose shape is no tuple of numbers
         return False
     passes = _passes.get(modules[0])
     return passes is not None and _kind(modules, input) in passes and _may_choose()

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,6 @@ from genimg_fast.nn.layers import (
     batch_norm_act,
     block,
     is_instance_norm,
-    may_join,
     must_be_called,
     parts_on,
     plan,
@@ -111,8 +109,10 @@ def run_steps(
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
     runs = _runs(steps)
-    if len(runs) == 1 and len(parts := parts_on(input, runs[0])) == 1:
-        return _run_alone(modules, parts[0], input)
+    if len(runs) == 1:
+        runs = parts_on(input, runs[0])
+    if len(runs) == 1:
+        return _run_alone(modules, runs[0], input)
     for run in runs:
         for part in parts_on(input, run):
             input = _run_apart(part, input) if part[0].kind else part[0].layers[0](input)
@@ -157,16 +157,18 @@ def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[
 
 
 def _with_those_inside(steps: list[Step]) -> list[Step]:
-    """The steps; those of a FusedSequential in its place, joined with the ones around it that they fuse with."""
+    """The steps; where a FusedSequential is among them, those of its layers and of the ones around it."""
     if not any(step.kind is None and _runs_inline(step.layers[0]) for step in steps):
         return steps
-    flat: list[Step] = []
-    for step in steps:
-        inside = step.kind is None and _runs_inline(step.layers[0])
-        flat += _with_those_inside(step.layers[0].plan()) if inside else [step]
-    if any(may_join(before.layers[-1], after.layers[0]) for before, after in itertools.pairwise(flat)):
-        return plan([named for step in flat for named in zip(step.names, step.layers, strict=True)])
-    return flat
+    return plan(list(_flat(named for step in steps for named in zip(step.names, step.layers, strict=True))))
+
+
+def _flat(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for name, layer in layers:
+        if _runs_inline(layer):
+            yield from _flat(layer._modules.items())
+        else:
+            yield name, layer
 
 
 def _runs_inline(module: Any) -> bool:

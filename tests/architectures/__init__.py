@@ -49,7 +49,7 @@ ARCHITECTURES = {
         (2, 3, 32, 32),
         {"conv2d_bn_act": 4, "conv_transpose2d_bn_act": 4},
         {
-            "no convolution or batch normalisation that fuses stands before it": 6,
+            "no convolution or normalisation that fuses stands before it": 6,
             "Dropout is not a layer that fuses": 2,
         },
     ),

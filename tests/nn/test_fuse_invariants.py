@@ -390,7 +390,7 @@ def test_layers_that_stay_are_named_with_the_reason():
         "sn": "weight is parametrized",
         "hooked": "it has hooks",
         "circular": "padding_mode is 'circular'; only 'zeros' is fused",
-        "": "no convolution or batch normalisation that fuses stands before it",  # the relu around self.circular
+        "": "no convolution or normalisation that fuses stands before it",  # the relu around self.circular
     }
     x = _cases.randn((2, 3, 4, 4))
     torch.testing.assert_close(model(x), plain(x))

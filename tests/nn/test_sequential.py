@@ -174,6 +174,33 @@ def test_a_call_reaches_into_the_blocks_inside(chains):
     assert [d.op for d in decisions] == [DECONV, DECONV, NORM]
 
 
+class Halves(nn.Module):
+    def forward(self, x):
+        return x.chunk(2, 1)
+
+
+class Gate(nn.Module):
+    def forward(self, halves):
+        return halves[0] * halves[1]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_goes_from_layer_to_layer_need_not_be_a_tensor(grad):
+    layers = [
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Halves(),
+        Gate(),
+        nn.Conv2d(4, 4, 3),
+        nn.InstanceNorm2d(4),
+    ]
+    model = FusedSequential(*layers)
+    x = _cases.randn((1, 3, 9, 9))
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(model(x), unfuse(copy.deepcopy(model))(x), rtol=1e-4, atol=1e-4)
+
+
 class CountingConv(nn.Conv2d):
     def forward(self, input):
         self.calls = getattr(self, "calls", 0) + 1
@@ -229,7 +256,7 @@ UNFUSED_CASES = {
     "padding in words": (lambda: [conv(padding="same"), nn.ReLU()], 0, "padding is 'same'"),
     "other activation": (lambda: [conv(), nn.GELU()], 1, "GELU is not a layer that fuses"),
     "other norm": (lambda: [conv(), nn.GroupNorm(2, 4), nn.ReLU()], 1, "GroupNorm is not a layer that fuses"),
-    "activation after an unfused layer": (lambda: [nn.GroupNorm(2, 4), nn.ReLU()], 1, "no convolution or batch norm"),
+    "activation after an unfused layer": (lambda: [nn.GroupNorm(2, 4), nn.ReLU()], 1, "no convolution or norm"),
 }
 
 

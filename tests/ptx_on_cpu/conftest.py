@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_on_cpu import build
-from tests.cuda_on_cpu.memory import Memory
+from tests.cuda_on_cpu import conftest as cuda_on_cpu
 from tests.ptx_on_cpu.compile import compile
 
 
@@ -21,11 +21,7 @@ def kernels():
     kernels.set_schedule("forward", 0)
 
 
-@pytest.fixture
-def memory(kernels):
-    memory = Memory(kernels)
-    yield memory
-    memory.check_guards()
+memory = cuda_on_cpu.memory  # for the kernels above
 
 
 @pytest.fixture(scope="session")
