@@ -120,18 +120,17 @@ def test_report():
 
 
 @pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("order_of_weights", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("model", ["generator", "in forward"])
-def test_lies_in_memory_as_torch_has_it(model, images):
-    fused, plain = fused_and_plain(MODELS[model], torch.float32)
-    x = _cases.randn((images, 3, 8, 6)).contiguous(memory_format=torch.channels_last)
-    for layers_last in (False, True):
-        if layers_last:
-            fused, plain = (m.to(memory_format=torch.channels_last) for m in (fused, plain))
-        for grad in (False, True):
-            with torch.set_grad_enabled(grad):
-                ours, theirs = fused(x), plain(x)
-            assert memory_format(ours) is memory_format(theirs)
-            torch.testing.assert_close(ours, theirs)
+def test_lies_in_memory_as_torch_has_it(model, order_of_weights, order, images):
+    fused, plain = (m.to(memory_format=order_of_weights) for m in fused_and_plain(MODELS[model], torch.float32))
+    x = _cases.randn((images, 3, 8, 6)).contiguous(memory_format=order)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            ours, theirs = fused(x), plain(x)
+        assert memory_format(ours) is memory_format(theirs)
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("images", [1, 2])
