@@ -141,9 +141,8 @@ def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
 
 def _ends_with_convolution(step: Step, norm: Step) -> bool:
     conv, *others = step.layers
-    in_order = (
-        memory_format(conv.weight) is torch.contiguous_format
-    )  # else it gives the other, and F.instance_norm this one
+    # of a weight in the other order comes an output in that order, of F.instance_norm none
+    in_order = memory_format(conv.weight) is torch.contiguous_format
     return not others and in_order and conv.out_channels == norm.layers[0].num_features
 
 
