@@ -108,6 +108,11 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
+def trains_batch_norm(layer: Any) -> bool:
+    """Whether it is a batch normalisation in training mode."""
+    return type(layer) in _BATCH_NORMS and layer.training
+
+
 def is_instance_norm(step: Step) -> bool:
     return type(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
 

@@ -27,6 +27,13 @@ _passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDict
 """The oldest first."""
 
 
+def one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    """Each layer on the output of the one before, as it is."""
+    for layer in layers:
+        input = layer(input)
+    return input
+
+
 def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
     """Whether `learn` saw a pass like this one."""
     if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Repeats a forward pass in inference that was convolution blocks alone, for as long as nothing it depends on has changed.
+"""Repeats a forward pass in inference in which convolution blocks ran, for as long as nothing it depends on has changed.
 
 Finding out afresh what a pass has to do takes about as long as a small generator's convolutions of one image.  Here it takes one
 comparison: of all that the modules hold with what they held.  Blocks that the native chain serves are kept as such chains;
-the layers of those between them are called as they are.
+the layers between them are called.
 """
 
 from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -20,7 +20,9 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
+from genimg_fast.nn import plain
 from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
+from genimg_fast.nn.layers import BLOCKS, Step, trains_batch_norm
 from genimg_fast.nn.plain import identity
 from genimg_fast.ops import _packed
 from genimg_fast.ops._convolution import to_channels_last
@@ -29,7 +31,7 @@ from genimg_fast.reference.block_chain import Block
 
 
 def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
-    """The output of these modules in turn, if `remember` saw a pass like this one."""
+    """The output of these modules in turn, if a `Recording` was kept of a pass like this one."""
     if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
         return None
     if torch.is_grad_enabled():
@@ -55,48 +57,99 @@ def forget(module: nn.Module) -> None:
         _packed.forget(weight)
 
 
-def remember(
-    modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]]
-) -> None:
-    """`blocks`, made of these layers, are all that a pass of the modules on `input` runs."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or any(block.training for block in blocks):
-        return
-    if type(input) is not torch.Tensor or any(_hooks(_all_modules(modules))) or not may_chain(input):
-        return
-    # what compares modules below, and finds them by their hashes, wants each to be equal to itself alone
-    if _refer_back(modules) or any(type(m).__eq__ is not object.__eq__ for m in _all_modules(modules)):
-        return
-    parts: list[int | list[Any]] = []
-    for served, shape, run in native_runs(input, blocks):
-        if served and (chain := _keep(input.new_empty(shape), run)) is not None:
-            if gives_channels_last(run):
-                parts.append([to_channels_last])
-            parts.append(chain)
-        elif served or _backend.current_backend() != "auto":
+class Recording:
+    """What a pass runs, part by part, for `replay` to repeat."""
+
+    def __init__(self, modules: Sequence[Any], input: torch.Tensor):
+        self.modules, self.input = modules, input
+        self.parts: list[_Part] = []
+        self.weights: list[torch.Tensor] = []
+        self.fits = True
+
+    @staticmethod
+    def of(modules: Sequence[Any], steps: Sequence[Step], input: torch.Tensor) -> Recording | None:
+        """One of a pass of these modules, which takes these steps; None where it could not be repeated, or would not pay."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not all(map(_may_repeat, steps)):
+            return None
+        if not any(step.kind in BLOCKS for step in steps) or type(input) is not torch.Tensor or not may_chain(input):
+            return None
+        if any(_hooks(_all_modules(modules))):
+            return None
+        # what compares modules below, and finds them by their hashes, wants each to be equal to itself alone
+        if _refer_back(modules) or any(type(m).__eq__ is not object.__eq__ for m in _all_modules(modules)):
+            return None
+        return Recording(modules, input)
+
+    def add(self, function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor], layers: Sequence[Any]) -> None:
+        """``function(layers, input)`` on the output so far."""
+        self.parts.append(_Part(None, function, [... if layer is self.modules[0] else layer for layer in layers]))
+
+    def add_blocks(self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]]) -> None:
+        """`blocks`, made of these layers, on the output so far, which is `input`."""
+        if not self.fits or any(block.training for block in blocks):
+            self.fits = False
             return
-        else:
-            flat = [layer for together in layers[: len(run)] for layer in together]
-            parts.append([... if layer is modules[0] else layer for layer in flat])
-        layers = layers[len(run) :]
-    if any(isinstance(part, int) for part in parts):
-        passes = _known.setdefault(modules[0], OrderedDict())
-        passes[_kind(modules, input)] = _Replay(modules, input, blocks, parts)
+        self.weights += [block.weight for block in blocks]
+        for served, shape, run in native_runs(input, blocks):
+            self.add(plain.one_by_one, [layer for together in layers[: len(run)] for layer in together])
+            chain = _keep(input.new_empty(shape), run) if served else None
+            if chain is not None:
+                self.parts[-1] = self.parts[-1]._replace(chain=chain)
+            elif served or _backend.current_backend() != "auto":
+                self.fits = False
+            layers = layers[len(run) :]
+
+    def keep(self) -> None:
+        """What was added is all that the pass runs."""
+        if not self.fits or all(part.chain is None for part in self.parts):
+            return
+        passes = _known.setdefault(self.modules[0], OrderedDict())
+        passes[_kind(self.modules, self.input)] = _Replay(self.modules, self.input, self.weights, self.parts)
         while len(passes) > _MOST_PASSES:
             passes.popitem(last=False)
+
+
+class _Chain:
+    """A native chain, which is kept for as long as this is."""
+
+    def __init__(self, number: int, shape: tuple[int, ...], in_channels_last: bool):
+        self.number = number  # of block_chain_keep
+        self.shape = shape  # of its input
+        self.in_channels_last = in_channels_last  # what it is to be given
+        finalize(self, torch.ops.genimg_fast.block_chain_release, number)
+
+
+class _Part(NamedTuple):
+    chain: _Chain | None
+    function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor]
+    """Of `layers` and the output so far: what to run where there is no chain, or it is out of date."""
+    layers: list[Any]
+    """`...` for the first of the modules."""
+
+
+def _may_repeat(step: Step) -> bool:
+    if step.kind:
+        return step.kind != "sync_batch_norm_act" and not any(map(trains_batch_norm, step.layers))
+    # what others wrote may lead back to the model in ways that are not looked for, and says itself how its layers run
+    layer = step.layers[0]
+    return not isinstance(layer, nn.Module) or (type(layer).__module__.startswith("torch.nn.") and not layer._modules)
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
     return input.shape, *map(identity, modules[1:])
 
 
-def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> int | None:
-    """The number of the native chain; None where it cannot be kept."""
+def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> _Chain | None:
+    """The native chain; None where it cannot be kept."""
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
     if not all(map(_lies_dense, (*parameters, *fixed))):
         return None
     packed = _packed.packed_weights(input, blocks, description)
-    return torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers) if packed else None
+    if not packed:
+        return None
+    number = torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers)
+    return _Chain(number, tuple(input.shape), gives_channels_last(blocks))
 
 
 def _lies_dense(t: torch.Tensor) -> bool:
@@ -108,12 +161,9 @@ class _Replay:
     """It holds what lies in the modules, but not the first of them, which lives for as long as others want it."""
 
     def __init__(
-        self, modules: Sequence[Any], input: torch.Tensor, blocks: Sequence[Block], parts: Sequence[int | list[Any]]
+        self, modules: Sequence[Any], input: torch.Tensor, weights: Sequence[torch.Tensor], parts: Sequence[_Part]
     ):
-        self.parts = parts  # chains of block_chain_keep, and layers with `...` for the first module
-        for part in parts:
-            if isinstance(part, int):
-                finalize(self, torch.ops.genimg_fast.block_chain_release, part)
+        self.parts = parts
         self.dtype = input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
@@ -134,28 +184,40 @@ class _Replay:
         self.held = list(map(dict, self.dicts))
         self.children = [m._modules for m in all_modules if len(m._modules) > 1]
         self.orders = list(map(list, self.children))
-        self.weights = [block.weight for block in blocks]
+        self.weights = weights
         self.versions = [w._version for w in self.weights]  # a packed weight's; the kernels look at the memory itself
         self.settings = torch.ops.genimg_fast.cpu_settings()
+        self.is_outdated = False
 
     def run(self, first: nn.Module, input: torch.Tensor) -> torch.Tensor | None:
-        output: torch.Tensor | None = input
-        for part in self.parts:
-            if isinstance(part, int):
-                output = torch.ops.genimg_fast.block_chain_repeat.default(output, part)
-                if output is None:
-                    break
-            else:
-                for layer in part:
-                    output = (first if layer is ... else layer)(output)
+        """None if the first part is out of date."""
+        output: Any = input
+        for i, (chain, function, layers) in enumerate(self.parts):
+            if chain is not None:
+                repeated = self.repeat(chain, output)
+                if repeated is not None:
+                    output = repeated
+                    continue
+                self.is_outdated = True
+                if i == 0:
+                    return None
+            output = function([first if layer is ... else layer for layer in layers], output)
         return output
+
+    def repeat(self, chain: _Chain, input: Any) -> torch.Tensor | None:
+        # a layer between the chains may have made anything of its input
+        if not self.is_like_input(input) or input.shape != chain.shape:
+            return None
+        given = to_channels_last(input) if chain.in_channels_last else input
+        return torch.ops.genimg_fast.block_chain_repeat.default(given, chain.number)
+
+    def is_like_input(self, t: Any) -> bool:
+        return type(t) is torch.Tensor and t.dtype is self.dtype and t.is_cpu and t.layout is torch.strided
 
     def holds(self, first: nn.Module, input: torch.Tensor) -> bool:
         return (
-            type(input) is torch.Tensor
-            and input.dtype is self.dtype
-            and input.is_cpu
-            and input.layout is torch.strided
+            not self.is_outdated
+            and self.is_like_input(input)
             and not torch.is_autocast_enabled("cpu")
             and not _backend.inside_func_transform()
             and _backend.current_backend() == self.backend

@@ -28,7 +28,7 @@ from genimg_fast.nn.layers import (
     take_back_counts,
 )
 from genimg_fast.nn.norm import Fused
-from genimg_fast.nn.replay import remember, replay
+from genimg_fast.nn.replay import Recording, replay
 from genimg_fast.reference.block_chain import Block
 
 
@@ -71,13 +71,7 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
-    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(_one_by_one, layers), input)
-
-
-def _one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
-    for layer in layers:
-        input = layer(input)
-    return input
+    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.one_by_one, layers), input)
 
 
 def run_steps(
@@ -108,27 +102,32 @@ def run_steps(
 
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
+    steps = _with_those_inside(steps)
     runs = _runs(steps)
+    recording = Recording.of(modules, steps, input)
     if len(runs) == 1:
         runs = parts_on(input, runs[0])
-    if len(runs) == 1:
-        return _run_alone(modules, runs[0], input)
+    together = len(runs) == 1 or recording is not None
     for run in runs:
         for part in parts_on(input, run):
-            input = _run_apart(part, input) if part[0].kind else part[0].layers[0](input)
+            input = _run_part(part, input, recording) if together else _run_apart(part, input)
+    if recording is not None:
+        recording.keep()
     return input
 
 
 def _run_apart(run: list[Step], input: torch.Tensor) -> torch.Tensor:
     """One of several, which is repeated, or left to PyTorch, whatever becomes of the others."""
+    if not run[0].kind:
+        return run[0].layers[0](input)
     layers = [layer for step in run for layer in step.layers]
-    return run_steps(layers, lambda: run, partial(_one_by_one, layers), input)
+    return run_steps(layers, lambda: run, partial(plain.one_by_one, layers), input)
 
 
 def _runs(steps: list[Step]) -> list[list[Step]]:
     """Convolution blocks that stand one after the other, and what may be part of one, are together; every other step is alone."""
     runs: list[list[Step]] = []
-    for step in _with_those_inside(steps):
+    for step in steps:
         if runs and runs[-1][0].kind in BLOCKS and (step.kind in BLOCKS or is_instance_norm(step)):
             runs[-1].append(step)
         else:
@@ -136,15 +135,19 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
     return runs
 
 
-def _run_alone(modules: Sequence[Any], run: list[Step], input: torch.Tensor) -> torch.Tensor:
-    """One of `_runs`, which is all that a pass of the modules runs."""
-    step = run[0]
-    if step.kind in BLOCKS:
-        blocks = [block(step.layers, input) for step in run]
-        layers: list[Sequence[Any]] = [step.layers for step in run]
-        remember(modules, input, blocks, layers)
+def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None) -> torch.Tensor:
+    layers: list[Sequence[Any]] = [step.layers for step in run]
+    if run[0].kind in BLOCKS:
+        blocks = [block(together, input) for together in layers]
+        if recording is not None:
+            recording.add_blocks(input, blocks, layers)
         return _run_blocks(input, blocks, layers)
-    return batch_norm_act(step.layers, input) if step.kind else step.layers[0](input)
+    native_calls = _backend.native_calls()
+    output = batch_norm_act(layers[0], input) if run[0].kind else layers[0][0](input)
+    if recording is not None:
+        ran_natively = run[0].kind and _backend.native_calls() != native_calls
+        recording.add(batch_norm_act if ran_natively else plain.one_by_one, layers[0])
+    return output
 
 
 def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[Any]]) -> torch.Tensor:

@@ -194,7 +194,9 @@ def test_a_chain_is_kept_for_as_long_as_it_may_be_repeated():
     input = _cases.randn((2, 3, 4, 4))
     expected = model(input)
     (known,) = replay._known[model].values()
-    (chain,) = known.parts
+    (part,) = known.parts
+    chain = part.chain.number
+    del part
     del known
     assert torch.equal(repeat(input, chain), expected)
     assert repeat(input.double(), chain) is None
@@ -233,13 +235,22 @@ def test_chains_of_the_same_first_layer_are_told_apart():
         torch.testing.assert_close(run_in_turn([conv, tanh], input), tanh(-raw), rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def test_blocks_among_other_layers_are_repeated_run_by_run():
+class OfOthers(nn.GELU):
+    """A class outside of torch.nn."""
+
+
+def blocks_around(*layers):
     torch.manual_seed(0)
     model = FusedSequential(
-        nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.GELU(), nn.Sequential(nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.Tanh())
+        nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.Tanh(), *layers, nn.Sequential(nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.Tanh())
     ).eval()  # fmt: skip
-    model[3].__class__ = FusedSequential
+    model[-1].__class__ = FusedSequential
+    return model
+
+
+@torch.no_grad()
+def test_blocks_among_layers_of_others_are_repeated_run_by_run():
+    model = blocks_around(OfOthers())
     input = _cases.randn((2, 3, 4, 4))
     expected = unfuse(copy.deepcopy(model))(input)
     torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
@@ -249,6 +260,79 @@ def test_blocks_among_other_layers_are_repeated_run_by_run():
     model[3][1] = nn.Sigmoid()
     model[0].bias.add_(1)
     torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+
+
+CHANGES_AMONG_OTHERS = {
+    "a block's": lambda m: m[0].bias.data.add_(1),
+    "the memory of a later block's": lambda m: setattr(m[4][0].bias, "data", torch.ones(4)),
+    "the values of a layer between": lambda m: m[2].weight.data.fill_(3),
+    "a layer between": lambda m: m.__setitem__(2, nn.GELU()),
+    "a hook of a layer between": lambda m: m[2].register_forward_hook(lambda module, args, output: 2 * output),
+    "a layer inside": lambda m: m[4].__setitem__(1, nn.Sigmoid()),
+    "the mode of a normalisation": lambda m: m[3].train(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_AMONG_OTHERS)
+@torch.no_grad()
+def test_blocks_among_other_layers_are_repeated_with_them(change):
+    model = blocks_around(nn.PReLU(), nn.BatchNorm2d(5).eval())
+    input = _cases.randn((2, 3, 4, 4))
+    expected = unfuse(copy.deepcopy(model))(input)
+    torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(replay.replay([model], input), expected, rtol=1e-4, atol=1e-5)
+    CHANGES_AMONG_OTHERS[change](model)
+    changed = unfuse(copy.deepcopy(model))(input)
+    assert not torch.allclose(changed, expected)
+    for _ in range(2):
+        torch.testing.assert_close(model(input), changed, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_layer_before_a_part_that_is_out_of_date_runs_once():
+    model = blocks_around(nn.Dropout(0.5).train())
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    assert replay.replay([model], input) is not None
+    model[3][0].bias.data = torch.ones(4)
+    outputs = []
+    for m in (model, unfuse(copy.deepcopy(model)), model):
+        torch.manual_seed(1)
+        outputs.append(m(input))
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["size", "dtype"])
+def test_what_a_layer_between_hands_on_may_change(change):
+    model = blocks_around(nn.AdaptiveAvgPool2d(6))
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    (known,) = replay._known[model].values()
+    assert known.holds(model, input)
+    # as of a layer whose output depends on more than its input's shape
+    forward = {"size": lambda x: x[:, :, :3], "dtype": lambda x: x.double()}[change]
+    known.parts[1].layers[0] = forward
+    if change == "dtype":
+        with pytest.raises(RuntimeError, match="type"):
+            known.run(model, input)
+    else:
+        expected = model[3][0](forward(nn.Sequential(*model[:2])(input))).tanh()
+        torch.testing.assert_close(known.run(model, input), expected, rtol=1e-4, atol=1e-5)
+    assert not known.holds(model, input)
+
+
+@torch.no_grad()
+def test_a_pass_that_cannot_be_kept_keeps_no_chain(monkeypatch):
+    model = blocks_around(nn.PReLU())
+    model[3][0].weight.data = model[3][0].weight.mT.contiguous().mT
+    numbers = []
+    monkeypatch.setattr(replay, "_Chain", lambda number, *_, of=replay._Chain: numbers.append(number) or of(number, *_))
+    input = _cases.randn((2, 3, 4, 4))
+    model(input)
+    assert model not in replay._known
+    assert [torch.ops.genimg_fast.block_chain_repeat(input, number) for number in numbers] == [None]
 
 
 @torch.no_grad()
