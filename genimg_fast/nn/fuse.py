@@ -210,17 +210,18 @@ class _Fuser:
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
         cls = plain_class(type(module))
-        roles, chains, reason = chains_of(module)
+        roles, joined, alone, reason = chains_of(module)
         rows = [_whole(name, module, reason)] if reason else []
-        if not chains:
-            return rows
-        steps = [step for chain in chains for step in plan(named(chain, module))]
-        if not any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps):
+        steps = [step for chain in joined for step in plan(named(chain, module))]
+        fuses = any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps)
+        if not fuses and not any(step.kind for step in plan([("", layer) for layer in alone])):
             return rows  # `fuse_layer` says why
-        layers = {layer for chain in chains for layer in chain if isinstance(layer, nn.Module)}
+        layers = {layer for chain in joined for layer in chain if isinstance(layer, nn.Module)}
         if self.filter_fn is not None and not self.filter_fn(name, module):
-            self.left_to_callers |= layers
+            self.left_to_callers |= layers | set(alone)
             return [_whole(name, module, _FILTERED)]
+        if not fuses:
+            return rows
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
             return [*rows, _whole(name, module, reason)]
         self.left_to_callers |= layers
@@ -240,15 +241,16 @@ class _Fuser:
         return [row]
 
     def step_rows(self, name: str, steps: list[Step]) -> list[FuseRow]:
-        """One for each step, but for modules that have rows of their own."""
+        """One for each step, however often it is taken, but for modules that have rows of their own."""
         self.fused_layers.update(
             layer for step in steps if step.kind for layer in step.layers if isinstance(layer, nn.Module)
         )
-        return [
+        rows = (
             FuseRow(name, tuple(filter(None, step.names)), " + ".join(map(_word, step.layers)), step.kind, step.reason)
             for step in steps
             if not holds_layers(step.layers[0])
-        ]
+        )
+        return list(dict.fromkeys(rows))
 
     def why_not(self, name: str, module: nn.Module) -> str:
         if "forward" in module.__dict__:

@@ -11,7 +11,7 @@ import copyreg
 import inspect
 from collections.abc import Iterator
 from types import CodeType, FunctionType, new_class
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,13 +38,22 @@ def runs_its_layers(cls: type[nn.Module]) -> bool:
     return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
 
 
-def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
-    """What a twin of the module's class joins: layers as the methods name them, and the chains that they form.
+class Chains(NamedTuple):
+    """What methods of a module call."""
 
-    The third is why a method that calls layers cannot be rewritten; empty if each can.
-    """
+    roles: Roles
+    joined: list[list[Any]]
+    """Layers on each other's output."""
+    alone: list[Any]
+    """Heads, each of which is never joined with another layer: they can run fused however they are called."""
+    reason: str
+    """Why a method that calls layers cannot be rewritten; empty if each can."""
+
+
+def chains_of(module: nn.Module) -> Chains:
+    """What a twin of the module's class joins, and what it leaves alone."""
     roles: dict[str, str] = {}
-    chains: list[list[Any]] = []
+    chains: list[tuple[str, list[Any]]] = []
     reason = ""
     module = _looked_at(module)
     for name, method in _methods(plain_class(type(module))).items():
@@ -60,8 +69,14 @@ def chains_of(module: nn.Module) -> tuple[Roles, list[list[Any]], str]:
         except NotRewritableError as error:
             reason = f"{name}(): {error}"
             continue
-        chains += [[_as_layer(layer) for layer in _value(chain, method, module)] for chain in sources]
-    return tuple(sorted(roles.items())), chains, reason
+        chains += [(chain, [_as_layer(layer) for layer in _value(chain, method, module)]) for chain in sources]
+    of_one = {source: source[1:-2] for source, _ in chains if source[1:-2] in roles}  # "(self.conv,)"
+    joined = [chain for source, chain in chains if source not in of_one]
+    others = {id(layer) for chain in joined for layer in chain}
+    alone = {of_one[source]: chain[0] for source, chain in chains if source in of_one and id(chain[0]) not in others}
+    joined += [chain for source, chain in chains if source in of_one and id(chain[0]) in others]
+    remaining = tuple(sorted((source, role) for source, role in roles.items() if source not in alone))
+    return Chains(remaining, joined, list(alone.values()), reason)
 
 
 def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
@@ -80,7 +95,8 @@ def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
     if isinstance(module, FusedSequential):
         steps = module.plan()
     elif plain_class(type(module)) is not type(module):
-        steps = [step for chain in chains_of(module)[1] for step in plan(named(chain, module))]
+        _, joined, alone, _ = chains_of(module)
+        steps = [step for chain in (*joined, *([layer] for layer in alone)) for step in plan(named(chain, module))]
     else:
         return
     for step in steps:

@@ -185,6 +185,43 @@ def test_filter_fn_leaves_modules_out():
     ]
 
 
+class HandsOn(nn.Module):
+    """Its method calls a layer, or hands it on to one that does; and joins another one in one branch of two."""
+
+    def __init__(self, up):
+        super().__init__()
+        self.up = up
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def upsampled(self, x, layer):
+        return layer(nn.functional.interpolate(x, scale_factor=2))
+
+    def forward(self, x):
+        x = self.upsampled(x, self.first) if self.up else self.first(x)
+        return self.second(x) if self.up else torch.tanh(self.second(x))
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_layer_that_is_joined_with_no_other_runs_fused_wherever_it_is_called(up):
+    torch.manual_seed(0)
+    model, x = HandsOn(up), _cases.randn((2, 4, 6, 6))
+    expected = model(x)
+    report = genimg_fast.fuse(model)
+    assert sorted(row.description for row in report.fused) == ["Conv2d", "Conv2d", "Conv2d + tanh"]
+    assert type(model.second) is nn.Conv2d
+    with genimg_fast.use_backend("native"):
+        explained = genimg_fast.explain(model, x)
+        torch.testing.assert_close(model(x), expected)
+    assert [(call.op, call.native) for call in explained.calls] == [("conv2d_bn_act", True)] * 2
+
+
+def test_filter_fn_leaves_out_a_module_with_the_layers_that_it_joins_with_no_other():
+    model = nn.Sequential(HandsOn(True), nn.Conv2d(4, 4, 3))
+    report = genimg_fast.fuse(model, filter_fn=lambda name, module: not isinstance(module, HandsOn))
+    assert [row.layers for row in report.fused] == [("1",)]
+    assert [type(layer) for layer in model[0].children()] == [nn.Conv2d, nn.Conv2d]
+
+
 def test_replaced_forward_is_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 3, 1))
     model.forward = lambda x: x
