@@ -8,13 +8,15 @@ which PyTorch runs in tens of microseconds, from finding out anew each time that
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
 from genimg_fast.nn.layers import Call
@@ -34,9 +36,31 @@ def one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     return input
 
 
+class _Thread(threading.local):
+    is_inside_known = False
+
+
+_thread = _Thread()
+
+
+def call(as_they_are: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:
+    """Of a pass that is known: nothing ran natively in the layers inside either, so that they need not look for themselves."""
+    if _thread.is_inside_known:
+        return as_they_are(input)
+    _thread.is_inside_known = True
+    try:
+        return as_they_are(input)
+    finally:
+        _thread.is_inside_known = False
+
+
 def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
     """Whether `learn` saw a pass like this one."""
-    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
+    if torch.compiler.is_compiling():
+        return False
+    if _thread.is_inside_known:
+        return _may_choose()
+    if not isinstance(modules[0], nn.Module):
         return False
     if type(input) not in (torch.Tensor, nn.Parameter) or torch._C._is_tracing():  # whose shape is no tuple of numbers
         return False
@@ -48,7 +72,8 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
     """Nothing of a pass of these modules on `input` ran natively."""
     if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module) or not _may_choose():
         return
-    if _backend.inside_func_transform():  # where less runs natively than outside, whatever is faster
+    # where less runs natively than otherwise, whatever is faster
+    if _backend.inside_func_transform() or _has_any_global_hook() or any(map(_is_watched, modules)):
         return
     passes = _passes.setdefault(modules[0], OrderedDict())
     passes[_kind(modules, input)] = None
@@ -57,11 +82,11 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
-    first, records = modules[0], torch.is_grad_enabled()
+    first = modules[0]
     kind = (
-        *(input.shape, input.dtype, input.device, input.requires_grad, records, first.training),
+        *(input.shape, input.dtype, input.device, first.training),
         input.layout is torch.strided and input.stride(),
-        records and any(map(_trains, modules)),
+        torch.is_grad_enabled() and (input.requires_grad or any(map(_trains, modules))),
         torch._C._is_any_autocast_enabled(),
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
@@ -76,6 +101,15 @@ def _trains(layer: Any) -> bool:
         if parameter is not None and parameter.requires_grad:
             return True
     return any(map(_trains, layer._modules.values()))
+
+
+def _is_watched(layer: Any) -> bool:
+    """Whether it has hooks, which may be gone in the next pass: other than those that compute a weight."""
+    if not isinstance(layer, nn.Module):
+        return False
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    of_users = (not type(hook).__module__.startswith("torch.nn.utils.") for some in hooks for hook in some.values())
+    return any(of_users) or any(map(_is_watched, layer._modules.values()))
 
 
 def identity(layer: Any) -> int:

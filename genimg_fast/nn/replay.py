@@ -101,7 +101,7 @@ class Recording:
 
     def keep(self) -> None:
         """What was added is all that the pass runs."""
-        if not self.fits or all(part.chain is None for part in self.parts):
+        if not self.fits or all(part.function is plain.one_by_one and not part.chain for part in self.parts):
             return
         passes = _known.setdefault(self.modules[0], OrderedDict())
         passes[_kind(self.modules, self.input)] = _Replay(self.modules, self.input, self.weights, self.parts)

@@ -86,7 +86,9 @@ def run_steps(
         plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
-    if plain.is_known(modules, input) or not may_fuse(input):
+    if plain.is_known(modules, input):
+        return plain.call(as_they_are, input)
+    if not may_fuse(input):
         return as_they_are(input)
     output = replay(modules, input)
     if output is not None:

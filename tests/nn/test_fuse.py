@@ -185,6 +185,32 @@ def test_filter_fn_leaves_modules_out():
     ]
 
 
+def block(activation: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1), activation)
+
+
+NESTED = {
+    "two blocks": (lambda: nn.Sequential(block(nn.ReLU()), block(nn.Tanh())), True),
+    "blocks inside": (lambda: nn.Sequential(nn.Sequential(block(nn.ReLU())), nn.Sequential(block(nn.Tanh()))), True),
+    "one block": (lambda: nn.Sequential(block(nn.ReLU()), nn.GELU()), False),
+    "one that fuses": (lambda: nn.Sequential(block(nn.ReLU()), nn.Sequential(nn.GELU())), False),
+}
+
+
+@pytest.mark.parametrize(("make", "joined"), NESTED.values(), ids=NESTED)
+def test_a_sequential_of_several_that_fuse_runs_them_as_one(make, joined):
+    model, x = make(), _cases.randn((2, 4, 6, 6))
+    expected = model(x)
+    genimg_fast.fuse(model)
+    assert (type(model) is FusedSequential) == joined
+    with genimg_fast.use_backend("native"):
+        output = model(x)
+    torch.testing.assert_close(output, expected)
+    if joined:
+        before = {node.name().split("::")[-1] for node, _ in output.grad_fn.next_functions if node is not None}
+        assert before == {"AccumulateGrad"}  # one node is all
+
+
 class HandsOn(nn.Module):
     """Its method calls a layer, or hands it on to one that does; and joins another one in one branch of two."""
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from genimg_fast import _backend, explain, unfuse
+from genimg_fast import _backend, explain, fuse, unfuse, use_backend
 from genimg_fast.nn import FusedSequential, plain
 from genimg_fast.nn.layers import Call, Step
 from genimg_fast.nn.sequential import run_in_turn
@@ -24,6 +25,10 @@ def plans(monkeypatch):
     original = FusedSequential.plan
     monkeypatch.setattr(FusedSequential, "plan", lambda self: made.append(original(self)) or made[-1])
     return made
+
+
+class OfOthers(nn.GELU):
+    """A class outside of torch.nn, with which a pass is not repeated as a whole."""
 
 
 def small() -> FusedSequential:
@@ -45,7 +50,6 @@ CHANGES = {
     "dtype": lambda model, input: model.double()(input.double()),
     "mode": lambda model, input: model.train()(input),
     "gradient": lambda model, input: torch.enable_grad()(model)(input),
-    "gradient of the input": lambda model, input: model(input.requires_grad_()),
     "autocast": lambda model, input: torch.autocast("cpu", torch.bfloat16)(model)(input),
     "memory order": lambda model, input: model(input.contiguous(memory_format=torch.channels_last)),
     "child": lambda model, input: model.append(nn.Tanh())(input),
@@ -61,6 +65,61 @@ def test_another_kind_of_pass_is_planned_anew(plans, change):
     assert len(plans) == 1
     change(model, input)
     assert len(plans) == 2
+
+
+def test_whether_backward_is_wanted_is_told_by_the_input_as_by_the_parameters(plans):
+    model, input = small().eval().requires_grad_(False), _cases.randn((2, 3, 4, 4))
+    for wanted in (False, True, False):
+        model(input.requires_grad_(wanted))
+    model.requires_grad_()(input)
+    assert len(plans) == 2
+
+
+@pytest.mark.parametrize("where", ["first", "inside", "all modules"])
+def test_a_pass_that_hooks_kept_from_the_kernels_is_not_known(where):
+    model = nn.Sequential(
+        nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU())
+    )
+    fuse(model.eval())
+    input = _cases.randn((2, 8, 32, 32))
+    register = {
+        "first": model[0].register_forward_hook,
+        "inside": model[1][0].register_forward_hook,
+        "all modules": register_module_forward_hook,
+    }[where]
+    with torch.no_grad():
+        handle = register(lambda module, args, output: None)
+        model(input)
+        handle.remove()
+        before = _backend.native_calls()
+        model(input)
+    assert _backend.native_calls() > before
+
+
+def test_a_spectral_norm_is_no_reason_to_plan_anew(plans):
+    model = FusedSequential(nn.utils.spectral_norm(nn.Conv2d(3, 5, 3)), nn.LeakyReLU(0.2))
+    input = _cases.randn((2, 3, 8, 8))
+    for _ in range(3):
+        model(input)
+    assert len(plans) == 1
+
+
+def test_layers_inside_a_known_pass_do_not_look_for_themselves(monkeypatch):
+    model, input = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), small()), _cases.randn((2, 3, 4, 4))
+    fuse(model.train())
+    for _ in range(2):
+        model(input)
+    looks = []
+    monkeypatch.setattr(plain, "_kind", lambda *pass_, of=plain._kind: looks.append(pass_) or of(*pass_))
+    model(input)
+    assert len(looks) == 1
+    with use_backend("native"):  # as a layer of the user's may ask for inside
+        before = _backend.native_calls()
+        plain.call(model[2], input)
+        assert _backend.native_calls() > before
+    with pytest.raises(RuntimeError):
+        plain.call(model, input[0, 0])
+    assert not plain._thread.is_inside_known
 
 
 def test_what_explain_says_is_what_runs_next():
@@ -104,10 +163,6 @@ def test_functions_that_a_method_calls_are_recognised():
     run_in_turn([conv, first], input)
     assert plain.is_known([conv, second], input)
     assert not plain.is_known([conv, other], input)
-
-
-class OfOthers(nn.GELU):
-    """A class outside of torch.nn, with which a pass is not repeated as a whole."""
 
 
 def test_what_pytorch_runs_faster_is_planned_once_beside_what_the_kernels_run():
