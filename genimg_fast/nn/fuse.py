@@ -201,7 +201,7 @@ class _Fuser:
         if reason := self.why_not(name, module):
             return [_whole(name, module, reason)]
         steps = plan(list(module._modules.items()))
-        if _joins(steps) and not isinstance(module, FusedSequential):
+        if _fuses(module) and not isinstance(module, FusedSequential):
             exact = type(module) is nn.Sequential
             if reason := _change_class(module, lambda: FusedSequential if exact else twin_of(type(module), ())):
                 return [_whole(name, module, reason)]
@@ -263,16 +263,10 @@ class _Fuser:
 _FILTERED = "filter_fn left it out"
 
 
-def _joins(steps: list[Step]) -> bool:
-    """Whether a Sequential that takes these steps fuses some of its layers, or has several Sequentials that do, to be run as one."""
-    inside = [step.layers[0] for step in steps if step.kind is None and runs_its_layers(type(step.layers[0]))]
-    fusing = [module for module in inside if _fuses(module)]
-    return any(step.kind for step in steps) or len(fusing) > 1
-
-
-def _fuses(module: nn.Sequential) -> bool:
+def _fuses(module: nn.Module) -> bool:
+    """Whether a Sequential, or one inside it, has layers that fuse: the outer ones run those of the inner ones with their own."""
     steps = plan(list(module._modules.items()))
-    return _joins(steps) or any(runs_its_layers(type(step.layers[0])) and _fuses(step.layers[0]) for step in steps)
+    return any(step.kind or (runs_its_layers(type(step.layers[0])) and _fuses(step.layers[0])) for step in steps)
 
 
 def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str:
