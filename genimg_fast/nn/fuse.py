@@ -80,8 +80,9 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
     Works in place on the instance, by class alone:
 
     - ``nn.Sequential`` becomes `FusedSequential`;
-    - a module whose methods call layers on each other's output, as in ``F.relu(self.bn(self.conv(x)))``, becomes an instance of
-      a subclass of its class, in which those methods make fused calls and are otherwise what they were;
+    - a module whose methods call layers on each other's output, as in ``F.relu(self.bn(self.conv(x)))`` or in a loop of ``x =
+      layer(x)``, becomes an instance of a subclass of its class, in which those methods make fused calls and are otherwise what
+      they were;
     - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d``, ``BatchNorm2d``, ``InstanceNorm2d`` and ``SyncBatchNorm`` that are called
       in any other way run as one such call each, but for convolutions with groups or of kernel 1;
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.

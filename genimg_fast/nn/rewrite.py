@@ -7,7 +7,8 @@ statements, and any control flow may stand around.  All expressions are evaluate
 property may count, and an input change what is called on it; only the layers' calls wait for the last of them.
 
 Two calls are joined where nobody but the second can see the result of the first: where one is the argument of the other, and
-where the statement before assigns it to a local variable that is then overwritten or never read again.
+where the statement before assigns it to a local variable that is then overwritten or never read again.  A loop that does nothing
+but ``x = layer(x)`` is such statements.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ calls."""
 
 HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
 Roles = Callable[[str], str | None]
-"""Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer."""
+"""Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer.
+Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
 Chain = str
 """Source of a tuple of layers that feed each other, from first to last."""
 
@@ -55,7 +57,7 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
     finder = _Finder(variables, roles)
     body = [finder.visit(statement) for statement in definition.body]
     writer = _Writer(variables.self_name)
-    definition.body = [writer.visit(statement) for statement in _inline(body, variables)]
+    definition.body = [writer.visit(statement) for statement in _inline(body, finder)]
     if not writer.chains:
         return function, []
     return _with_code(function, _compile(ast.fix_missing_locations(tree), code)), writer.chains
@@ -127,6 +129,14 @@ class _Variables:
         names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
         self.reads = Counter(name.id for name in names if isinstance(name.ctx, ast.Load))
         self.writes = Counter(name.id for name in names if not isinstance(name.ctx, ast.Load))
+        loops = [node for node in ast.walk(definition) if isinstance(node, ast.For)]
+        bodies = [(ast.unparse(loop.target), node) for loop in loops for s in loop.body for node in ast.walk(s)]
+        # of variables that loops set, by what stands in those loops
+        self.reads_in_loops = Counter(
+            name
+            for name, node in bodies
+            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+        )
         self.seen_by_others = {*code.co_cellvars, *code.co_freevars, self.self_name}
         if self.reads.keys() & {"locals", "vars", "eval", "exec"}:
             self.seen_by_others = self.local
@@ -153,7 +163,7 @@ class _Variables:
 
 _MOVABLE = (
     *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.Dict, ast.expr_context),
-    *(ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop),
+    *(ast.Slice, ast.UnaryOp, ast.unaryop, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop),
 )
 _WRITTEN = ("num_batches_tracked", "running_mean", "running_var")
 """Attributes that a layer's call changes."""
@@ -243,19 +253,59 @@ def _layer_of(function: ast.expr, arguments: ast.expr) -> ast.expr:
     return ast.Tuple([function, *arguments.elts], ast.Load()) if isinstance(arguments, ast.Tuple) else function
 
 
-def _inline(body: list[ast.stmt], variables: _Variables) -> list[ast.stmt]:
+def _inline(body: list[ast.stmt], finder: _Finder) -> list[ast.stmt]:
     """`h = f(x)` and `y = g(h)` as `y = g(f(x))`, where both are layers and nobody else sees `h`."""
     result: list[ast.stmt] = []
     for statement in body:
         # not in `try` and `with`, which may go on after an error with what was assigned before it
+        if isinstance(statement, ast.For):
+            statement = _unroll(statement, finder) or statement
         if isinstance(statement, (ast.If, ast.For, ast.While)):
-            statement.body, statement.orelse = _inline(statement.body, variables), _inline(statement.orelse, variables)
-        inlined = _inline_pair(result[-1], statement, variables) if result else None
+            statement.body, statement.orelse = _inline(statement.body, finder), _inline(statement.orelse, finder)
+        inlined = _inline_pair(result[-1], statement, finder.variables) if result else None
         if inlined is None:
             result.append(statement)
         else:
             result[-1] = inlined
     return result
+
+
+def _unroll(loop: ast.For, finder: _Finder) -> ast.stmt | None:
+    """`for f in self.layers: x = f(x)` as `x = self.layers[-1](...self.layers[0](x))`, where nobody else sees `f`.
+
+    Or with `x = F.relu(f(x))`.
+    """
+    variables, statement = finder.variables, loop.body[0]
+    name = _assigned_name(statement)
+    if name is None or len(loop.body) > 1 or loop.orelse or not isinstance(loop.target, ast.Name):
+        return None
+    layer, value = loop.target.id, statement.value  # type: ignore[attr-defined]
+    after = value.layers if isinstance(value, _Layers) else []
+    call = value.input if isinstance(value, _Layers) else value
+    if not isinstance(call, ast.Call) or ast.unparse(call) != f"{layer}({name})":
+        return None
+    if variables.reads[layer] != variables.reads_in_loops[layer]:
+        return None
+    if not {name, layer} <= variables.local - variables.seen_by_others or not variables.may_move(loop.iter):
+        return None
+    role = finder.roles(f"*{ast.unparse(loop.iter)}")
+    if role is None:
+        return None
+    joined = _Layers(call.args[0], call)
+    joined.later = joined.layers = [ast.Starred(_each(loop, after), ast.Load())]
+    joined.roles = [role]
+    statement.value = joined  # type: ignore[attr-defined]
+    return statement
+
+
+def _each(loop: ast.For, after: list[ast.expr]) -> ast.expr:
+    """What the loop runs over; with layers after each, `[g for f in self.layers for g in (f, F.relu)]`."""
+    if not after:
+        return loop.iter
+    assert isinstance(loop.target, ast.Name)
+    together = ast.Tuple([ast.Name(loop.target.id, ast.Load()), *after], ast.Load())
+    loops = [(loop.target, loop.iter), (ast.Name("g", ast.Store()), together)]
+    return ast.ListComp(ast.Name("g", ast.Load()), [ast.comprehension(target, over, [], 0) for target, over in loops])
 
 
 def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:
@@ -277,7 +327,9 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     if not _pays([*before.roles, *after.roles]):
         return None
     layers = after.layers
-    later = [layers[0] if len(after.functions) == 1 else ast.List(after.nested(), ast.Load()), *after.later]
+    later = after.later
+    if after.functions:
+        later = [layers[0] if len(after.functions) == 1 else ast.List(after.nested(), ast.Load()), *later]
     if condition is not None:
         layers, later = [_chosen(condition, layers)], [_chosen(condition, later)]
     before.layers += layers

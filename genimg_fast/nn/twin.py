@@ -70,7 +70,9 @@ def chains_of(module: nn.Module) -> Chains:
             reason = f"{name}(): {error}"
             continue
         chains += [(chain, [_as_layer(layer) for layer in _value(chain, method, module)]) for chain in sources]
-    of_one = {source: source[1:-2] for source, _ in chains if source[1:-2] in roles}  # "(self.conv,)"
+    of_one = {
+        source: source[1:-2] for source, _ in chains if source[1:-2] in roles and source[1] != "*"
+    }  # "(self.conv,)"
     joined = [chain for source, chain in chains if source not in of_one]
     others = {id(layer) for chain in joined for layer in chain}
     alone = {of_one[source]: chain[0] for source, chain in chains if source in of_one and id(chain[0]) not in others}
@@ -170,7 +172,7 @@ def _run_in_turn(functions: tuple, input: torch.Tensor, arguments: tuple | None,
             layers += _layers(*part)
         else:
             layers.append(_as_layer(part))
-    return run_in_turn(layers, input)
+    return run_in_turn(layers, input) if layers else input
 
 
 def _layers(functions: tuple, arguments: tuple | None) -> list[Any]:
@@ -194,14 +196,20 @@ def _looked_at(module: nn.Module) -> nn.Module:
 
 
 def _value(source: str, method: FunctionType, module: nn.Module) -> Any:
-    return eval(source, method.__globals__, {method.__code__.co_varnames[0]: module})
+    # among the globals, where a comprehension sees it
+    return eval(source, {**method.__globals__, method.__code__.co_varnames[0]: module})
 
 
 def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
     try:
-        layer = _as_layer(_value(source, method, module))
+        value = _value(source.removeprefix("*"), method, module)
+        layer = _as_layer(value)
     except Exception:  # there is no such attribute, or a property raises
         return None
+    if source.startswith("*"):
+        inside = list(value) if isinstance(value, (nn.ModuleList, nn.Sequential)) else []
+        pays = any(type(layer) in HEADS for layer in inside) or sum(isinstance(s, nn.Sequential) for s in inside) > 1
+        return HEAD if pays else None
     if type(layer) in HEADS:
         return HEAD
     if isinstance(layer, nn.Sequential):

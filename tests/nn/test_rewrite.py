@@ -366,9 +366,96 @@ class MoreArguments(Model):
 
 class LoopOverLayers(Model):
     def forward(self, x):
+        x = self.conv(x)
         for layer in self.layers:
-            x = F.relu(layer(x))
+            x = layer(x)
+        return F.relu(x)
+
+
+class LoopWithActivation(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.leaky_relu(self.relu(layer(x)), self.slope)
         return x
+
+
+class LoopOverPart(Model):
+    def forward(self, x):
+        for layer in self.layers[1:]:
+            x = layer(x)
+        for layer in self.stage:
+            x = layer(x)
+        return x
+
+
+class LoopOverNothing(Model):
+    def forward(self, x):
+        for layer in self.layers[2:]:
+            x = layer(x)
+        return self.conv(x)
+
+
+class LoopAfterWhichOneIsUsed(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return layer(x)
+
+
+class LoopThatKeeps(Model):
+    def forward(self, x):
+        kept = []
+        for layer in self.layers:
+            x = layer(x)
+            kept.append(x)
+        return sum(kept)
+
+
+class LoopWithElse(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        else:
+            x = -x
+        return x
+
+
+class LoopOverOthers(Model):
+    def __init__(self):
+        super().__init__()
+        self.others = nn.ModuleList([nn.GELU(), nn.Linear(6, 6)])
+        self.pairs = [torch.exp, torch.tanh]
+
+    def forward(self, x):
+        for layer in self.others:
+            x = layer(x)
+        for layer in self.pairs:
+            x = layer(x)
+        for layer in reversed(self.layers):
+            x = layer(x)
+        return x
+
+
+class LoopThatFails(Model):
+    def forward(self, x):
+        try:
+            for layer in [*self.layers, self.norm1d]:
+                x = layer(x)
+        except ValueError:
+            pass
+        try:
+            for layer in self.layers:
+                x = layer(x)
+        finally:
+            x = x + 1
+        return x
+
+
+class LoopOverWhatIsLookedAt(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x if "layer" in locals() else -x
 
 
 class Super(Nested):
@@ -432,7 +519,16 @@ JOINED = {
     InputAssigns: [["conv", "bn"]],
     CalledInput: [["conv", "bn", "relu"], ["conv2", "bn2"]],
     MoreArguments: [],
-    LoopOverLayers: [],
+    LoopOverLayers: [["conv", "layers.0", "layers.1", "relu"]],
+    LoopWithActivation: [["layers.0", "relu", "leaky_relu", "layers.1", "relu", "leaky_relu"]],
+    LoopOverPart: [["layers.1", "stage.0", "stage.1"]],
+    LoopOverNothing: [["conv"]],
+    LoopAfterWhichOneIsUsed: [],
+    LoopThatKeeps: [],
+    LoopWithElse: [],
+    LoopOverOthers: [],
+    LoopThatFails: [],
+    LoopOverWhatIsLookedAt: [],
     Super: [["conv2", "bn2"]],
     Private: [["conv", "relu"]],
     Wrapped: [],
@@ -543,7 +639,7 @@ def test_a_method_replaced_on_the_instance_counts():
 
 
 def test_settings_of_a_layer_fused_by_itself_count():
-    model = LoopOverLayers().double()
+    model = LoopThatKeeps().double()
     genimg_fast.fuse(model)
     plain = genimg_fast.unfuse(copy.deepcopy(model))
     for m in (model, plain):
