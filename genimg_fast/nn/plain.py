@@ -104,12 +104,13 @@ def _trains(layer: Any) -> bool:
 
 
 def _is_watched(layer: Any) -> bool:
-    """Whether it has hooks, which may be gone in the next pass: other than those that compute a weight."""
+    """Whether it, or a layer in it, has hooks, which may be gone in the next pass: other than those that compute a weight."""
     if not isinstance(layer, nn.Module):
         return False
+    if layer._modules:  # whose own hooks keep no layer in it from the kernels
+        return any(map(_is_watched, layer._modules.values()))
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    of_users = (not type(hook).__module__.startswith("torch.nn.utils.") for some in hooks for hook in some.values())
-    return any(of_users) or any(map(_is_watched, layer._modules.values()))
+    return any(not type(hook).__module__.startswith("torch.nn.utils.") for some in hooks for hook in some.values())
 
 
 def identity(layer: Any) -> int:

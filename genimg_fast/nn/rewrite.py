@@ -286,26 +286,31 @@ def _unroll(loop: ast.For, finder: _Finder) -> ast.stmt | None:
         return None
     if variables.reads[layer] != variables.reads_in_loops[layer]:
         return None
-    if not {name, layer} <= variables.local - variables.seen_by_others or not variables.may_move(loop.iter):
+    if not {name, layer} <= variables.local - variables.seen_by_others or name == layer:
+        return None
+    if not variables.may_move(loop.iter):
         return None
     role = finder.roles(f"*{ast.unparse(loop.iter)}")
     if role is None:
         return None
     joined = _Layers(call.args[0], call)
-    joined.later = joined.layers = [ast.Starred(_each(loop, after), ast.Load())]
-    joined.roles = [role]
+    layers = ast.Starred(_each(loop, after), ast.Load())
+    joined.later, joined.layers, joined.roles = [layers], [layers], [role]
     statement.value = joined  # type: ignore[attr-defined]
     return statement
 
 
 def _each(loop: ast.For, after: list[ast.expr]) -> ast.expr:
-    """What the loop runs over; with layers after each, `[g for f in self.layers for g in (f, F.relu)]`."""
+    """What the loop runs over; with layers after each, `[each for f in self.layers for each in (f, F.relu)]`."""
     if not after:
         return loop.iter
     assert isinstance(loop.target, ast.Name)
     together = ast.Tuple([ast.Name(loop.target.id, ast.Load()), *after], ast.Load())
-    loops = [(loop.target, loop.iter), (ast.Name("g", ast.Store()), together)]
-    return ast.ListComp(ast.Name("g", ast.Load()), [ast.comprehension(target, over, [], 0) for target, over in loops])
+    loops = [(loop.target, loop.iter), (ast.Name(_EACH, ast.Store()), together)]
+    return ast.ListComp(ast.Name(_EACH, ast.Load()), [ast.comprehension(target, over, [], 0) for target, over in loops])
+
+
+_EACH = "_genimg_fast_each"  # which the layers after each do not mention
 
 
 def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:

@@ -70,9 +70,8 @@ def chains_of(module: nn.Module) -> Chains:
             reason = f"{name}(): {error}"
             continue
         chains += [(chain, [_as_layer(layer) for layer in _value(chain, method, module)]) for chain in sources]
-    of_one = {
-        source: source[1:-2] for source, _ in chains if source[1:-2] in roles and source[1] != "*"
-    }  # "(self.conv,)"
+    # of "(self.conv,)", but not of "(*self.layers,)"
+    of_one = {source: source[1:-2] for source, _ in chains if source[1:-2] in roles and source[1] != "*"}
     joined = [chain for source, chain in chains if source not in of_one]
     others = {id(layer) for chain in joined for layer in chain}
     alone = {of_one[source]: chain[0] for source, chain in chains if source in of_one and id(chain[0]) not in others}

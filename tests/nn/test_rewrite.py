@@ -388,6 +388,18 @@ class LoopOverPart(Model):
         return x
 
 
+each = torch.tanh
+
+
+class LoopOfLoops(Model):
+    def forward(self, x):
+        for _ in range(2):
+            for layer in self.layers:
+                x = each(layer(x))
+            x = self.stage(x)
+        return x
+
+
 class LoopOverNothing(Model):
     def forward(self, x):
         for layer in self.layers[2:]:
@@ -522,6 +534,7 @@ JOINED = {
     LoopOverLayers: [["conv", "layers.0", "layers.1", "relu"]],
     LoopWithActivation: [["layers.0", "relu", "leaky_relu", "layers.1", "relu", "leaky_relu"]],
     LoopOverPart: [["layers.1", "stage.0", "stage.1"]],
+    LoopOfLoops: [["layers.0", "tanh", "layers.1", "tanh", "stage"]],
     LoopOverNothing: [["conv"]],
     LoopAfterWhichOneIsUsed: [],
     LoopThatKeeps: [],
