@@ -176,6 +176,12 @@ def is_batched(t: torch.Tensor) -> bool:
     return any(keys.has(key) for key in _BATCHED)
 
 
+def stacks(*tensors: torch.Tensor | None) -> bool:
+    """Whether torch.vmap, or torch.autograd.grad with `is_grads_batched`, is at work, of which PyTorch's own operators alone are
+    recorded."""
+    return inside_func_transform() or any(t is not None and is_batched(t) for t in tensors)
+
+
 def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     """The first reason why no native kernel can take these tensors, or None if one can."""
     present = [t for t in tensors if t is not None]

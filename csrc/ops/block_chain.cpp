@@ -164,7 +164,8 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     grad = grad_input;
     may_overwrite = true;
   }
-  return {grad, grads};
+  // as PyTorch's: users take views of it, and F.instance_norm differentiates wrongly in another order than its input's
+  return {is_channels_last(input) ? grad : to_nchw(grad), grads};
 }
 
 Gradients training_backward(Tensor grad, Tensor input, Tensor output, std::vector<Tensor> parameters,

@@ -13,7 +13,14 @@ from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._check import HALF_TYPES
-from genimg_fast.ops._convolution import memory_format, records_gradient, slower, slower_chain, to_channels_last
+from genimg_fast.ops._convolution import (
+    Reordered,
+    memory_format,
+    records_gradient,
+    slower,
+    slower_chain,
+    to_channels_last,
+)
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
 from genimg_fast.reference.block_chain import Block
@@ -88,11 +95,17 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         if served:
             for block in run:
                 _backend.record_native(block.op)
-            input = convolution_chain(to_channels_last(input), run, nchw=put_back and i + 1 == len(runs))
+            input = convolution_chain(_for_kernels(input, run), run, nchw=put_back and i + 1 == len(runs))
         else:
             input = _one_by_one(input, run)
         chained = chained or served
     return input.contiguous() if chained and put_back else input
+
+
+def _for_kernels(input: torch.Tensor, run: list[Block]) -> torch.Tensor:
+    """In the order of the CUDA kernels, and its gradient in the one that PyTorch gives it."""
+    keeps_order = memory_format(input) is torch.contiguous_format and not gives_channels_last(run)
+    return Reordered.apply(input) if keeps_order and input.requires_grad else to_channels_last(input)
 
 
 class _Sized(NamedTuple):

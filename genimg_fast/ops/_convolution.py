@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 
@@ -240,6 +241,19 @@ def to_channels_last(image: torch.Tensor) -> torch.Tensor:
     if h == w == 1:  # either layout is this one; only the strides tell
         return image.reshape(n, 1, 1, c).permute(0, 3, 1, 2)
     return image.contiguous(memory_format=torch.channels_last)
+
+
+class Reordered(torch.autograd.Function):
+    """`to_channels_last`, whose gradient is contiguous, as the image was: users take views of it, and F.instance_norm differentiates
+    wrongly in another order than its input's."""
+
+    @staticmethod
+    def forward(ctx: Any, image: torch.Tensor) -> torch.Tensor:
+        return to_channels_last(image)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad.contiguous()
 
 
 def activate_backward_from_output(

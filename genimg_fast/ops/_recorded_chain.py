@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from genimg_fast import _backend
-from genimg_fast.ops._convolution import activate_backward_from_output, to_channels_last
+from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, to_channels_last
 from genimg_fast.ops._registration import wanted
 from genimg_fast.reference.activation import activate
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
@@ -31,6 +31,8 @@ class _Layer(NamedTuple):
     """Both as csrc/ops/block_chain.h takes them, without bias, normalisation and activation."""
     input_shape: torch.Size
     weight_shape: torch.Size
+    input_format: torch.memory_format
+    output_format: torch.memory_format
 
 
 def recorded_chain(
@@ -56,6 +58,7 @@ def recorded_chain(
         layer = _Layer(
             block._replace(weight=None, bias=None, bn_weight=None, bn_bias=None),  # type: ignore[arg-type]
             [*geometry, *[0] * (of_block - len(geometry))], [0.0, 0.0], x.shape, block.weight.shape,
+            memory_format(x), memory_format(input if i + 1 == len(blocks) else stored[i]),
         )  # fmt: skip
         x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))
         if _normalizes(block):
@@ -100,13 +103,7 @@ class _Known(torch.autograd.Function):
 
 
 def _product(asked: str, layer: _Layer, *given: torch.Tensor | None) -> torch.Tensor:
-    return (_by_pytorch if stacks(*given) else _Product.apply)(asked, layer, *given)
-
-
-def stacks(*tensors: torch.Tensor | None) -> bool:
-    """Whether torch.vmap, or torch.autograd.grad with `is_grads_batched`, is at work, of which PyTorch's own operators alone are
-    recorded."""
-    return _backend.inside_func_transform() or any(t is not None and _backend.is_batched(t) for t in tensors)
+    return (_by_pytorch if _backend.stacks(*given) else _Product.apply)(asked, layer, *given)
 
 
 class _Product(torch.autograd.Function):
@@ -136,10 +133,11 @@ class _Product(torch.autograd.Function):
 def _natively(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torch.Tensor:
     codes, numbers = layer.codes, layer.numbers
     if asked == "grad":
-        return torch.ops.genimg_fast.block_chain_inference(to_channels_last(x), [weight], [], [], codes, numbers)
-    # of what is asked for, only the shape is read
+        output = torch.ops.genimg_fast.block_chain_inference(to_channels_last(x), [weight], [], [], codes, numbers)
+        return output.contiguous(memory_format=layer.output_format)
+    # of what is asked for, only the shape is read, and the order of x
     if x is None:
-        x = torch.empty(layer.input_shape, dtype=grad.dtype, memory_format=torch.channels_last)
+        x = torch.empty(layer.input_shape, dtype=grad.dtype, memory_format=layer.input_format)
     if weight is None:
         weight = grad.new_empty(layer.weight_shape)
     grad_x, (grad_weight,) = torch.ops.genimg_fast.block_chain_backward(
@@ -175,7 +173,7 @@ class _Normalization(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight, mean, var = ctx.saved_tensors
-        if stacks(grad):
+        if _backend.stacks(grad):
             grads = batch_norm_act_backward(grad, x, mean, var, weight, None, ctx.eps, "none", 0.0, ctx.training)
         else:
             grads = _NormalizationGradients.apply(grad, x, weight, mean, var, ctx.eps, ctx.training)

@@ -9,6 +9,7 @@ import torch
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check
+from genimg_fast.ops._convolution import memory_format
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import batch_norm_act as reference
 
@@ -185,6 +186,8 @@ def _gradients(ctx, grad, training):
     input, mean, var, weight, bias = ctx.saved_tensors
     if torch.is_grad_enabled():  # the backward is itself recorded (create_graph=True): use formulas with derivatives
         name = _check.name_of(ctx.activation, _check.ACTIVATIONS)
+        if input.dim() == 4 and not _backend.stacks(grad):  # which have no memory order
+            grad = grad.contiguous(memory_format=memory_format(input))  # and with it all that is made of it
         grads = reference.batch_norm_act_backward(
             grad, input, mean, var, weight, bias, ctx.eps, name, ctx.negative_slope, training
         )

@@ -15,7 +15,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
-from genimg_fast.ops._recorded_chain import recorded_chain, stacks
+from genimg_fast.ops._recorded_chain import recorded_chain
 from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
@@ -108,7 +108,7 @@ def _fake_training(input, parameters, fixed, codes, numbers):
 
 
 def _fake_backward(grad, input, output, parameters, fixed, stored, statistics, codes, numbers, wanted):
-    grad_input = _like(input, input.shape, torch.channels_last) if wanted[0] else input.new_empty(0)
+    grad_input = _like(input, input.shape, memory_format(input)) if wanted[0] else input.new_empty(0)
     grads = [torch.empty_like(p) if want else p.new_empty(0) for p, want in zip(parameters, wanted[1:], strict=True)]
     return grad_input, grads
 
@@ -146,7 +146,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     if recorded or is_stacked:  # use formulas with derivatives
         blocks = list(_blocks(parameters, fixed, ctx.codes, ctx.numbers))
         with torch.enable_grad():
-            if stacks(grad):
+            if _backend.stacks(grad):
                 result = reference.block_chain(input, blocks)
             else:
                 kept = [*stored, grad if output is None else output]

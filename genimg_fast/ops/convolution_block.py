@@ -208,7 +208,7 @@ def convolution_backward(
     weight.
     """
     wants_input, wants_weight, wants_bias = wants
-    channels_last = None
+    channels_last, was_channels_last = None, torch.channels_last in (memory_format(input), memory_format(weight))
     if (
         tensor_cores
         and torch.channels_last in (memory_format(grad), memory_format(input))
@@ -225,13 +225,16 @@ def convolution_backward(
             grad, weight, None, None, (None,) * 4, 0.0, adjoint, 0, 0.0, tensor_cores, tile, channels_last
         )
         wants_input = False
-    if not (wants_input or wants_weight or wants_bias):
-        return grad_input, None, None
-    made = torch.ops.aten.convolution_backward(
-        grad, input, weight, None if bias is None else bias.shape, geometry.stride, geometry.padding, geometry.dilation,
-        geometry.transposed, geometry.output_padding, 1, [wants_input, wants_weight, wants_bias],
-    )  # fmt: skip
-    return grad_input if grad_input is not None else made[0], made[1], made[2]
+    made: tuple[torch.Tensor | None, ...] = (None, None, None)
+    if wants_input or wants_weight or wants_bias:
+        made = torch.ops.aten.convolution_backward(
+            grad, input, weight, None if bias is None else bias.shape, geometry.stride, geometry.padding, geometry.dilation,
+            geometry.transposed, geometry.output_padding, 1, [wants_input, wants_weight, wants_bias],
+        )  # fmt: skip
+    grad_input = made[0] if grad_input is None else grad_input
+    if grad_input is not None and channels_last and not was_channels_last:
+        grad_input = grad_input.contiguous()  # as PyTorch's: users take views of it
+    return grad_input, made[1], made[2]
 
 
 def _convolution_backward(ctx: Any, grad, input, weight, bias, bias_at: int) -> tuple[torch.Tensor | None, ...]:

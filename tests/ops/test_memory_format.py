@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The output lies in memory as PyTorch's does, whatever the strides of the input: a user's `view` must go on working."""
+"""Outputs and gradients lie in memory as PyTorch's do, whatever the strides of the input: a user's `view` must go on working."""
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from genimg_fast import _backend, functional
+from genimg_fast import _backend, functional, fuse
+from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._convolution import memory_format
 
 
@@ -72,6 +75,47 @@ def test_strides_are_those_of_pytorch(name, records):
         expected = theirs(input)
         assert strides(actual) == strides(expected)
         torch.testing.assert_close(actual.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def chains():
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 16, 4, 2, 1), nn.Tanh()]
+    return FusedSequential(*layers), nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("of_upstream", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["contiguous", "channels_last"])
+def test_strides_of_gradients_are_those_of_pytorch(name, of_upstream, create_graph):
+    """PyTorch's F.instance_norm differentiates one image wrongly where its gradient does not lie as its output does."""
+    input = INPUTS[name].detach().requires_grad_()
+
+    def strides_of_gradients(function):
+        output = function(input)
+        order = torch.contiguous_format if of_upstream == "contiguous" else torch.channels_last
+        upstream = torch.ones(output.shape).contiguous(memory_format=order).requires_grad_()
+        found = [*torch.autograd.grad(output, input, upstream, create_graph=create_graph)]
+        if create_graph:
+            found += torch.autograd.grad(found[0].square().sum(), (input, upstream), allow_unused=True)
+        return [strides(grad) for grad in found if grad is not None]
+
+    for ours, theirs in (*functions(16), chains()):
+        with _backend.use_backend("native"):
+            actual = strides_of_gradients(ours)
+        assert actual == strides_of_gradients(theirs)
+
+
+def test_instance_normalisation_of_one_image_before_a_block():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.Identity(), nn.InstanceNorm2d(32), nn.Upsample(scale_factor=2)]
+    plain = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, padding=1), nn.LeakyReLU(0.2)).double()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    input, upstream = torch.randn(1, 3, 16, 16).double(), torch.randn(1, 32, 32, 32).double()
+    for _ in range(2):
+        for model in (plain, fused):
+            model(input).backward(upstream)
+    torch.testing.assert_close([p.grad for p in fused.parameters()], [p.grad for p in plain.parameters()])
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -15,6 +15,7 @@ from torch import nn
 from genimg_fast import _first_use, functional, fuse, models, use_backend
 from genimg_fast.benchmark.functions import ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.runtimes import Ours
+from genimg_fast.nn import FusedSequential
 from genimg_fast.sampler import CapturedGraph
 from tests import simulated_gpu
 from tests.gpu_check.workloads import InDtype
@@ -287,3 +288,25 @@ def test_training_in_a_half_type_converts_nothing():
     names = launches_of_training(generator, torch.randn(2, 100, 1, 1, device="cuda", dtype=torch.bfloat16))
     assert names.count("finish_gradients_kernel") == 4
     assert "aten::copy_" not in names
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_gradient_of_an_image_lies_as_the_image_does(order, create_graph):
+    """Of which users take views."""
+    x = torch.randn(2, 16, 8, 8, device="cuda").contiguous(memory_format=order).requires_grad_()
+    conv = nn.Conv2d(16, 16, 3, padding=1).cuda()
+    model = FusedSequential(conv, nn.BatchNorm2d(16).cuda(), nn.ReLU(), nn.ConvTranspose2d(16, 16, 4, 2, 1).cuda())
+    passes = [
+        model,
+        model.eval(),
+        lambda x: functional.conv2d_bn_act(x, conv.weight, padding=1, activation="tanh"),
+        lambda x: functional.conv_transpose2d_bn_act(x, conv.weight, padding=1, activation="tanh"),
+        lambda x: functional.batch_norm_act(x, None, None, training=True),
+    ]
+    for run in passes:
+        with use_backend("native"):
+            output = run(x)
+            upstream = torch.randn_like(output).contiguous(memory_format=torch.channels_last)
+            (grad,) = torch.autograd.grad(output, x, upstream, create_graph=create_graph)
+        assert grad.is_contiguous(memory_format=order)
