@@ -116,10 +116,11 @@ Tensor channel_sum(const Tensor& image) {
 using Gradients = std::tuple<Tensor, std::vector<Tensor>>;
 
 // wanted: of the input, then of each parameter.  A gradient that is not wanted comes back empty.
+// nchw: the order of the gradient of the input.
 template <typename T>
 Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& output,
                    const std::vector<Block>& blocks, const std::vector<Tensor>& stored,
-                   const std::vector<Moments>& moments, const std::vector<int64_t>& wanted) {
+                   const std::vector<Moments>& moments, const std::vector<int64_t>& wanted, bool nchw) {
   const Tensor none = torch::stable::new_empty(input, {0});
   std::vector<Tensor> grads(wanted.size() - 1, none);
   Tensor grad = to_channels_last(grad_output);
@@ -164,19 +165,20 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     grad = grad_input;
     may_overwrite = true;
   }
-  // as PyTorch's: users take views of it, and F.instance_norm differentiates wrongly in another order than its input's
-  return {is_channels_last(input) ? grad : to_nchw(grad), grads};
+  return {nchw ? to_nchw(grad) : grad, grads};
 }
 
 Gradients training_backward(Tensor grad, Tensor input, Tensor output, std::vector<Tensor> parameters,
                             std::vector<Tensor> fixed, std::vector<Tensor> stored, std::vector<Tensor> statistics,
-                            std::vector<int64_t> codes, std::vector<double> numbers, std::vector<int64_t> wanted) {
+                            std::vector<int64_t> codes, std::vector<double> numbers, std::vector<int64_t> wanted,
+                            bool nchw) {
   const std::vector<Block> blocks = read_blocks(input, parameters, codes, numbers);
   check(stored.size() + !blocks.back().normalized() == blocks.size() && wanted.size() == parameters.size() + 1,
         "block_chain_backward: these tensors are not of this chain");
   const std::vector<Moments> moments = hand_out(blocks, statistics, fixed);
-  return dispatch_float_double(
-      input, [&](auto zero) { return backward<decltype(zero)>(grad, input, output, blocks, stored, moments, wanted); });
+  return dispatch_float_double(input, [&](auto zero) {
+    return backward<decltype(zero)>(grad, input, output, blocks, stored, moments, wanted, nchw);
+  });
 }
 
 }  // namespace
@@ -188,7 +190,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "-> (Tensor output, Tensor[] stored, Tensor[] statistics)");
   library.def(
       "block_chain_backward(Tensor grad, Tensor input, Tensor output, Tensor[] parameters, Tensor[] fixed, "
-      "Tensor[] stored, Tensor[] statistics, int[] codes, float[] numbers, int[] wanted) -> (Tensor grad_input, "
+      "Tensor[] stored, Tensor[] statistics, int[] codes, float[] numbers, int[] wanted, bool nchw) -> (Tensor "
+      "grad_input, "
       "Tensor[] grads)");
 }
 

@@ -108,7 +108,11 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
     one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
-    if (one_pixel and (max(kernel) > 1 or not records)) or _made_for(block, records):
+    if one_pixel and (max(kernel) > 1 or not records):
+        return None
+    if records and kernel == (3, 3) and pixels <= _VERY_FEW_PIXELS and block.weight.numel() >= _LARGE_WEIGHT // 2:
+        return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
+    if _made_for(block, records):
         return None
     if records and max(kernel) > 1 and pixels <= _FEW_PIXELS and block.weight.numel() >= _LARGE_WEIGHT:
         return None
@@ -145,6 +149,8 @@ _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
 _FEW_PIXELS = 64
 """Of which PyTorch's preparations take longer than their convolution."""
+_VERY_FEW_PIXELS = 16
+"""Of which a kernel of 3 saves fewer products than it costs to transform so large a weight."""
 _LARGE_WEIGHT = 1 << 19
 """Values that PyTorch reorders for each pass, and the kernels read where they lie."""
 _PIXELS_TO_READ_A_WEIGHT = 80

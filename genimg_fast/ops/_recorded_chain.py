@@ -135,13 +135,14 @@ def _natively(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torc
     if asked == "grad":
         output = torch.ops.genimg_fast.block_chain_inference(to_channels_last(x), [weight], [], [], codes, numbers)
         return output.contiguous(memory_format=layer.output_format)
-    # of what is asked for, only the shape is read, and the order of x
+    # of what is asked for, only the shape is read
     if x is None:
-        x = torch.empty(layer.input_shape, dtype=grad.dtype, memory_format=layer.input_format)
+        x = torch.empty(layer.input_shape, dtype=grad.dtype, memory_format=torch.channels_last)
     if weight is None:
         weight = grad.new_empty(layer.weight_shape)
     grad_x, (grad_weight,) = torch.ops.genimg_fast.block_chain_backward(
-        grad, x, grad, [weight], [], [], [], codes, numbers, [int(asked == "x"), int(asked == "weight")]
+        grad, x, grad, [weight], [], [], [], codes, numbers, [int(asked == "x"), int(asked == "weight")],
+        layer.input_format is torch.contiguous_format,
     )
     return grad_x if asked == "x" else grad_weight
 

@@ -107,8 +107,9 @@ def _fake_training(input, parameters, fixed, codes, numbers):
     return _like(input, shape, memory_format(input)), stored, statistics
 
 
-def _fake_backward(grad, input, output, parameters, fixed, stored, statistics, codes, numbers, wanted):
-    grad_input = _like(input, input.shape, memory_format(input)) if wanted[0] else input.new_empty(0)
+def _fake_backward(grad, input, output, parameters, fixed, stored, statistics, codes, numbers, wanted, nchw):
+    format = torch.contiguous_format if nchw else torch.channels_last
+    grad_input = _like(input, input.shape, format) if wanted[0] else input.new_empty(0)
     grads = [torch.empty_like(p) if want else p.new_empty(0) for p, want in zip(parameters, wanted[1:], strict=True)]
     return grad_input, grads
 
@@ -125,6 +126,9 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     output, stored, statistics = output
     ctx.mark_non_differentiable(*stored, *statistics)
     ctx.set_materialize_grads(False)
+    # The gradient lies as PyTorch's does: users take views of it, and F.instance_norm differentiates wrongly in another order than
+    # its input's.  Decided here, since Inductor may hand on the input to backward in another order than it was traced in.
+    ctx.nchw = memory_format(input) is torch.contiguous_format
     ctx.counts = [len(parameters), len(fixed), len(stored), len(statistics)]
     # The output is kept only where backward reads an activation's branch or value off it: after no batch normalisation.
     # Elsewhere it may be changed in place, as the output of a convolution or a batch normalisation may.
@@ -157,7 +161,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
             grad, input, grad if output is None else output, parameters, fixed, stored, statistics, ctx.codes,
-            ctx.numbers, [int(w) for w in wants],
+            ctx.numbers, [int(w) for w in wants], ctx.nchw,
         )  # fmt: skip
         grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wants, strict=True)]
     return grads[0], grads[1:], [None] * len(fixed), None, None

@@ -82,8 +82,8 @@ class Model(nn.Module):
     def images(self, x):
         x = self.residual(self.stage(x))
         x = self.block2(self.block1(x))
-        for layer in self.loose:
-            x = layer(x)
+        for i in range(len(self.loose)):  # which is not a loop that runs as one
+            x = self.loose[i](x)
         return F.leaky_relu(self.untracked(self.frozen(x)), 0.2)
 
     def forward(self, x):

@@ -49,8 +49,8 @@ class Alone(nn.Module):
         self.norms = nn.ModuleList(norms)
 
     def forward(self, x):
-        for layer in self.norms:
-            x = layer(x)
+        for i in range(len(self.norms)):  # which is not a loop that runs as one
+            x = self.norms[i](x)
         return x
 
 
