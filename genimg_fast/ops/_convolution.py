@@ -110,7 +110,8 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
     if one_pixel and (max(kernel) > 1 or not records):
         return None
-    if records and kernel == (3, 3) and pixels <= _VERY_FEW_PIXELS and block.weight.numel() >= _LARGE_WEIGHT // 2:
+    # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
+    if records and kernel == (3, 3) and block.weight.numel() >= _LARGE_WEIGHT // 2 and pixels <= _VERY_FEW_PIXELS:
         return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
     if _made_for(block, records):
         return None
