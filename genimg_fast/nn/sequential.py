@@ -107,9 +107,7 @@ def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torc
     steps = _with_those_inside(steps)
     runs = _runs(steps)
     recording = Recording.of(modules, steps, input)
-    if len(runs) == 1:
-        runs = parts_on(input, runs[0])
-    together = len(runs) == 1 or recording is not None
+    together = recording is not None or (len(runs) == 1 and len(parts_on(input, runs[0])) == 1)
     for run in runs:
         for part in parts_on(input, run):
             input = _run_part(part, input, recording) if together else _run_apart(part, input)
