@@ -130,8 +130,8 @@ class _Variables:
         self.reads = Counter(name.id for name in names if isinstance(name.ctx, ast.Load))
         self.writes = Counter(name.id for name in names if not isinstance(name.ctx, ast.Load))
         loops = [node for node in ast.walk(definition) if isinstance(node, ast.For)]
+        self.loops = Counter(ast.unparse(loop.target) for loop in loops)
         bodies = [(ast.unparse(loop.target), node) for loop in loops for s in loop.body for node in ast.walk(s)]
-        # of variables that loops set, by what stands in those loops
         self.reads_in_loops = Counter(
             name
             for name, node in bodies
@@ -149,6 +149,10 @@ class _Variables:
         if isinstance(after, ast.Return) or _assigned_name(after) == name:
             return True
         return name not in self.arguments and self.reads[name] == self.writes[name] == 1
+
+    def is_of_loops(self, name: str) -> bool:
+        """Whether a variable is set by loops alone, and read within them alone."""
+        return self.writes[name] == self.loops[name] and self.reads[name] == self.reads_in_loops[name]
 
     def may_move(self, expression: ast.expr) -> bool:
         """Whether it can be evaluated before a layer's call: it is made of constants, globals and attributes of self."""
@@ -282,13 +286,13 @@ def _unroll(loop: ast.For, finder: _Finder) -> ast.stmt | None:
     layer, value = loop.target.id, statement.value  # type: ignore[attr-defined]
     after = value.layers if isinstance(value, _Layers) else []
     call = value.input if isinstance(value, _Layers) else value
-    if not isinstance(call, ast.Call) or ast.unparse(call) != f"{layer}({name})":
+    if not isinstance(call, ast.Call) or len(call.args) != 1 or call.keywords:
         return None
-    if variables.reads[layer] != variables.reads_in_loops[layer]:
+    if not _is_name(call.func, layer) or not _is_name(call.args[0], name):
         return None
-    if not {name, layer} <= variables.local - variables.seen_by_others or name == layer:
+    if name == layer or not variables.is_of_loops(layer) or not variables.may_move(loop.iter):
         return None
-    if not variables.may_move(loop.iter):
+    if not {name, layer} <= variables.local - variables.seen_by_others:
         return None
     role = finder.roles(f"*{ast.unparse(loop.iter)}")
     if role is None:
@@ -298,6 +302,10 @@ def _unroll(loop: ast.For, finder: _Finder) -> ast.stmt | None:
     joined.later, joined.layers, joined.roles = [layers], [layers], [role]
     statement.value = joined  # type: ignore[attr-defined]
     return statement
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _each(loop: ast.For, after: list[ast.expr]) -> ast.expr:
@@ -327,7 +335,7 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     before, after = first.value, second.value  # type: ignore[attr-defined]
     if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {ACTIVATION}):
         return None
-    if not (isinstance(after.input, ast.Name) and after.input.id == name and variables.is_gone(name, second)):
+    if not (_is_name(after.input, name) and variables.is_gone(name, second)):
         return None
     if not _pays([*before.roles, *after.roles]):
         return None

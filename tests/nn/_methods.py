@@ -387,6 +387,31 @@ class LoopOfLoops(Model):
         return x
 
 
+class LoopAroundALayer(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(self.conv2(self.conv(x))))
+        return x
+
+
+class LoopOnOther(Model):
+    def forward(self, x):
+        y = x
+        for layer in self.layers:
+            y = layer(x)
+        for layer in self.layers:
+            y = layer(input=y)
+        return y
+
+
+class LoopWhoseVariableIsDeleted(Model):
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        del layer
+        return x
+
+
 class LoopOverNothing(Model):
     def forward(self, x):
         for layer in self.layers[2:]:
@@ -522,6 +547,9 @@ JOINED = {
     LoopWithActivation: [["layers.0", "relu", "leaky_relu", "layers.1", "relu", "leaky_relu"]],
     LoopOverPart: [["layers.1", "stage.0", "stage.1"]],
     LoopOfLoops: [["layers.0", "tanh", "layers.1", "tanh", "stage"]],
+    LoopWhoseVariableIsDeleted: [],
+    LoopAroundALayer: [["conv", "conv2"]],
+    LoopOnOther: [],
     LoopOverNothing: [["conv"]],
     LoopAfterWhichOneIsUsed: [],
     LoopThatKeeps: [],
