@@ -258,5 +258,5 @@ def count_native_call() -> None:
 
 
 def native_calls() -> int:
-    """How many calls the native kernels have served in this process."""
-    return _native_calls
+    """How many calls the native kernels have served in this process; 0 in torch.compile, which would compile anew for each number."""
+    return 0 if torch.compiler.is_compiling() else _native_calls

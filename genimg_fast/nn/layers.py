@@ -108,9 +108,9 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
-def trains_batch_norm(layer: Any) -> bool:
-    """Whether it is a batch normalisation in training mode."""
-    return type(layer) in _BATCH_NORMS and layer.training
+def takes_batch_statistics(layer: Any) -> bool:
+    """Whether it is a batch normalisation in training mode, or one that never has running statistics."""
+    return type(layer) in _BATCH_NORMS and (layer.training or layer.running_mean is None)
 
 
 def is_instance_norm(step: Step) -> bool:

@@ -77,7 +77,8 @@ def _run_instance_norm(
         return activate(nn.InstanceNorm2d.forward(norm, input), activation, negative_slope)
     weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
     output = functional.batch_norm_act(
-        input.reshape(1, n * c, h, w),  # Inductor's code for varying sizes knows the product, and no -1
+        # F.batch_norm differentiates a view in another order wrongly; Inductor's code for varying sizes knows no -1
+        input if n == 1 else input.reshape(1, n * c, h, w),
         None,
         None,
         None if weight is None else weight.repeat(n),

@@ -8,9 +8,8 @@ which PyTorch runs in tens of microseconds, from finding out anew each time that
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,31 +35,9 @@ def one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     return input
 
 
-class _Thread(threading.local):
-    is_inside_known = False
-
-
-_thread = _Thread()
-
-
-def call(as_they_are: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:
-    """Of a pass that is known: nothing ran natively in the layers inside either, so that they need not look for themselves."""
-    if _thread.is_inside_known:
-        return as_they_are(input)
-    _thread.is_inside_known = True
-    try:
-        return as_they_are(input)
-    finally:
-        _thread.is_inside_known = False
-
-
 def is_known(modules: Sequence[Any], input: torch.Tensor) -> bool:
     """Whether `learn` saw a pass like this one."""
-    if torch.compiler.is_compiling():
-        return False
-    if _thread.is_inside_known:
-        return _may_choose()
-    if not isinstance(modules[0], nn.Module):
+    if torch.compiler.is_compiling() or not isinstance(modules[0], nn.Module):
         return False
     if type(input) not in (torch.Tensor, nn.Parameter) or torch._C._is_tracing():  # whose shape is no tuple of numbers
         return False
@@ -119,4 +96,6 @@ def identity(layer: Any) -> int:
 
 
 def _may_choose() -> bool:
-    return _backend.current_backend() == "auto" and not _backend.is_recording()
+    # In activation checkpointing, as in all that has hooks on what is saved, forward and its repetition must choose alike.
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is None and _backend.current_backend() == "auto" and not _backend.is_recording()

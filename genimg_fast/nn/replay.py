@@ -22,7 +22,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from genimg_fast import _backend
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import BLOCKS, Step, trains_batch_norm
+from genimg_fast.nn.layers import BLOCKS, Step, activation_of, takes_batch_statistics
 from genimg_fast.nn.plain import identity
 from genimg_fast.ops import _packed
 from genimg_fast.ops._convolution import to_channels_last
@@ -64,6 +64,7 @@ class Recording:
         self.modules, self.input = modules, input
         self.parts: list[_Part] = []
         self.weights: list[torch.Tensor] = []
+        """Those that the chains have packed."""
         self.fits = True
 
     @staticmethod
@@ -89,12 +90,12 @@ class Recording:
         if not self.fits or any(block.training for block in blocks):
             self.fits = False
             return
-        self.weights += [block.weight for block in blocks]
         for served, shape, run in native_runs(input, blocks):
             self.add(plain.one_by_one, [layer for together in layers[: len(run)] for layer in together])
             chain = _keep(input.new_empty(shape), run) if served else None
             if chain is not None:
                 self.parts[-1] = self.parts[-1]._replace(chain=chain)
+                self.weights += [block.weight for block in run]
             elif served or _backend.current_backend() != "auto":
                 self.fits = False
             layers = layers[len(run) :]
@@ -129,10 +130,12 @@ class _Part(NamedTuple):
 
 def _may_repeat(step: Step) -> bool:
     if step.kind:
-        return step.kind != "sync_batch_norm_act" and not any(map(trains_batch_norm, step.layers))
-    # what others wrote may lead back to the model in ways that are not looked for, and says itself how its layers run
+        return step.kind != "sync_batch_norm_act" and not any(map(takes_batch_statistics, step.layers))
+    # PyTorch's own: what others wrote may lead back to the model in ways that are not looked for
     layer = step.layers[0]
-    return not isinstance(layer, nn.Module) or (type(layer).__module__.startswith("torch.nn.") and not layer._modules)
+    if not isinstance(layer, nn.Module):
+        return activation_of(layer) is not None
+    return type(layer).__module__.startswith("torch.nn.") and not layer._modules
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
@@ -212,7 +215,9 @@ class _Replay:
         return torch.ops.genimg_fast.block_chain_repeat.default(given, chain.number)
 
     def is_like_input(self, t: Any) -> bool:
-        return type(t) is torch.Tensor and t.dtype is self.dtype and t.is_cpu and t.layout is torch.strided
+        return (
+            type(t) in (torch.Tensor, nn.Parameter) and t.dtype is self.dtype and t.is_cpu and t.layout is torch.strided
+        )
 
     def holds(self, first: nn.Module, input: torch.Tensor) -> bool:
         return (
@@ -247,10 +252,14 @@ _MOST_REFERENCES = 1000
 
 def _refer_back(modules: Sequence[Any]) -> bool:
     """Whether the first module may be reached from what lies in them: to hold that would keep it for ever."""
+    if any(m is modules[0] for m in _all_modules(modules[1:])):
+        return True
     found: list[Any] = []
     for m in _all_modules(modules):
         found += [v for name, v in m.__dict__.items() if name not in _OF_EVERY_MODULE and gc.is_tracked(v)]
-        found += [t.__dict__ for t in (*m._parameters.values(), *m._buffers.values()) if t is not None and t.__dict__]
+        for t in (*m._parameters.values(), *m._buffers.values()):
+            if t is not None:
+                found += filter(None, (t.__dict__, t._backward_hooks, t._post_accumulate_grad_hooks))
     seen: set[int] = set()
     while found and len(seen) < _MOST_REFERENCES:
         value = found.pop()

@@ -131,6 +131,13 @@ class _Variables:
         self.writes = Counter(name.id for name in names if not isinstance(name.ctx, ast.Load))
         loops = [node for node in ast.walk(definition) if isinstance(node, ast.For)]
         self.loops = Counter(ast.unparse(loop.target) for loop in loops)
+        self.loops_in_their_own = {
+            ast.unparse(loop.target)
+            for loop in loops
+            for s in loop.body
+            for node in ast.walk(s)
+            if isinstance(node, ast.For) and ast.unparse(node.target) == ast.unparse(loop.target)
+        }
         bodies = [(ast.unparse(loop.target), node) for loop in loops for s in loop.body for node in ast.walk(s)]
         self.reads_in_loops = Counter(
             name
@@ -152,6 +159,8 @@ class _Variables:
 
     def is_of_loops(self, name: str) -> bool:
         """Whether a variable is set by loops alone, and read within them alone."""
+        if name in self.loops_in_their_own:
+            return False
         return self.writes[name] == self.loops[name] and self.reads[name] == self.reads_in_loops[name]
 
     def may_move(self, expression: ast.expr) -> bool:

@@ -71,6 +71,10 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
+    if len(layers) == 1 and isinstance(layers[0], nn.Sequential):
+        return layers[0](
+            input
+        )  # whose forward() may do more than to run its layers, of which it remembers passes itself
     return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.one_by_one, layers), input)
 
 
@@ -86,9 +90,7 @@ def run_steps(
         plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
-    if plain.is_known(modules, input):
-        return plain.call(as_they_are, input)
-    if not may_fuse(input):
+    if plain.is_known(modules, input) or not may_fuse(input):
         return as_they_are(input)
     output = replay(modules, input)
     if output is not None:
@@ -179,6 +181,7 @@ def _runs_inline(module: Any) -> bool:
     return (
         isinstance(module, FusedSequential)
         and type(module).forward is FusedSequential.forward
+        and type(module).__call__ is nn.Module.__call__
         and not must_be_called(module)
         and not _has_any_global_hook()
     )

@@ -35,7 +35,9 @@ def runs_its_layers(cls: type[nn.Module]) -> bool:
     """Whether forward() is that of `nn.Sequential`, or a method around it."""
     forward = getattr(plain_class(cls), "forward", None)  # the class of a scripted module has none
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
-    return issubclass(cls, nn.Sequential) and (forward is nn.Sequential.forward or {"super", "forward"} <= {*names})
+    if not issubclass(cls, nn.Sequential) or cls.__iter__ is not nn.Sequential.__iter__:
+        return False
+    return forward is nn.Sequential.forward or {"super", "forward"} <= {*names}
 
 
 class Chains(NamedTuple):

@@ -412,6 +412,14 @@ class LoopWhoseVariableIsDeleted(Model):
         return x
 
 
+class LoopInItsOwn(Model):
+    def forward(self, x):
+        for layer in [torch.tanh]:
+            for layer in self.layers:
+                x = layer(x)
+        return layer(x)
+
+
 class LoopOverNothing(Model):
     def forward(self, x):
         for layer in self.layers[2:]:
@@ -548,6 +556,7 @@ JOINED = {
     LoopOverPart: [["layers.1", "stage.0", "stage.1"]],
     LoopOfLoops: [["layers.0", "tanh", "layers.1", "tanh", "stage"]],
     LoopWhoseVariableIsDeleted: [],
+    LoopInItsOwn: [],
     LoopAroundALayer: [["conv", "conv2"]],
     LoopOnOther: [],
     LoopOverNothing: [["conv"]],

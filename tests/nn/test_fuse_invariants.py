@@ -41,6 +41,11 @@ class Stage(nn.Sequential):
         )
 
 
+class Backwards(Stage):
+    def __iter__(self):
+        return reversed(self._modules.values())
+
+
 class ResidualStage(Stage):
     def forward(self, input):
         return input + super().forward(input)
@@ -601,3 +606,22 @@ def outcome_or_error(model, x):
         return model(x)
     except ValueError as error:
         return [ord(letter) for letter in str(error)]
+
+
+def test_an_order_of_the_layers_of_its_own_counts():
+    model, x = Backwards(3, 3).eval(), _cases.randn((2, 3, 4, 4))
+    expected = model(x)
+    genimg_fast.fuse(model)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_compiled_model_beside_another_is_compiled_once():
+    torch._dynamo.reset()
+    graphs = []
+    made = FusedSequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    compiled = torch.compile(made, backend=lambda graph, inputs: graphs.append(graph) or graph)
+    other, x = FusedSequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.ReLU()), _cases.randn((2, 3, 32, 32))
+    for _ in range(3):
+        compiled(x)
+        other(x)
+    assert len(graphs) == 1

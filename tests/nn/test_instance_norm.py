@@ -184,3 +184,17 @@ def test_keeps_its_class_when_unfused():
     assert genimg_fast.unfuse(model) is model
     assert type(model.norms[0]) is nn.InstanceNorm2d
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_after_a_convolution_whose_weight_is_channels_last(images, backend):
+    fused, plain = fused_and_plain(
+        lambda: nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.InstanceNorm2d(16), nn.Sigmoid())
+    )
+    x = _cases.randn((images, 16, 9, 9), torch.float64)
+    for model in (fused, plain):
+        model.to(memory_format=torch.channels_last)
+    with genimg_fast.use_backend(backend):
+        for _ in range(2):
+            torch.testing.assert_close(results(fused, x), results(plain, x))

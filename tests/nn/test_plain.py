@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.checkpoint import checkpoint
 
-from genimg_fast import _backend, explain, fuse, unfuse, use_backend
+from genimg_fast import _backend, explain, fuse, unfuse
 from genimg_fast.nn import FusedSequential, plain
 from genimg_fast.nn.layers import Call, Step
 from genimg_fast.nn.sequential import run_in_turn
@@ -104,22 +105,37 @@ def test_a_spectral_norm_is_no_reason_to_plan_anew(plans):
     assert len(plans) == 1
 
 
-def test_layers_inside_a_known_pass_do_not_look_for_themselves(monkeypatch):
-    model, input = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), small()), _cases.randn((2, 3, 4, 4))
-    fuse(model.train())
-    for _ in range(2):
+class Deepening(nn.Module):
+    """Does nothing at first, as of a network that grows, or of stochastic depth."""
+
+    def __init__(self):
+        super().__init__()
+        self.grown, self.body = False, nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.body(x) if self.grown else x
+
+
+def test_what_a_layer_of_the_user_does_later_is_its_own():
+    model, input = nn.Sequential(Deepening(), nn.Conv2d(8, 3, 1), nn.Sigmoid()), _cases.randn((2, 8, 32, 32))
+    fuse(model.eval())
+    with torch.no_grad():
+        for _ in range(2):
+            model(input)
+        model[0].grown, before = True, _backend.native_calls()
         model(input)
-    looks = []
-    monkeypatch.setattr(plain, "_kind", lambda *pass_, of=plain._kind: looks.append(pass_) or of(*pass_))
-    model(input)
-    assert len(looks) == 1
-    with use_backend("native"):  # as a layer of the user's may ask for inside
-        before = _backend.native_calls()
-        plain.call(model[2], input)
-        assert _backend.native_calls() > before
-    with pytest.raises(RuntimeError):
-        plain.call(model, input[0, 0])
-    assert not plain._thread.is_inside_known
+    assert _backend.native_calls() > before
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 128), (128, 8)])
+def test_activation_checkpointing_repeats_what_ran(sizes):
+    """Whatever is learned between a pass and its repetition."""
+    inner = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 1), nn.ReLU())
+    fuse(inner)
+    for size in sizes:
+        x = _cases.randn((2, 8, size, size)).requires_grad_()
+        for _ in range(2):
+            checkpoint(inner, x, use_reentrant=False).sum().backward()
 
 
 def test_what_explain_says_is_what_runs_next():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from genimg_fast import unfuse, use_backend
+from genimg_fast import fuse, unfuse, use_backend
 from genimg_fast.nn import FusedSequential, replay
 from genimg_fast.nn.sequential import run_in_turn
 from genimg_fast.ops import _packed
@@ -430,6 +430,7 @@ class Owned:
 
 REFERENCES = {
     "none": lambda m: None,
+    "in a hook of a parameter": lambda m: m[0].weight.register_hook(lambda grad: grad if m.training else None),
     "in a list": lambda m: setattr(m[1], "owner", [m]),
     "in an object": lambda m: setattr(m[1], "helper", Owned(m)),
     "in a closure": lambda m: setattr(m[1], "of_owner", lambda: m.training),
@@ -451,6 +452,79 @@ def test_a_pass_that_is_repeated_does_not_keep_its_model(reference):
     del model
     gc.collect()
     assert there() is None
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.ConvTranspose2d(4, 4, 4, 2, 1), torch.relu
+
+    def forward(self, x):
+        x = self.act(self.conv(x))
+        x = self.act(self.conv(x))
+        return x
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_chain_that_leads_back_to_its_first_layer_does_not_keep_it(own):
+    model = Twice().eval()
+    fuse(model)
+    if own:
+        model.act = lambda x, of=model: x if of.training else x + 1
+    with torch.no_grad():
+        for _ in range(2):
+            model(_cases.randn((2, 4, 4, 4)))
+    there = weakref.ref(model.conv)
+    del model
+    gc.collect()
+    assert there() is None
+
+
+class Around(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Around(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@torch.no_grad()
+def test_a_chain_of_one_sequential_is_not_taken_for_its_layers():
+    model, input = Listed().eval(), _cases.randn((2, 16, 32, 32))
+    fuse(model)
+    del model.layers[1]
+    expected = input + unfuse(copy.deepcopy(model)).layers[0][0](input).relu()
+    for _ in range(3):
+        torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_built_in_inference_mode_has_no_versions():
+    with torch.inference_mode():
+        model = nn.Sequential(
+            nn.Conv2d(16, 32, 1), nn.BatchNorm2d(32), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),
+        ).eval()  # fmt: skip
+        input = _cases.randn((16, 16, 96, 96))
+        expected = model(input)
+        fuse(model)
+        for _ in range(2):
+            torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_parameter_as_input_is_repeated_too():
+    model, input = blocks_around(nn.PReLU()), nn.Parameter(_cases.randn((2, 3, 4, 4)))
+    model(input.data)
+    known = replay._known[model]
+    model(input)
+    assert replay._known[model] is known
 
 
 class Valued(FusedSequential):
