@@ -87,7 +87,7 @@ class Recording:
 
     def add_blocks(self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]]) -> None:
         """`blocks`, made of these layers, on the output so far, which is `input`."""
-        if not self.fits or any(block.training for block in blocks):
+        if not self.fits or not may_chain(input) or any(block.training for block in blocks):
             self.fits = False
             return
         for served, shape, run in native_runs(input, blocks):

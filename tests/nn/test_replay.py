@@ -527,6 +527,14 @@ def test_a_parameter_as_input_is_repeated_too():
     assert replay._known[model] is known
 
 
+@torch.no_grad()
+def test_an_image_without_a_batch_between_the_blocks():
+    layers = [nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Flatten(0, 1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()]
+    model, input = FusedSequential(*layers).eval(), _cases.randn((1, 3, 16, 16))
+    for _ in range(2):
+        torch.testing.assert_close(model(input), nn.Sequential(*layers)(input), rtol=1e-4, atol=1e-5)
+
+
 class Valued(FusedSequential):
     """Equal to all that have as many layers."""
 
