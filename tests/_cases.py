@@ -2,7 +2,8 @@
 """The shapes, layouts and tolerances of all parity tests, in one place.
 
 Correctness is measured against float64.  The root mean square of the error may be at most `ERROR_FACTOR` times that of
-PyTorch's own kernel on the same input, and the largest error twice as much again (the largest of a few values is luck).
+PyTorch's own kernel on the same input, a little more for a few values, and the largest error twice as much again (both are
+luck then).
 A result within `ULPS` roundings of the values is always good enough: PyTorch's error can be zero by luck too.  float64
 itself is compared with PyTorch's float64, whose batch statistics are sums one by one: they err by hundreds of roundings.
 """
@@ -96,7 +97,8 @@ def assert_accurate(
     def largest(t: torch.Tensor) -> float:
         return t.abs().max().item()
 
-    for name, size, slack in (("rms", rms, 1), ("largest", largest, 2)):
+    # the ratio of two rms of n errors each is known to within 1 / sqrt(n); PyTorch's errors differ from CPU to CPU
+    for name, size, slack in (("rms", rms, 1 + 2 / exact.numel() ** 0.5), ("largest", largest, 2)):
         bound = slack * max(factor * size(torch_error), ulps * max(size(exact), size_of_terms, 1e-30))
         assert size(error) <= bound, (
             f"{what}: {name} error {size(error):.3e} exceeds {bound:.3e} (PyTorch's own: {size(torch_error):.3e})"
