@@ -148,6 +148,7 @@ def test_a_backward_that_is_recorded(images):
 
 
 def test_compiles_for_any_number_of_images():
+    torch._dynamo.reset()  # which has else seen FusedSequential on other heights, and Inductor fails on F.instance_norm of any
     fused, plain = fused_and_plain(lambda: generator()[4:], torch.float32)
     compiled = torch.compile(fused, fullgraph=True)
     for images in (1, 2, 3):
