@@ -190,9 +190,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
       "-> (Tensor output, Tensor[] stored, Tensor[] statistics)");
   library.def(
       "block_chain_backward(Tensor grad, Tensor input, Tensor output, Tensor[] parameters, Tensor[] fixed, "
-      "Tensor[] stored, Tensor[] statistics, int[] codes, float[] numbers, int[] wanted, bool nchw) -> (Tensor "
-      "grad_input, "
-      "Tensor[] grads)");
+      "Tensor[] stored, Tensor[] statistics, int[] codes, float[] numbers, int[] wanted, bool nchw) "
+      "-> (Tensor grad_input, Tensor[] grads)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {

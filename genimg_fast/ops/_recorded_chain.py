@@ -141,18 +141,9 @@ def _natively(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torc
     if weight is None:
         weight = grad.new_empty(layer.weight_shape)
     grad_x, (grad_weight,) = torch.ops.genimg_fast.block_chain_backward(
-        grad,
-        x,
-        grad,
-        [weight],
-        [],
-        [],
-        [],
-        codes,
-        numbers,
-        [int(asked == "x"), int(asked == "weight")],
+        grad, x, grad, [weight], [], [], [], codes, numbers, [int(asked == "x"), int(asked == "weight")],
         layer.input_format is torch.contiguous_format,
-    )
+    )  # fmt: skip
     return grad_x if asked == "x" else grad_weight
 
 
