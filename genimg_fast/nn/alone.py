@@ -27,12 +27,14 @@ class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
 class FusedConv2d(_FusedConvolution, nn.Conv2d):
     """`torch.nn.Conv2d`, run by `functional.conv2d_bn_act`."""
 
+    _genimg_fast_plain_class = nn.Conv2d
     _kind = "conv2d_bn_act"
 
 
 class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, run by `functional.conv_transpose2d_bn_act` where no output_size is given."""
 
+    _genimg_fast_plain_class = nn.ConvTranspose2d
     _kind = "conv_transpose2d_bn_act"
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
@@ -53,13 +55,19 @@ class _FusedNorm(Fused, nn.modules.batchnorm._NormBase):
 class FusedBatchNorm1d(_FusedNorm, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d`, run by `functional.batch_norm_act`."""
 
+    _genimg_fast_plain_class = nn.BatchNorm1d
+
 
 class FusedBatchNorm2d(_FusedNorm, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, run by `functional.batch_norm_act`."""
 
+    _genimg_fast_plain_class = nn.BatchNorm2d
+
 
 class FusedInstanceNorm2d(_FusedNorm, nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d`, run by `functional.batch_norm_act`."""
+
+    _genimg_fast_plain_class = nn.InstanceNorm2d
 
 
 ALONE: dict[type[nn.Module], type[nn.Module]] = {

@@ -15,16 +15,16 @@ from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
-from genimg_fast.nn.norm import FusedSyncBatchNorm
+from genimg_fast.nn.norm import FusedSyncBatchNorm, plain_class
 from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
-from genimg_fast.nn.twin import chains_of, holds_layers, named, plain_class, runs_its_layers, twin_of
+from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
 _LOSSES: dict[type[nn.Module], type[nn.Module]] = {nn.BCELoss: BCELoss, nn.BCEWithLogitsLoss: BCEWithLogitsLoss}
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    **{fused: plain for plain, fused in (*_LOSSES.items(), *ALONE.items())},
+    **{fused: plain for plain, fused in _LOSSES.items()},
     FusedSequential: nn.Sequential,
     ConvTranspose2dBNAct: nn.Sequential,
     Conv2dBNAct: nn.Sequential,
@@ -154,6 +154,8 @@ class _Fuser:
         self.rows: dict[nn.Module, list[FuseRow]] = {}
         self.left_to_callers: set[nn.Module] = set()
         """Layers that the modules which call them fuse, or leave as they are."""
+        self.called_apart: set[nn.Module] = set()
+        """Layers that a module calls by themselves, wherever they lie."""
         self.fused_layers: set[nn.Module] = set()
 
     def fuse(self) -> FuseReport:
@@ -169,7 +171,7 @@ class _Fuser:
     def fuse_all(self, modules: list[tuple[str, nn.Module]]) -> FuseReport:
         for _, module in modules:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
-                module.__class__ = _PLAIN[type(module)]
+                module.__class__ = plain_class(type(module))
             if type(module) is nn.SyncBatchNorm and not must_be_called(module):
                 # the class that `plan` knows; undone below where nothing fused it
                 module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
@@ -198,9 +200,11 @@ class _Fuser:
 
     def fuse_sequential(self, name: str, module: nn.Module) -> list[FuseRow]:
         """An `nn.Sequential`, or an instance of a subclass that calls its layers as it does."""
-        self.left_to_callers.update(module.children())
+        layers = set(module.children())
         if reason := self.why_not(name, module):
+            self.left_to_callers |= layers
             return [_whole(name, module, reason)]
+        self.left_to_callers |= layers - self.called_apart
         steps = plan(list(module._modules.items()))
         if _fuses(module) and not isinstance(module, FusedSequential):
             exact = type(module) is nn.Sequential
@@ -221,6 +225,7 @@ class _Fuser:
         if self.filter_fn is not None and not self.filter_fn(name, module):
             self.left_to_callers |= layers | set(alone)
             return [_whole(name, module, _FILTERED)]
+        self.called_apart.update(alone)
         if not fuses:
             return rows
         if reason := _change_class(module, lambda: twin_of(cls, roles)):

@@ -13,15 +13,23 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
 from genimg_fast._backend import has_own_functions
-from genimg_fast.nn.norm import FusedSyncBatchNorm, counts, joins_processes, norm_arguments, parameter, run_norm
+from genimg_fast.nn.norm import (
+    FusedSyncBatchNorm,
+    counts,
+    joins_processes,
+    norm_arguments,
+    parameter,
+    plain_class,
+    run_norm,
+)
 from genimg_fast.ops._convolution import memory_format
 from genimg_fast.reference import block_chain as reference
 from genimg_fast.reference.block_chain import Block
 
-# Exact classes: a subclass may do anything in its forward().
+# Exact classes (`class_of`): a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
 BLOCKS = tuple(_CONVOLUTIONS.values())
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, FusedSyncBatchNorm)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _ACTIVATIONS: dict[type, str] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
@@ -42,6 +50,11 @@ _FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_), "sigmoid"),
 }
 ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
+
+
+def class_of(layer: Any) -> type:
+    """Its class in `torch.nn`, if `fuse` made it run by itself wherever it is called."""
+    return plain_class(type(layer))
 
 
 class Call(NamedTuple):
@@ -94,27 +107,28 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     if reason := why_not_head(head):
         return Step((name,), None, reason, (head,))
     end = start + 1
-    if type(head) in _CONVOLUTIONS and end < len(layers):
+    kind = class_of(head)
+    if kind in _CONVOLUTIONS and end < len(layers):
         follower = layers[end][1]
         if _may_follow_convolution(follower) and not must_be_called(follower):
             end += 1
     if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
-    if type(head) in _CONVOLUTIONS:
+    if kind in _CONVOLUTIONS:
         if len(together) == 1 and (reason := _why_not_alone(head)):
             return Step(names, None, f"{reason}, and nothing follows that fuses", together)
-        return Step(names, _CONVOLUTIONS[type(head)], "", together)
+        return Step(names, _CONVOLUTIONS[kind], "", together)
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
 def takes_batch_statistics(layer: Any) -> bool:
     """Whether it is a batch normalisation in training mode, or one that never has running statistics."""
-    return type(layer) in _BATCH_NORMS and (layer.training or layer.running_mean is None)
+    return class_of(layer) in _BATCH_NORMS and (layer.training or layer.running_mean is None)
 
 
 def is_instance_norm(step: Step) -> bool:
-    return type(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
+    return class_of(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
 
 
 def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
@@ -160,23 +174,23 @@ def _why_not_alone(conv: Any) -> str:
 
 def _may_follow_convolution(layer: Any) -> bool:
     """As a batch normalisation that one call can compute: what waits for other processes ends the call."""
-    return type(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
+    return class_of(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
 
 
 def why_not_head(layer: Any) -> str:
     """Why no fused call can start at this layer; empty if one can."""
-    kind = type(layer)
+    if type(layer) is nn.SyncBatchNorm:
+        return must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
+    kind = class_of(layer)
     if kind in _CONVOLUTIONS:
         return why_not_convolution(layer) or must_be_called(layer)
     if kind in _NORMS:
         return must_be_called(layer) or why_not_norm(layer)
     if activation_of(layer):
         return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
-    if kind is nn.SyncBatchNorm:
-        return must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
-    if base := next((base for base in (*LAYERS, nn.SyncBatchNorm) if isinstance(layer, base)), None):
+    if base := next((base for base in LAYERS if isinstance(layer, base)), None):
         if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
             return "it has no parameters yet: run the model once, then fuse() it again"
         return f"{kind.__name__} is a subclass of {base.__name__}, which may do more than it"
@@ -259,7 +273,7 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
     activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
     norm: dict[str, Any] = _NO_NORM
     bn_weight = bn_bias = None
-    if len(layers) > 1 and type(layers[1]) in _NORMS:
+    if len(layers) > 1 and class_of(layers[1]) in _NORMS:
         # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
         bn = layers[1]
         norm, bn_weight, bn_bias = norm_arguments(bn, input), parameter(bn, "weight"), parameter(bn, "bias")
@@ -302,5 +316,5 @@ def take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block],
         except Exception:
             break
     for layers in together[reached:]:
-        if len(layers) > 1 and type(layers[1]) in _BATCH_NORMS and counts(layers[1]):
+        if len(layers) > 1 and class_of(layers[1]) in _BATCH_NORMS and counts(layers[1]):
             layers[1].num_batches_tracked.sub_(1)

@@ -15,6 +15,11 @@ from genimg_fast.ops.sync_batch_norm_act import process_count
 from genimg_fast.reference.activation import activate
 
 
+def plain_class(cls: type) -> type:
+    """The class that `fuse` made `cls` of, or `cls` itself."""
+    return vars(cls).get("_genimg_fast_plain_class", cls)
+
+
 class Fused:
     """What all fused modules have."""
 

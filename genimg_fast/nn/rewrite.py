@@ -21,6 +21,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType, FunctionType
+from typing import NamedTuple
 
 from genimg_fast.nn.layers import ACTIVATION_METHODS
 
@@ -41,8 +42,17 @@ class NotRewritableError(Exception):
     """The source of a function is not at hand, or is not what runs."""
 
 
-def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Chain]]:
-    """`function`, a method, with calls of layers joined; and the chains that it joins.
+class Rewritten(NamedTuple):
+    function: FunctionType
+    """With calls of layers joined."""
+    chains: list[Chain]
+    """Those that it joins."""
+    reads: set[str]
+    """Attributes that it neither calls nor merely tests, such as ``self.layers`` of ``enumerate(self.layers)``."""
+
+
+def rewrite(function: FunctionType, roles: Roles) -> Rewritten:
+    """`function`, a method, with calls of layers joined.
 
     Raises:
         NotRewritableError: with the reason.
@@ -53,14 +63,33 @@ def rewrite(function: FunctionType, roles: Roles) -> tuple[FunctionType, list[Ch
     definition = next(definitions, None)
     if definition is None:
         raise NotRewritableError("it is not a def")
+    reads = _reads(definition)
     variables = _Variables(definition, code)
     finder = _Finder(variables, roles)
     body = [finder.visit(statement) for statement in definition.body]
     writer = _Writer(variables.self_name)
     definition.body = [writer.visit(statement) for statement in _inline(body, finder)]
     if not writer.chains:
-        return function, []
-    return _with_code(function, _compile(ast.fix_missing_locations(tree), code)), writer.chains
+        return Rewritten(function, [], reads)
+    rewritten = _with_code(function, _compile(ast.fix_missing_locations(tree), code))
+    return Rewritten(rewritten, writer.chains, reads)
+
+
+def _reads(definition: ast.FunctionDef) -> set[str]:
+    nodes = list(ast.walk(definition))
+    others: list[ast.expr] = []
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            others.append(node.func)
+        elif isinstance(node, ast.Compare):
+            others += [node.left, *node.comparators]
+        elif isinstance(node, (ast.If, ast.IfExp)):
+            others.append(node.test)
+        elif isinstance(node, ast.BoolOp):
+            others += node.values
+        elif isinstance(node, ast.UnaryOp):
+            others.append(node.operand)
+    return {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute) and node not in others}
 
 
 def _tree_of(function: FunctionType) -> ast.Module:

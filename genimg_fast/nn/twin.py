@@ -17,18 +17,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from genimg_fast.nn.layers import HEADS, Call, activation_of, plan
-from genimg_fast.nn.norm import Fused
+from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, plan
+from genimg_fast.nn.norm import Fused, plain_class
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
 
 Roles = tuple[tuple[str, str], ...]
 """Layers as methods name them, such as ``self.conv``, and their roles (see `rewrite`)."""
-
-
-def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class that `cls` is a twin of, or `cls` itself."""
-    return vars(cls).get("_genimg_fast_plain_class", cls)
 
 
 def runs_its_layers(cls: type[nn.Module]) -> bool:
@@ -47,7 +42,7 @@ class Chains(NamedTuple):
     joined: list[list[Any]]
     """Layers on each other's output."""
     alone: list[Any]
-    """Heads, each of which is never joined with another layer: they can run fused however they are called."""
+    """Heads, each of which is never joined with another layer, but called by itself or by a loop over an `nn.Sequential`."""
     reason: str
     """Why a method that calls layers cannot be rewritten; empty if each can."""
 
@@ -56,6 +51,7 @@ def chains_of(module: nn.Module) -> Chains:
     """What a twin of the module's class joins, and what it leaves alone."""
     roles: dict[str, str] = {}
     chains: list[tuple[str, list[Any]]] = []
+    looped_over: list[Any] = []
     reason = ""
     module = _looked_at(module)
     for name, method in _methods(plain_class(type(module))).items():
@@ -67,19 +63,21 @@ def chains_of(module: nn.Module) -> Chains:
             return found and roles.setdefault(source, found)
 
         try:
-            _, sources = rewrite(method, role)
+            _, sources, reads = rewrite(method, role)
         except NotRewritableError as error:
             reason = f"{name}(): {error}"
             continue
         chains += [(chain, [_as_layer(layer) for layer in _value(chain, method, module)]) for chain in sources]
+        looped_over += [layer for source in reads for layer in _heads_inside(source, method, module)]
     # of "(self.conv,)", but not of "(*self.layers,)"
     of_one = {source: source[1:-2] for source, _ in chains if source[1:-2] in roles and source[1] != "*"}
     joined = [chain for source, chain in chains if source not in of_one]
     others = {id(layer) for chain in joined for layer in chain}
     alone = {of_one[source]: chain[0] for source, chain in chains if source in of_one and id(chain[0]) not in others}
     joined += [chain for source, chain in chains if source in of_one and id(chain[0]) in others]
+    apart = {id(layer): layer for layer in (*alone.values(), *looped_over) if id(layer) not in others}
     remaining = tuple(sorted((source, role) for source, role in roles.items() if source not in alone))
-    return Chains(remaining, joined, list(alone.values()), reason)
+    return Chains(remaining, joined, list(apart.values()), reason)
 
 
 def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
@@ -127,7 +125,7 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     twin: Any = new_class(cls.__name__, (cls, FusedSequential if runs_its_layers(cls) else Fused))
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
-            rewritten, chains = rewrite(method, dict(roles).get)
+            rewritten, chains, _ = rewrite(method, dict(roles).get)
             if chains:
                 setattr(twin, name, _Rewritten(twin, name, method, rewritten))
 
@@ -209,14 +207,26 @@ def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
         return None
     if source.startswith("*"):
         inside = list(value) if isinstance(value, (nn.ModuleList, nn.Sequential)) else []
-        pays = any(type(layer) in HEADS for layer in inside) or sum(isinstance(s, nn.Sequential) for s in inside) > 1
+        pays = (
+            any(class_of(layer) in HEADS for layer in inside) or sum(isinstance(s, nn.Sequential) for s in inside) > 1
+        )
         return HEAD if pays else None
-    if type(layer) in HEADS:
+    if class_of(layer) in HEADS:
         return HEAD
     if isinstance(layer, nn.Sequential):
         return SEQUENTIAL
     unset = layer == Call(None, (), {})  # type: ignore[arg-type]  # as in `if self.norm is not None: x = self.norm(x)`
     return ACTIVATION if unset or activation_of(layer) else None
+
+
+def _heads_inside(source: str, method: FunctionType, module: nn.Module) -> list[nn.Module]:
+    """Of an `nn.Sequential` with this name, such as ``self.layers``: the layers that a fused call can start with."""
+    name, *path = source.split(".")
+    inside: Any = module if name == method.__code__.co_varnames[0] else None
+    for child in path:
+        inside = inside._modules.get(child) if isinstance(inside, nn.Module) else None
+    layers = inside._modules.values() if isinstance(inside, nn.Sequential) else ()
+    return [layer for layer in layers if class_of(layer) in HEADS]
 
 
 def _names(code: CodeType) -> Iterator[str]:

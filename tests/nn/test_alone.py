@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Layers of an `nn.Sequential` that a method also calls one by one, as those do that collect features."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import genimg_fast
+from genimg_fast.nn import FusedSequential
+from genimg_fast.nn.alone import ALONE
+from tests import _cases
+
+
+class Features(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.ConvTranspose2d(4, 3, 4, 2, 1),
+            nn.Tanh(),
+        )
+
+    def forward(self, x):
+        return [self.layers(x)]
+
+
+class ByNumber(Features):
+    def forward(self, x):
+        features = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in (2, 5):
+                features.append(x)
+        return features
+
+
+class ByName(Features):
+    def forward(self, x):
+        features = []
+        for name, layer in self.layers._modules.items():
+            x = layer(x)
+            if name in "25":
+                features.append(x)
+        return features
+
+
+class FromAVariable(Features):
+    def forward(self, x):
+        layers = list(self.layers.children())
+        features = []
+        while layers:
+            x = layers.pop(0)(x)
+            features.append(x)
+        return [features[2], features[5]]
+
+
+class ByIndex(Features):
+    def forward(self, x):
+        first = self.layers[:3](x)
+        second = self.layers[4](self.layers[3](first))
+        return [first, self.layers[5](second)]
+
+
+class WholeAndApart(ByNumber):
+    def sample(self, x):
+        return self.layers(x)
+
+
+class OnlyTested(Features):
+    def forward(self, x):
+        if self.layers is None or not self.layers:
+            return [x]
+        return [self.layers(x) if self.layers else x]
+
+
+APART = [ByNumber, ByName, FromAVariable, WholeAndApart]
+
+
+def outcome(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs, gradients and buffers after a pass."""
+    x = x.clone().requires_grad_()
+    outputs = model(x)
+    grads = torch.autograd.grad(sum(o.square().sum() for o in outputs), [x, *model.parameters()])
+    return [*(o.detach() for o in outputs), *grads, *(b.clone() for b in model.buffers())]
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("kind", [*APART, ByIndex, OnlyTested])
+def test_does_what_it_did(kind, mode, backend):
+    torch.manual_seed(0)
+    model = kind().double().train(mode == "train")
+    fused = copy.deepcopy(model)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((2, 3, 6, 8), torch.float64)
+    with genimg_fast.use_backend(backend):
+        for _ in range(2):  # the second may repeat the first
+            torch.testing.assert_close(outcome(fused, x), outcome(model, x))
+    with torch.no_grad():
+        torch.testing.assert_close(list(fused(x)), list(model(x)))
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_the_layers_run_fused_each_by_itself(kind):
+    model = kind()
+    classes = [type(layer) for layer in model.modules()]
+    report = genimg_fast.fuse(model)
+    assert [type(layer) for layer in model.layers] == [ALONE.get(cls, cls) for cls in classes[2:]]
+    assert {row.module for row in report.fused} == {"layers", "layers.0", "layers.1", "layers.4"}
+    assert str(genimg_fast.fuse(model)) == str(report)
+    genimg_fast.unfuse(model)
+    assert [type(layer) for layer in model.modules()] == classes
+
+
+def test_together_they_still_run_as_one():
+    model = WholeAndApart()
+    genimg_fast.fuse(model)
+    assert isinstance(model.layers, FusedSequential)
+    kinds = [(step.kind, len(step.layers)) for step in model.layers.plan()]
+    assert kinds == [("conv2d_bn_act", 3), (None, 1), ("conv_transpose2d_bn_act", 2)]
+
+
+def test_a_sequential_that_is_only_called_or_tested_keeps_its_layers_plain():
+    model = OnlyTested()
+    genimg_fast.fuse(model)
+    assert [type(layer) for layer in model.layers] == [type(layer) for layer in OnlyTested().layers]
+
+
+def test_filter_leaves_the_layers_of_a_sequential_alone():
+    model = ByNumber()
+    genimg_fast.fuse(model, filter_fn=lambda name, module: name != "layers")
+    assert [type(layer) for layer in model.layers] == [type(layer) for layer in ByNumber().layers]
+
+
+def test_compiles_in_one_graph():
+    model = WholeAndApart()
+    plain = copy.deepcopy(model)
+    genimg_fast.fuse(model)
+    x = _cases.randn((2, 3, 6, 8))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
+    sample = torch.compile(model.sample, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(sample(x), plain.sample(x), rtol=1e-4, atol=1e-5)
