@@ -39,7 +39,8 @@ def explain(model: nn.Module, example: torch.Tensor | tuple, **kwargs: Any) -> E
     """Runs the model once and tells what each op call ran on, and why if not on the native kernels.
 
     The run leaves no trace in the parameters, in the buffers, of which it takes copies (running statistics stay as they are), or
-    in PyTorch's random generators, which are restored.  It records no gradients.  The model stays in its mode, training or eval, since that decides what runs.
+    in PyTorch's random generators, which are restored.  The model stays in its mode, since that decides what runs: in training it
+    records gradients, and runs what a training step does, in eval it records none.
 
     Args:
         model: any module.
@@ -60,7 +61,8 @@ def explain(model: nn.Module, example: torch.Tensor | tuple, **kwargs: Any) -> E
         t for t in (*model.parameters(), *buffers.values(), *arguments, *kwargs.values()) if isinstance(t, torch.Tensor)
     ]
     gpus = {t.get_device() for t in tensors if t.is_cuda}  # the default is all, which would make a context on each
-    with torch.no_grad(), torch.random.fork_rng(gpus), _backend.record_decisions() as decisions:
+    records = torch.is_grad_enabled() and model.training
+    with torch.set_grad_enabled(records), torch.random.fork_rng(gpus), _backend.record_decisions() as decisions:
         torch.func.functional_call(model, buffers, arguments, kwargs)
     plain_layers = [
         (f"{path}.{layer}".strip("."), name, reason)

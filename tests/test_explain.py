@@ -31,6 +31,20 @@ def test_names_native_calls():
     assert "native" in str(report).splitlines()[2]
 
 
+def test_tells_of_a_model_in_training_what_a_training_step_runs():
+    model = nn.Sequential(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), nn.BatchNorm2d(32), nn.ReLU())
+    genimg_fast.fuse(model)
+    x = torch.randn(4, 64, 16, 16)
+    with genimg_fast._backend.record_decisions() as decisions:
+        model(x).sum().backward()
+    model.zero_grad()
+    step = [(call.op, call.native, call.reason) for call in decisions]
+    assert [(call.op, call.native, call.reason) for call in genimg_fast.explain(model, x).calls] == step
+    with torch.no_grad():
+        in_inference = genimg_fast.explain(model, x).calls
+    assert [(call.op, call.native, call.reason) for call in in_inference] != step
+
+
 def test_names_layers_that_do_not_fuse():
     model = nn.Sequential(
         nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.GELU())

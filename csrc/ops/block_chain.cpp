@@ -113,6 +113,11 @@ Tensor channel_sum(const Tensor& image) {
   return torch::stable::sum(image, torch::headeronly::IntHeaderOnlyArrayRef(dims.data(), dims.size()));
 }
 
+bool is_of_dtype(const Tensor& input, const std::vector<Tensor>& tensors) {
+  return std::all_of(tensors.begin(), tensors.end(),
+                     [&](const Tensor& t) { return t.scalar_type() == input.scalar_type(); });
+}
+
 using Gradients = std::tuple<Tensor, std::vector<Tensor>>;
 
 // wanted: of the input, then of each parameter.  A gradient that is not wanted comes back empty.
@@ -158,7 +163,9 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
         cpu::transpose_each(values, grad_weight->size(0), grad_weight->size(1), pixels, mutable_data<T>(*grad_weight));
       }
     }
-    if (i == 0 && !wanted[0]) return {none, grads};
+    // wanted[0] is of the input, and those after it of the blocks before this one
+    if (std::none_of(wanted.begin(), wanted.begin() + 1 + first_parameter, [](int64_t want) { return want != 0; }))
+      return {none, grads};
     Tensor grad_input = new_channels_last(input, sizes_of(link.stored));
     cpu::convolution_input_grad<T>(layer, data<T>(grad), contiguous_values<T>(block.weight),
                                    mutable_data<T>(grad_input));
@@ -175,6 +182,8 @@ Gradients training_backward(Tensor grad, Tensor input, Tensor output, std::vecto
   const std::vector<Block> blocks = read_blocks(input, parameters, codes, numbers);
   check(stored.size() + !blocks.back().normalized() == blocks.size() && wanted.size() == parameters.size() + 1,
         "block_chain_backward: these tensors are not of this chain");
+  check(is_of_dtype(input, {grad, output}) && is_of_dtype(input, stored),
+        "block_chain_backward: a gradient or a saved tensor is not of input's dtype");
   const std::vector<Moments> moments = hand_out(blocks, statistics, fixed);
   return dispatch_float_double(input, [&](auto zero) {
     return backward<decltype(zero)>(grad, input, output, blocks, stored, moments, wanted, nchw);

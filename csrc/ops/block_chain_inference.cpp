@@ -46,7 +46,8 @@ template <typename T>
 std::optional<cpu::PackedLayout> layout_of(const Tensor& packed, const cpu::ConvolutionLayer& layer,
                                            const Tensor& weight) {
   const int64_t count = packed.numel() - kTrailer;
-  if (count < 0 || packed.scalar_type() != weight.scalar_type() || weight.numel() == 0) return std::nullopt;
+  if (count < 0 || packed.scalar_type() != weight.scalar_type() || !packed.is_contiguous() || weight.numel() == 0)
+    return std::nullopt;
   const T* trailer = data<T>(packed) + count;
   if (!(trailer[0] >= 0 && trailer[0] < 256)) return std::nullopt;  // some other tensor
   const auto layout = cpu::layout_of_variant<T>(layer, static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0])));

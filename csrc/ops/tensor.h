@@ -61,7 +61,6 @@ inline bool same_sizes(const Tensor& a, const Tensor& b) {
   return a.dim() == b.dim() && std::equal(a.sizes().begin(), a.sizes().end(), b.sizes().begin());
 }
 
-// Both walk memory in the same order.  The stride of a dimension of size 1 means nothing.
 // Memory order N, (D,) H, W, C, with or without gaps, by the rule of torch's operators (suggest_memory_format), which
 // lay out by it what they return: the strides tell even where sizes of 1 leave both orders possible.
 inline bool is_channels_last(const Tensor& t) {
@@ -89,6 +88,7 @@ inline bool lies_in_channels_last(const Tensor& t) {
   return true;
 }
 
+// Both walk memory in the same order.  The stride of a dimension of size 1 means nothing.
 inline bool same_order(const Tensor& a, const Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d)
     if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;

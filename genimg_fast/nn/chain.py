@@ -38,21 +38,24 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
 
 def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, tuple[int, ...], list[Block]]]:
-    """The blocks cut into runs: whether the native chain serves each, the shape of its input, and its blocks."""
-    tensors = [input, *(t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))]
-    records = records_gradient(*tensors)
+    """The blocks cut into runs: whether the native chain serves each, the shape of its input, and its blocks.
+
+    Blocks that no gradient reaches, such as those of a frozen encoder, are runs of their own: they keep nothing for backward.
+    """
+    records = records_gradient(input)
     heed_speed = _backend.current_backend() == "auto"
-    runs: list[tuple[bool, list[Block], tuple[int, ...]]] = []
+    runs: list[tuple[bool, bool, tuple[int, ...], list[Block]]] = []
     shape: tuple[int, ...] = tuple(input.shape)
     for block in blocks:
+        records = records or records_gradient(block.weight, block.bias, block.bn_weight, block.bn_bias)
         served = _serves(input, shape, block) and not (heed_speed and slower(block, shape, records))
-        if not runs or runs[-1][0] != served:
-            runs.append((served, [], shape))
-        runs[-1][1].append(block)
+        if not runs or runs[-1][:2] != (served, records):
+            runs.append((served, records, shape, []))
+        runs[-1][3].append(block)
         shape = block.output_shape(shape)
     return [
         (served and not (heed_speed and slower_chain(input, run, first, records)), first, run)
-        for served, run, first in runs
+        for served, records, first, run in runs
     ]
 
 

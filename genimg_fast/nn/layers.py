@@ -199,11 +199,33 @@ def why_not_head(layer: Any) -> str:
 
 def why_not_convolution(conv: Any) -> str:
     """Why a convolution with these settings does not fuse; empty if it does."""
-    if conv.padding_mode != "zeros":
-        return f"padding_mode is {conv.padding_mode!r}; only 'zeros' is fused"
-    if isinstance(conv.padding, str):
-        return f"padding is {conv.padding!r}; only padding in numbers is fused"
+    for name in ("stride", "dilation", "padding", "output_padding"):
+        value = getattr(conv, name)
+        # F.conv2d takes one number for both, too, so any code may have assigned one
+        if not (type(value) is tuple and len(value) == 2) and not isinstance(value, str):
+            return f"{name} is {value!r}; only a tuple of two numbers is fused"
+    if conv.padding == "same" and conv.padding_mode == "zeros" and any(n % 2 for n in _same_padding(conv)):
+        return "padding is 'same', and not alike on both sides"
     return ""
+
+
+def _same_padding(conv: Any) -> tuple[int, ...]:
+    """The rows and columns that `padding="same"` adds, on both sides together."""
+    return tuple(d * (k - 1) for d, k in zip(conv.dilation, parameter(conv, "weight").shape[2:], strict=True))  # type: ignore[union-attr]
+
+
+def _padding(conv: Any) -> tuple[int, ...]:
+    """The zeros that a convolution pads with: on each side."""
+    if conv.padding_mode != "zeros" or conv.padding == "valid":
+        return (0, 0)
+    return tuple(n // 2 for n in _same_padding(conv)) if conv.padding == "same" else conv.padding
+
+
+def pad_before(conv: Any) -> Call | None:
+    """What a convolution that pads with something else than zeros does to its input first."""
+    if conv.padding_mode == "zeros":
+        return None
+    return Call(F.pad, (conv._reversed_padding_repeated_twice,), {"mode": conv.padding_mode})
 
 
 def why_not_norm(norm: Any) -> str:
@@ -290,7 +312,7 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
         momentum=norm["momentum"],
         eps=norm["eps"],
         stride=conv.stride,
-        padding=conv.padding,
+        padding=_padding(conv),
         output_padding=conv.output_padding if transposed else (0, 0),
         dilation=conv.dilation,
         groups=conv.groups,

@@ -22,7 +22,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from genimg_fast import _backend
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import BLOCKS, Step, activation_of, takes_batch_statistics
+from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, takes_batch_statistics
 from genimg_fast.nn.plain import identity
 from genimg_fast.ops import _packed
 from genimg_fast.ops._convolution import to_channels_last
@@ -83,10 +83,12 @@ class Recording:
 
     def add(self, function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor], layers: Sequence[Any]) -> None:
         """``function(layers, input)`` on the output so far."""
-        self.parts.append(_Part(None, function, [... if layer is self.modules[0] else layer for layer in layers]))
+        self.parts.append(_Part(None, None, function, [... if layer is self.modules[0] else layer for layer in layers]))
 
-    def add_blocks(self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]]) -> None:
-        """`blocks`, made of these layers, on the output so far, which is `input`."""
+    def add_blocks(
+        self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], pad: Call | None
+    ) -> None:
+        """`blocks`, made of these layers, on the output so far, of which `pad` makes `input`."""
         if not self.fits or not may_chain(input) or any(block.training for block in blocks):
             self.fits = False
             return
@@ -94,11 +96,11 @@ class Recording:
             self.add(plain.one_by_one, [layer for together in layers[: len(run)] for layer in together])
             chain = _keep(input.new_empty(shape), run) if served else None
             if chain is not None:
-                self.parts[-1] = self.parts[-1]._replace(chain=chain)
+                self.parts[-1] = self.parts[-1]._replace(chain=chain, pad=pad)
                 self.weights += [block.weight for block in run]
             elif served or _backend.current_backend() != "auto":
                 self.fits = False
-            layers = layers[len(run) :]
+            layers, pad = layers[len(run) :], None
 
     def keep(self) -> None:
         """What was added is all that the pass runs."""
@@ -122,6 +124,8 @@ class _Chain:
 
 class _Part(NamedTuple):
     chain: _Chain | None
+    pad: Call | None
+    """What makes the chain's input of the output so far, if anything."""
     function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor]
     """Of `layers` and the output so far: what to run where there is no chain, or it is out of date."""
     layers: list[Any]
@@ -195,9 +199,9 @@ class _Replay:
     def run(self, first: nn.Module, input: torch.Tensor) -> torch.Tensor | None:
         """None if the first part is out of date."""
         output: Any = input
-        for i, (chain, function, layers) in enumerate(self.parts):
+        for i, (chain, pad, function, layers) in enumerate(self.parts):
             if chain is not None:
-                repeated = self.repeat(chain, output)
+                repeated = self.repeat(chain, output if pad is None else pad(output))
                 if repeated is not None:
                     output = repeated
                     continue

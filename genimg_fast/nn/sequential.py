@@ -23,6 +23,7 @@ from genimg_fast.nn.layers import (
     block,
     is_instance_norm,
     must_be_called,
+    pad_before,
     parts_on,
     plan,
     take_back_counts,
@@ -130,7 +131,8 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
     """Convolution blocks that stand one after the other, and what may be part of one, are together; every other step is alone."""
     runs: list[list[Step]] = []
     for step in steps:
-        if runs and runs[-1][0].kind in BLOCKS and (step.kind in BLOCKS or is_instance_norm(step)):
+        joins = (step.kind in BLOCKS and not pad_before(step.layers[0])) or is_instance_norm(step)
+        if joins and runs and runs[-1][0].kind in BLOCKS:
             runs[-1].append(step)
         else:
             runs.append([step])
@@ -140,9 +142,12 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
 def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None) -> torch.Tensor:
     layers: list[Sequence[Any]] = [step.layers for step in run]
     if run[0].kind in BLOCKS:
+        pad = pad_before(run[0].layers[0])
+        if pad is not None:
+            input = pad(input)
         blocks = [block(together, input) for together in layers]
         if recording is not None:
-            recording.add_blocks(input, blocks, layers)
+            recording.add_blocks(input, blocks, layers, pad)
         return _run_blocks(input, blocks, layers)
     native_calls = _backend.native_calls()
     output = batch_norm_act(layers[0], input) if run[0].kind else layers[0][0](input)

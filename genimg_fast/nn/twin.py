@@ -189,7 +189,10 @@ def _as_layer(value: Any) -> Any:
 
 def _looked_at(module: nn.Module) -> nn.Module:
     """The module, for a look at its attributes: what a property assigns to it, such as a count, is lost."""
-    copied = object.__new__(type(module))
+    try:
+        copied = object.__new__(type(module))
+    except TypeError:  # the class is one of Python's own types too
+        return module
     copied.__dict__.update((n, dict(v) if type(v) is dict else v) for n, v in module.__dict__.items())
     return copied
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SHAPES = 4  # of the input, for which a chain keeps packed weights
 _TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
 
-# First weight of a chain -> {(shape of the input, ...): (state of all its weights, packed weights)}, the oldest first.
+# First weight of a chain -> {(codes of its blocks, sizes): (state of all its weights, packed weights)}, the oldest first.
 # Several threads may run a model at once: each step below is a whole one, whatever others keep and forget in between.
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -53,9 +53,16 @@ def kept_on_cuda() -> Iterator[list[torch.Tensor]]:
         _used_on_cuda = before
 
 
-def keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
-    """What `pack` made of the weights in this state, or makes of them now; nothing at all where it cannot be kept."""
-    packed = _keep(weights, key, pack)
+def keep(
+    weights: Sequence[torch.Tensor], codes: Sequence[int], sizes: tuple, pack: Callable[[], list[torch.Tensor]]
+) -> list[torch.Tensor]:
+    """What `pack` made of the weights in this state, or makes of them now; nothing at all where it cannot be kept.
+
+    Args:
+        codes: what convolutions the weights are of: one weight may serve two, of which each packs it in its own way.
+        sizes: all else that `pack` depends on.
+    """
+    packed = _keep(weights, (tuple(codes), sizes), pack)
     if _used_on_cuda is not None:
         _used_on_cuda.extend(packed)
     return packed
@@ -75,8 +82,8 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
     if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
         return []
     packed = pack()
-    for other_state, other in tuple(kept.values()):  # what is packed alike for another shape is kept once
-        if other_state == now:
+    for (codes, _), (other_state, other) in tuple(kept.items()):  # what is packed alike for another shape is kept once
+        if codes == key[0] and other_state == now:
             packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
     kept.pop(key, None)
     for oldest in tuple(kept)[: 1 - _SHAPES]:
@@ -95,8 +102,8 @@ def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: De
             input, description.parameters, description.codes, description.numbers
         )
 
-    key = (*input.shape, len(blocks), torch.ops.genimg_fast.cpu_settings())
-    return keep([block.weight for block in blocks], key, pack)
+    sizes = (*input.shape, torch.ops.genimg_fast.cpu_settings())
+    return keep([block.weight for block in blocks], description.codes, sizes, pack)
 
 
 def keeps_on_cuda() -> bool:

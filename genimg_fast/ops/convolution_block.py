@@ -153,7 +153,7 @@ def _packed_weight(input: torch.Tensor, weight: torch.Tensor, codes: list[int]) 
     def pack() -> list[torch.Tensor]:
         return [torch.ops.genimg_fast.convolution_block_pack(input, weight, codes)]
 
-    kept = _packed.keep([weight], (*input.shape[2:], *codes), pack)
+    kept = _packed.keep([weight], codes, tuple(input.shape[2:]), pack)
     return kept[0] if kept else None
 
 

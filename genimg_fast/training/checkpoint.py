@@ -95,10 +95,13 @@ def load_resume(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: if the file cannot be read, naming it and what to do.
     """
-    for path in (folder / LAST, folder / PREVIOUS):
-        if path.exists():
-            return _read_resume(path)
-    return None
+    path = _newest(folder)
+    return _read_resume(path) if path.exists() else None
+
+
+def _newest(folder: Path) -> Path:
+    last, previous = folder / LAST, folder / PREVIOUS
+    return previous if previous.exists() and not last.exists() else last
 
 
 def _set_damaged_aside(folder: Path) -> None:
@@ -147,7 +150,7 @@ def restoring(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except _DAMAGE as error:
-        raise _damaged(folder / LAST, error) from error
+        raise _damaged(_newest(folder), error) from error
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -428,7 +428,7 @@ class _Run:
         if not self.recorded:
             return "nothing was written"
         if self.saved_step == 0:
-            return f"no checkpoint had been written to {self.out} yet: remove it and start again"
+            return f"no checkpoint had been written to {self.out} yet: start it again with --resume"
         return f"to continue from step {self.saved_step}, resume the run in {self.out} (--resume)"
 
     def close(self) -> None:

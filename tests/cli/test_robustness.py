@@ -168,7 +168,7 @@ def test_charts_on_a_full_disk(tmp_path, full_disk):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the command line leaves it out
 def test_a_log_on_a_full_disk_stops_the_run_in_one_line(tmp_path, refused, full_disk):
     argv = training(tmp_path / "run", "--max-steps", "5000", "--checkpoint-every", "0")
-    refused(argv, r"File too large; no checkpoint had been written to .* yet: remove it and start again")
+    refused(argv, r"File too large; no checkpoint had been written to .* yet: start it again with --resume")
 
 
 # ---- Checkpoints that are damaged, or made by somebody else

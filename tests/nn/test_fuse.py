@@ -276,3 +276,20 @@ def test_a_lazy_layer_is_fused_once_it_has_run():
 def test_a_filter_that_is_no_function():
     with pytest.raises(TypeError, match=r"^fuse: filter_fn must be a function, got int"):
         genimg_fast.fuse(nn.Linear(2, 2), filter_fn=3)
+
+
+def test_a_module_that_is_a_dictionary_too():
+    class Both(nn.Module, dict):
+        __hash__, __eq__ = object.__hash__, object.__eq__
+
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x))
+
+    model, x = Both(), _cases.randn((2, 3, 6, 6))
+    expected = model(x)
+    assert [row.kind for row in genimg_fast.fuse(model).rows] == ["conv2d_bn_act"]
+    torch.testing.assert_close(model(x), expected)

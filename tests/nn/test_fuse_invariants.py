@@ -378,7 +378,7 @@ def test_layers_that_stay_are_named_with_the_reason():
             super().__init__()
             self.sn = parametrizations.spectral_norm(nn.Conv2d(3, 3, 1))
             self.hooked = nn.Conv2d(3, 3, 1)
-            self.circular = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
+            self.even = nn.Conv2d(3, 3, 2, padding="same")
             self.norm = nn.GroupNorm(1, 3)
             self.conv = nn.Conv2d(3, 3, 3, padding=1)
             self.hooked.register_forward_hook(lambda module, args, output: None)
@@ -386,7 +386,7 @@ def test_layers_that_stay_are_named_with_the_reason():
         def forward(self, x):
             x = F.relu(self.sn(x))
             x = F.relu(self.norm(self.hooked(x)))
-            return F.relu(self.circular(F.relu(self.conv(x))))
+            return F.relu(self.even(F.relu(self.conv(x))))
 
     model = Mixed().eval()
     plain = copy.deepcopy(model)
@@ -394,8 +394,8 @@ def test_layers_that_stay_are_named_with_the_reason():
     assert {row.module or ", ".join(row.layers): row.reason for row in report.not_fused} == {
         "sn": "weight is parametrized",
         "hooked": "it has hooks",
-        "circular": "padding_mode is 'circular'; only 'zeros' is fused",
-        "": "no convolution or normalisation that fuses stands before it",  # the relu around self.circular
+        "even": "padding is 'same', and not alike on both sides",
+        "": "no convolution or normalisation that fuses stands before it",  # the relu around self.even
     }
     x = _cases.randn((2, 3, 4, 4))
     torch.testing.assert_close(model(x), plain(x))

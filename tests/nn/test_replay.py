@@ -288,6 +288,35 @@ def test_blocks_among_other_layers_are_repeated_with_them(change):
         torch.testing.assert_close(model(input), changed, rtol=1e-4, atol=1e-5)
 
 
+CHANGES_OF_PADDING = {
+    "the mode of the padding": lambda m: setattr(m[0], "padding_mode", "circular"),
+    "the memory of the first": lambda m: setattr(m[0].bias, "data", torch.ones(8)),
+    "the memory of a later one": lambda m: setattr(m[3].bias, "data", torch.ones(8)),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("change", CHANGES_OF_PADDING)
+@torch.no_grad()
+def test_blocks_that_pad_with_what_is_in_the_image_are_repeated(change, backend):
+    torch.manual_seed(0)
+    model = FusedSequential(
+        *(nn.Conv2d(8, 8, 4, 2, 1, padding_mode="reflect"), nn.BatchNorm2d(8), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(8, 8, 3, 1, 1, padding_mode="replicate"), nn.ReLU()),
+        *(nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh()),
+    ).eval()
+    input = _cases.randn((2, 8, 16, 16))
+    expected = unfuse(copy.deepcopy(model))(input)
+    with use_backend(backend):
+        torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(replay.replay([model], input), expected, rtol=1e-4, atol=1e-5)
+        CHANGES_OF_PADDING[change](model)
+        changed = unfuse(copy.deepcopy(model))(input)
+        assert not torch.allclose(changed, expected)
+        for _ in range(2):
+            torch.testing.assert_close(model(input), changed, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_layer_before_a_part_that_is_out_of_date_runs_once():
     model = blocks_around(nn.Dropout(0.5).train())

@@ -103,6 +103,21 @@ FUSED_CASES = {
         [None, None, NORM, None, CONV],
     ),
     "nested": (lambda: [FusedSequential(nn.Conv2d(4, 6, 3), nn.ReLU()), nn.BatchNorm2d(6), nn.ReLU()], IMAGES, [None, NORM]),
+    "padding in words": (
+        lambda: [nn.Conv2d(4, 3, (3, 5), padding="same", dilation=(2, 1)), nn.ReLU(), nn.Conv2d(3, 2, 3, padding="valid")],
+        IMAGES,
+        [CONV, CONV],
+    ),
+    "reflected": (
+        lambda: [
+            *(nn.Conv2d(4, 4, 4, 2, 1, padding_mode="reflect"), nn.BatchNorm2d(4), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(4, 4, 3, 1, (1, 0), padding_mode="replicate"), nn.InstanceNorm2d(4), nn.ReLU()),
+            *(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.ReLU()),
+            nn.Conv2d(4, 2, (3, 2), padding="same", padding_mode="circular"),
+        ],
+        (1, 4, 8, 8),
+        [CONV, CONV, NORM, DECONV, CONV],
+    ),
     "activation first": (lambda: [nn.ReLU(), nn.Conv2d(4, 6, 3)], IMAGES, [None, CONV]),
     "activation after activation": (lambda: [nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Tanh()], IMAGES, [CONV, None]),
     "empty": (lambda: [], IMAGES, []),
@@ -237,6 +252,12 @@ def conv(*args, **kwargs):
     return nn.Conv2d(4, 4, 3, *args, **kwargs)
 
 
+def assigned(module, **attributes):
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
 UNFUSED_CASES = {
     "forward hook": (lambda: [with_forward_hook(conv()), nn.ReLU()], 0, "it has hooks"),
     "forward hook on bn": (lambda: [conv(), with_forward_hook(nn.BatchNorm2d(4)), nn.ReLU()], 1, "it has hooks"),
@@ -252,8 +273,14 @@ UNFUSED_CASES = {
     ),
     "spectral norm": (lambda: [parametrizations.spectral_norm(conv()), nn.ReLU()], 0, "weight is parametrized"),
     "weight norm": (lambda: [parametrizations.weight_norm(conv()), nn.ReLU()], 0, "weight is parametrized"),
-    "padding mode": (lambda: [conv(padding=1, padding_mode="reflect"), nn.ReLU()], 0, "padding_mode is 'reflect'"),
-    "padding in words": (lambda: [conv(padding="same"), nn.ReLU()], 0, "padding is 'same'"),
+    "padding of an even kernel in words": (
+        lambda: [nn.Conv2d(4, 4, 2, padding="same"), nn.ReLU()],
+        0,
+        "padding is 'same'",
+    ),
+    "stride in one number": (lambda: [assigned(conv(), stride=2), nn.ReLU()], 0, "stride is 2; only a tuple"),
+    "dilation in a list": (lambda: [assigned(conv(), dilation=[1, 1]), nn.ReLU()], 0, r"dilation is \[1, 1\]; only a"),
+    "padding of one number": (lambda: [assigned(conv(), padding=(1,)), nn.ReLU()], 0, r"padding is \(1,\); only a"),
     "other activation": (lambda: [conv(), nn.GELU()], 1, "GELU is not a layer that fuses"),
     "other norm": (lambda: [conv(), nn.GroupNorm(2, 4), nn.ReLU()], 1, "GroupNorm is not a layer that fuses"),
     "activation after an unfused layer": (lambda: [nn.GroupNorm(2, 4), nn.ReLU()], 1, "no convolution or norm"),

@@ -338,6 +338,45 @@ def test_only_what_is_asked_for_is_computed():
     assert all(p.grad is None for name, p in model.named_parameters() if name != "3.weight")
 
 
+def test_blocks_that_no_gradient_reaches_keep_nothing_for_backward():
+    model, input = generator(), _cases.randn((3, 6, 2, 2))
+    plain = unfuse(copy.deepcopy(model))
+    for frozen in (model, plain):
+        frozen.requires_grad_(False)
+        frozen[3:].requires_grad_()
+    made = model[:3](input).numel() * input.element_size()
+    of_all = saved_bytes(lambda: model(input.clone().requires_grad_()))
+    # neither what they make, which the block after them keeps as its input, nor what their convolution makes
+    assert saved_bytes(lambda: model(input)) <= of_all - input.numel() * input.element_size()
+    assert saved_bytes(lambda: model(input)) >= made
+    gradients = [torch.autograd.grad(m(input).square().sum(), list(m[3:].parameters())) for m in (model, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_backward_ends_at_the_lowest_gradient_that_is_wanted():
+    blocks = [made_block(6, 5, training=True), made_block(5, 4, training=False)]
+    input = _cases.randn((2, 6, 4, 4))
+    description = parameters, fixed, codes, numbers = ops.describe(blocks)
+    output, stored, statistics = torch.ops.genimg_fast.block_chain_training(input, *description)
+    saved = input, output, parameters, fixed, stored, statistics, codes, numbers
+    run = torch.ops.genimg_fast.block_chain_backward
+    wanted = [0] * (1 + len(parameters))
+    _, grads = run(torch.ones_like(output), *saved, [*wanted[:-1], 1], False)
+    assert [g.numel() for g in grads[:-1]] == [0] * (
+        len(grads) - 1
+    )  # where it goes on, those of the normalisation come back too
+    _, all_grads = run(torch.ones_like(output), *saved, [1] * len(wanted), False)
+    assert torch.equal(grads[-1], all_grads[-1])
+
+
+def made_block(in_channels: int, out_channels: int, training: bool) -> Block:
+    norm = (torch.rand(out_channels), torch.rand(out_channels)) if training else (None, None)
+    weight = _cases.randn((in_channels, out_channels, 4, 4))
+    return Block(
+        True, weight, None, None, None, *norm, training, 0.1, 1e-5, (2, 2), (1, 1), (0, 0), (1, 1), 1, "relu", 0.0
+    )
+
+
 def test_frozen_statistics_inside_a_training_chain(chained):
     model, input = generator(), _cases.randn((3, 6, 2, 2))
     for layer in model:
@@ -469,6 +508,24 @@ def test_threads_that_pack_the_same_weights_for_different_shapes(monkeypatch):
     assert len(_packed._kept[model[0].weight]) <= _packed._SHAPES
 
 
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@torch.no_grad()
+def test_one_weight_of_several_convolutions(backend):
+    """As in an autoencoder whose decoder has the weights of its encoder."""
+    kinds = [(nn.Conv2d, options) for options in ((4, 2, 1), (4, 1, 1), (4, 2, 0), (4, 1, 3, 2))]
+    kinds += [(nn.ConvTranspose2d, options) for options in ((4, 2, 1), (4, 1, 1), (4, 2, 0), (4, 3, 1, 1))]
+    weight = nn.Parameter(_cases.randn((64, 64, 4, 4)) / 32)
+    models = [FusedSequential(kind(64, 64, *options, bias=False), nn.Tanh()) for kind, options in kinds]
+    for model in models:
+        model[0].weight = weight
+    with _backend.use_backend(backend):
+        for model in (*models, *reversed(models)):
+            for n in (2, 3):
+                input = _cases.randn((n, 64, 8, 8))
+                expected = unfuse(copy.deepcopy(model))(input)
+                torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_made_in_inference_mode_are_not_kept(packings):
     with torch.inference_mode():
         model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
@@ -515,6 +572,17 @@ def test_malformed_calls_of_the_operator_are_refused():
         run(torch.randn(2, 3, 4, 4), parameters, fixed, codes[:-1], numbers)
     with pytest.raises(RuntimeError, match="too few parameters"):
         run(torch.randn(2, 3, 4, 4), [], fixed, codes, numbers)
+    input = torch.randn(2, 3, 4, 4)
+    output, stored, statistics = run(input, parameters, fixed, codes, numbers)
+    for grad, made in ((output.double(), output), (output, output.double())):
+        with pytest.raises(RuntimeError, match="a gradient or a saved tensor is not of input's dtype"):
+            torch.ops.genimg_fast.block_chain_backward(
+                grad, input, made, parameters, fixed, stored, statistics, codes, numbers, [1, 1], False
+            )
+    # what is not a packed weight is not read as one
+    stretched = torch.ones(1).expand(10**9)
+    actual = torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, [stretched], codes, numbers)
+    torch.testing.assert_close(actual, output)
 
 
 def test_the_chain_is_left_to_the_reference_when_asked(chained):

@@ -17,6 +17,7 @@ from genimg_fast.training.checkpoint import (
     claim_folder,
     find_weights,
     load_resume,
+    restoring,
     save_resume,
     save_weights,
     step_of_weights,
@@ -77,6 +78,14 @@ def test_damage_is_noticed_and_the_previous_one_serves(folder, damage):
     save(folder, 3)  # must not have pushed the damaged file into the place of the good one
     (folder / "last.pt").unlink()
     assert load_resume(folder) is None or load_resume(folder)["step"] == 1
+
+
+def test_the_file_that_was_read_is_the_one_that_is_named(folder):
+    save(folder, 1)
+    (folder / "last.pt").rename(folder / "previous.pt")
+    state = load_resume(folder)
+    with pytest.raises(UserError, match=r"previous.pt is damaged .* \(no 'model' in it\)"), restoring(folder):
+        state["model"]
 
 
 def test_nothing_in_a_resume_file_is_executed(folder, monkeypatch):
