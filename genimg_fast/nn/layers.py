@@ -209,16 +209,20 @@ def why_not_convolution(conv: Any) -> str:
     return ""
 
 
-def _same_padding(conv: Any) -> tuple[int, ...]:
+def _same_padding(conv: Any) -> tuple[int, int]:
     """The rows and columns that `padding="same"` adds, on both sides together."""
-    return tuple(d * (k - 1) for d, k in zip(conv.dilation, parameter(conv, "weight").shape[2:], strict=True))  # type: ignore[union-attr]
+    h, w = parameter(conv, "weight").shape[2:]  # type: ignore[union-attr]
+    return conv.dilation[0] * (h - 1), conv.dilation[1] * (w - 1)
 
 
-def _padding(conv: Any) -> tuple[int, ...]:
+def _padding(conv: Any) -> tuple[int, int]:
     """The zeros that a convolution pads with: on each side."""
     if conv.padding_mode != "zeros" or conv.padding == "valid":
-        return (0, 0)
-    return tuple(n // 2 for n in _same_padding(conv)) if conv.padding == "same" else conv.padding
+        return 0, 0
+    if conv.padding == "same":
+        h, w = _same_padding(conv)
+        return h // 2, w // 2
+    return conv.padding
 
 
 def pad_before(conv: Any) -> Call | None:
