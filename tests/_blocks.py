@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
+from genimg_fast._block import Block
 from genimg_fast.ops import block_chain
-from genimg_fast.reference.block_chain import Block
 
 
 def train_block(transposed: bool, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None):

@@ -3,17 +3,42 @@
 
 from __future__ import annotations
 
+import copyreg
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from genimg_fast.nn.fused import Fused, plain_class
 from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused, why_not_norm
-from genimg_fast.nn.norm import Fused, FusedSyncBatchNorm, as_in_torch
+from genimg_fast.nn.norm import FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
 
 
-class _FusedConvolution(Fused, nn.modules.conv._ConvNd):
+class _Alone(Fused):
+    """Has the names of the class that it takes the place of: tools write them into files, and look layers up by them."""
+
+    def __init_subclass__(cls) -> None:
+        of = plain_class(cls)
+        if of is not cls:
+            cls.__module__, cls.__qualname__, cls.__doc__ = of.__module__, of.__qualname__, of.__doc__
+            cls.__name__ = of.__name__
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        constructor, arguments, *state = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
+        if constructor is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return _new, (plain_class(type(self)),), *state
+        return constructor, arguments, *state
+
+
+def _new(cls: type[nn.Module]) -> nn.Module:
+    """An instance without state, for pickle."""
+    alone = ALONE[cls]
+    return alone.__new__(alone)
+
+
+class _FusedConvolution(_Alone, nn.modules.conv._ConvNd):
     _kind: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -43,7 +68,7 @@ class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
         return super().forward(input)
 
 
-class _FusedNorm(Fused, nn.modules.batchnorm._NormBase):
+class _FusedNorm(_Alone, nn.modules.batchnorm._NormBase):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
 

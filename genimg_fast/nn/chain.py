@@ -10,20 +10,15 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast import _backend, _first_use, functional, ops
+from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import to_autocast_dtype
+from genimg_fast.ops._autocast import autocasts, to_autocast_dtype
 from genimg_fast.ops._check import HALF_TYPES
-from genimg_fast.ops._convolution import (
-    Reordered,
-    memory_format,
-    records_gradient,
-    slower,
-    slower_chain,
-    to_channels_last,
-)
+from genimg_fast.ops._convolution import records_gradient
+from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last
+from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
-from genimg_fast.reference.block_chain import Block
 
 
 def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
@@ -31,9 +26,9 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     if not blocks:
         return input
     if not may_chain(input):
-        return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _one_by_one(input, blocks)
+        return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _block_by_block(input, blocks)
     for served, _, run in native_runs(input, blocks):
-        input = _run(input, run) if served else _one_by_one(input, run)
+        input = _run(input, run) if served else _block_by_block(input, run)
     return input
 
 
@@ -80,11 +75,11 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     runs: list[tuple[bool, list[Block]]] = []
     (input,) = to_autocast_dtype(input)  # type: ignore[assignment]
     shape: tuple[int, ...] = tuple(input.shape)
-    autocasts = torch.is_autocast_enabled(input.device.type)
+    casts = autocasts(input)
     native = _backend.current_backend() == "native"
     allows_tf32 = input.dtype is torch.float32 and convolution_block.allows_tf32()
     for block in blocks:
-        if autocasts:
+        if casts:
             weight, bias = to_autocast_dtype(block.weight, block.bias)
             block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
         served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, allows_tf32)
@@ -100,7 +95,7 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
                 _backend.record_native(block.op)
             input = convolution_chain(_for_kernels(input, run), run, nchw=put_back and i + 1 == len(runs))
         else:
-            input = _one_by_one(input, run)
+            input = _block_by_block(input, run)
         chained = chained or served
     return input.contiguous() if chained and put_back else input
 
@@ -165,7 +160,7 @@ def _is_like(t: torch.Tensor, input: torch.Tensor, or_float32: bool = False) -> 
     return is_of_dtype and t.device == input.device and t.layout is torch.strided
 
 
-def _one_by_one(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+def _block_by_block(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     given, laid_out, put_back = input, False, False
     for i, block in enumerate(blocks):
         if len(blocks) > 1 and _wants_channels_last(input, block):

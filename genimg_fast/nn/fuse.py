@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 from genimg_fast._table import format_table
 from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
+from genimg_fast.nn.fused import plain_class
 from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
-from genimg_fast.nn.norm import FusedSyncBatchNorm, plain_class
+from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
 from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, twin_of

@@ -13,18 +13,16 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
 from genimg_fast._backend import has_own_functions
+from genimg_fast._block import Block
 from genimg_fast.nn.norm import (
     FusedSyncBatchNorm,
-    counts,
     joins_processes,
     norm_arguments,
     parameter,
-    plain_class,
     run_norm,
 )
-from genimg_fast.ops._convolution import memory_format
-from genimg_fast.reference import block_chain as reference
-from genimg_fast.reference.block_chain import Block
+from genimg_fast.ops._autocast import autocasts
+from genimg_fast.ops._memory_order import memory_format
 
 # Exact classes (`class_of`): a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
@@ -52,9 +50,12 @@ _FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
 ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
 
 
+_CLASSES = {kind: kind for kind in LAYERS}
+
+
 def class_of(layer: Any) -> type:
-    """Its class in `torch.nn`, if `fuse` made it run by itself wherever it is called."""
-    return plain_class(type(layer))
+    """Its class in `torch.nn`, where it is of that or `fuse` made it run by itself wherever it is called."""
+    return _CLASSES.get(type(layer), type(layer))  # whose fused classes equal them
 
 
 class Call(NamedTuple):
@@ -122,9 +123,13 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
+def is_batch_norm(layer: Any) -> bool:
+    return class_of(layer) in _BATCH_NORMS
+
+
 def takes_batch_statistics(layer: Any) -> bool:
     """Whether it is a batch normalisation in training mode, or one that never has running statistics."""
-    return class_of(layer) in _BATCH_NORMS and (layer.training or layer.running_mean is None)
+    return is_batch_norm(layer) and (layer.training or layer.running_mean is None)
 
 
 def is_instance_norm(step: Step) -> bool:
@@ -143,7 +148,7 @@ def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
         torch.is_grad_enabled()
         and input.dim() == 4
         and input.shape[0] == 1
-        and not torch.is_autocast_enabled(input.device.type)
+        and not autocasts(input)
         and memory_format(input) is torch.contiguous_format
     )
     parts: list[list[Step]] = [[]]
@@ -288,7 +293,7 @@ _NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momen
 _NO_ACTIVATION = ("none", 0.01)
 
 
-def batch_norm_act(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+def run_norm_step(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     """A step of kind "batch_norm_act" or "sync_batch_norm_act"."""
     return run_norm(layers[0], input, *(activation_of(layers[-1]) or _NO_ACTIVATION))
 
@@ -323,24 +328,3 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
         activation=activation,
         negative_slope=negative_slope,
     )
-
-
-@torch.no_grad()
-def take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block], input: torch.Tensor) -> None:
-    """After an error in the blocks made of these layers: counts no batch that the plain layers would not have counted.
-
-    Each of them counts when the convolution before it is done.  How far they would get is found by running them again: after
-    an error the time no longer matters.
-    """
-    reached = 0
-    for block in blocks:
-        try:
-            reference.block_chain(input, [block._replace(training=False, running_mean=None, running_var=None)])
-            reached += 1
-            mean, var = (None if t is None else t.clone() for t in (block.running_mean, block.running_var))
-            input = reference.block_chain(input, [block._replace(running_mean=mean, running_var=var)])
-        except Exception:
-            break
-    for layers in together[reached:]:
-        if len(layers) > 1 and class_of(layers[1]) in _BATCH_NORMS and counts(layers[1]):
-            layers[1].num_batches_tracked.sub_(1)

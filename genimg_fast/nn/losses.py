@@ -8,12 +8,14 @@ from torch import nn
 
 from genimg_fast import functional
 from genimg_fast._backend import may_fuse
-from genimg_fast.nn.norm import Fused
+from genimg_fast.nn.fused import Fused
 from genimg_fast.ops import _check
 
 
 class BCELoss(Fused, nn.BCELoss):
     """Takes the place of `torch.nn.BCELoss`: the same arguments and state, and legal under autocast."""
+
+    _genimg_fast_plain_class = nn.BCELoss
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):
@@ -23,6 +25,8 @@ class BCELoss(Fused, nn.BCELoss):
 
 class BCEWithLogitsLoss(Fused, nn.BCEWithLogitsLoss):
     """Takes the place of `torch.nn.BCEWithLogitsLoss`: the same arguments and state."""
+
+    _genimg_fast_plain_class = nn.BCEWithLogitsLoss
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not may_fuse(input):

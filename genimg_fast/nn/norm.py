@@ -11,20 +11,10 @@ import torch
 from torch import fx, nn
 
 from genimg_fast import _backend, functional
+from genimg_fast.nn.fused import Fused
+from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops.sync_batch_norm_act import process_count
 from genimg_fast.reference.activation import activate
-
-
-def plain_class(cls: type) -> type:
-    """The class that `fuse` made `cls` of, or `cls` itself."""
-    return vars(cls).get("_genimg_fast_plain_class", cls)
-
-
-class Fused:
-    """What all fused modules have."""
-
-    def __prepare_scriptable__(self):
-        raise RuntimeError("torch.jit.script does not compile fused modules: call genimg_fast.unfuse(model) first")
 
 
 class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
@@ -78,7 +68,7 @@ def _run_instance_norm(
 ) -> torch.Tensor:
     """As PyTorch computes it: the batch normalisation of one image, which has a channel for each channel of each image."""
     n, c, h, w = input.shape if input.dim() == 4 else (0, 0, 0, 0)
-    if n == 0 or c != norm.num_features or h * w <= 1 or torch.is_autocast_enabled(input.device.type):
+    if n == 0 or c != norm.num_features or h * w <= 1 or autocasts(input):
         return activate(nn.InstanceNorm2d.forward(norm, input), activation, negative_slope)
     weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
     output = functional.batch_norm_act(

@@ -28,7 +28,7 @@ _passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDict
 """The oldest first."""
 
 
-def one_by_one(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+def call_each(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     """Each layer on the output of the one before, as it is."""
     for layer in layers:
         input = layer(input)
@@ -68,7 +68,7 @@ def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
         return kind
-    return *kind, *map(identity, modules[1:]), *map(id, first._modules.values())
+    return *kind, *map(identity_of, modules[1:]), *map(id, first._modules.values())
 
 
 def _trains(layer: Any) -> bool:
@@ -90,7 +90,7 @@ def _is_watched(layer: Any) -> bool:
     return any(not type(hook).__module__.startswith("torch.nn.utils.") for some in hooks for hook in some.values())
 
 
-def identity(layer: Any) -> int:
+def identity_of(layer: Any) -> int:
     # a call is made anew in each pass
     return id(layer.function if type(layer) is Call else layer)
 

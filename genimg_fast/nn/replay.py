@@ -20,14 +20,14 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
+from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
 from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, takes_batch_statistics
-from genimg_fast.nn.plain import identity
+from genimg_fast.nn.plain import identity_of
 from genimg_fast.ops import _packed
-from genimg_fast.ops._convolution import to_channels_last
+from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.block_chain import describe
-from genimg_fast.reference.block_chain import Block
 
 
 def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
@@ -83,7 +83,9 @@ class Recording:
 
     def add(self, function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor], layers: Sequence[Any]) -> None:
         """``function(layers, input)`` on the output so far."""
-        self.parts.append(_Part(None, None, function, [... if layer is self.modules[0] else layer for layer in layers]))
+        self.parts.append(
+            _Part(None, None, function, [_FIRST if layer is self.modules[0] else layer for layer in layers])
+        )
 
     def add_blocks(
         self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], pad: Call | None
@@ -93,7 +95,7 @@ class Recording:
             self.fits = False
             return
         for served, shape, run in native_runs(input, blocks):
-            self.add(plain.one_by_one, [layer for together in layers[: len(run)] for layer in together])
+            self.add(plain.call_each, [layer for together in layers[: len(run)] for layer in together])
             chain = _keep(input.new_empty(shape), run) if served else None
             if chain is not None:
                 self.parts[-1] = self.parts[-1]._replace(chain=chain, pad=pad)
@@ -104,7 +106,7 @@ class Recording:
 
     def keep(self) -> None:
         """What was added is all that the pass runs."""
-        if not self.fits or all(part.function is plain.one_by_one and not part.chain for part in self.parts):
+        if not self.fits or all(part.function is plain.call_each and not part.chain for part in self.parts):
             return
         passes = _known.setdefault(self.modules[0], OrderedDict())
         passes[_kind(self.modules, self.input)] = _Replay(self.modules, self.input, self.weights, self.parts)
@@ -112,7 +114,7 @@ class Recording:
             passes.popitem(last=False)
 
 
-class _Chain:
+class _KeptChain:
     """A native chain, which is kept for as long as this is."""
 
     def __init__(self, number: int, shape: tuple[int, ...], in_channels_last: bool):
@@ -122,14 +124,17 @@ class _Chain:
         finalize(self, torch.ops.genimg_fast.block_chain_release, number)
 
 
+_FIRST = object()
+
+
 class _Part(NamedTuple):
-    chain: _Chain | None
+    chain: _KeptChain | None
     pad: Call | None
     """What makes the chain's input of the output so far, if anything."""
     function: Callable[[Sequence[Any], torch.Tensor], torch.Tensor]
     """Of `layers` and the output so far: what to run where there is no chain, or it is out of date."""
     layers: list[Any]
-    """`...` for the first of the modules."""
+    """With `_FIRST` in the place of the first of the modules, which is not held."""
 
 
 def _may_repeat(step: Step) -> bool:
@@ -143,10 +148,10 @@ def _may_repeat(step: Step) -> bool:
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
-    return input.shape, *map(identity, modules[1:])
+    return input.shape, *map(identity_of, modules[1:])
 
 
-def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> _Chain | None:
+def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> _KeptChain | None:
     """The native chain; None where it cannot be kept."""
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
@@ -156,7 +161,7 @@ def _keep(input: torch.Tensor, blocks: Sequence[Block]) -> _Chain | None:
     if not packed:
         return None
     number = torch.ops.genimg_fast.block_chain_keep(input, parameters, fixed, packed, codes, numbers)
-    return _Chain(number, tuple(input.shape), gives_channels_last(blocks))
+    return _KeptChain(number, tuple(input.shape), gives_channels_last(blocks))
 
 
 def _lies_dense(t: torch.Tensor) -> bool:
@@ -208,10 +213,10 @@ class _Replay:
                 self.is_outdated = True
                 if i == 0:
                     return None
-            output = function([first if layer is ... else layer for layer in layers], output)
+            output = function([first if layer is _FIRST else layer for layer in layers], output)
         return output
 
-    def repeat(self, chain: _Chain, input: Any) -> torch.Tensor | None:
+    def repeat(self, chain: _KeptChain, input: Any) -> torch.Tensor | None:
         # a layer between the chains may have made anything of its input
         if not self.is_like_input(input) or input.shape != chain.shape:
             return None

@@ -31,11 +31,9 @@ arguments of each from first to last, where any has some; and of each later stat
 calls."""
 
 HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
-Roles = Callable[[str], str | None]
+RoleOf = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
-Chain = str
-"""Source of a tuple of layers that feed each other, from first to last."""
 
 
 class NotRewritableError(Exception):
@@ -45,13 +43,13 @@ class NotRewritableError(Exception):
 class Rewritten(NamedTuple):
     function: FunctionType
     """With calls of layers joined."""
-    chains: list[Chain]
-    """Those that it joins."""
+    chains: list[str]
+    """Sources of those that it joins: each of a tuple of layers that feed each other, from first to last."""
     reads: set[str]
     """Attributes that it neither calls nor merely tests, such as ``self.layers`` of ``enumerate(self.layers)``."""
 
 
-def rewrite(function: FunctionType, roles: Roles) -> Rewritten:
+def rewrite(function: FunctionType, role_of: RoleOf) -> Rewritten:
     """`function`, a method, with calls of layers joined.
 
     Raises:
@@ -65,7 +63,7 @@ def rewrite(function: FunctionType, roles: Roles) -> Rewritten:
         raise NotRewritableError("it is not a def")
     reads = _reads(definition)
     variables = _Variables(definition, code)
-    finder = _Finder(variables, roles)
+    finder = _Finder(variables, role_of)
     body = [finder.visit(statement) for statement in definition.body]
     writer = _Writer(variables.self_name)
     definition.body = [writer.visit(statement) for statement in _inline(body, finder)]
@@ -244,8 +242,8 @@ def _pays(roles: list[str]) -> bool:
 class _Finder(ast.NodeTransformer):
     """Puts `_Layers` in place of the calls of layers."""
 
-    def __init__(self, variables: _Variables, roles: Roles):
-        self.variables, self.roles = variables, roles
+    def __init__(self, variables: _Variables, role_of: RoleOf):
+        self.variables, self.role_of = variables, role_of
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         function, arguments = _function_and_arguments(node)
@@ -269,7 +267,7 @@ class _Finder(ast.NodeTransformer):
 
     def role(self, function: ast.expr, arguments: ast.expr) -> str | None:
         layer = _layer_of(function, arguments)
-        return self.roles(ast.unparse(layer)) if self.variables.may_move(layer) else None
+        return self.role_of(ast.unparse(layer)) if self.variables.may_move(layer) else None
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         return node  # whose variables are its own
@@ -332,7 +330,7 @@ def _unroll(loop: ast.For, finder: _Finder) -> ast.stmt | None:
         return None
     if not {name, layer} <= variables.local - variables.seen_by_others:
         return None
-    role = finder.roles(f"*{ast.unparse(loop.iter)}")
+    role = finder.role_of(f"*{ast.unparse(loop.iter)}")
     if role is None:
         return None
     joined = _Layers(call.args[0], call)
@@ -408,7 +406,7 @@ class _Writer(ast.NodeTransformer):
 
     def __init__(self, self_name: str):
         self.self_name = self_name
-        self.chains: list[Chain] = []
+        self.chains: list[str] = []
 
     def visit__Layers(self, node: _Layers) -> ast.AST:
         if not _pays(node.roles):

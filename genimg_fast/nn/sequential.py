@@ -14,23 +14,25 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
 from genimg_fast._backend import may_fuse
+from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
+from genimg_fast.nn.fused import Fused
 from genimg_fast.nn.layers import (
     BLOCKS,
     Step,
-    batch_norm_act,
     block,
+    is_batch_norm,
     is_instance_norm,
     must_be_called,
     pad_before,
     parts_on,
     plan,
-    take_back_counts,
+    run_norm_step,
 )
-from genimg_fast.nn.norm import Fused
+from genimg_fast.nn.norm import counts
 from genimg_fast.nn.replay import Recording, replay
-from genimg_fast.reference.block_chain import Block
+from genimg_fast.reference import block_chain as reference
 
 
 class FusedSequential(Fused, nn.Sequential):
@@ -52,6 +54,8 @@ class FusedSequential(Fused, nn.Sequential):
     Raises:
         TypeError, ValueError: input of the wrong dtype or shape, as the functions and ``torch.nn`` layers do.
     """
+
+    _genimg_fast_plain_class = nn.Sequential
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return run_steps([self], self.plan, super().forward, input)
@@ -76,19 +80,19 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
         return layers[0](
             input
         )  # whose forward() may do more than to run its layers, of which it remembers passes itself
-    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.one_by_one, layers), input)
+    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.call_each, layers), input)
 
 
 def run_steps(
     modules: Sequence[Any],
-    plan: Callable[[], list[Step]],
+    make_plan: Callable[[], list[Step]],
     as_they_are: Callable[[torch.Tensor], torch.Tensor],
     input: torch.Tensor,
 ) -> torch.Tensor:
     """The steps of a plan, which depends on nothing but these modules and what lies in them.
 
     Args:
-        plan: gives no steps where none of the layers fuses.
+        make_plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
     if plain.is_known(modules, input) or not may_fuse(input):
@@ -96,7 +100,7 @@ def run_steps(
     output = replay(modules, input)
     if output is not None:
         return output
-    steps = plan()
+    steps = make_plan()
     if not steps:
         return as_they_are(input)
     native_calls = _backend.native_calls()
@@ -124,7 +128,7 @@ def _run_apart(run: list[Step], input: torch.Tensor) -> torch.Tensor:
     if not run[0].kind:
         return run[0].layers[0](input)
     layers = [layer for step in run for layer in step.layers]
-    return run_steps(layers, lambda: run, partial(plain.one_by_one, layers), input)
+    return run_steps(layers, lambda: run, partial(plain.call_each, layers), input)
 
 
 def _runs(steps: list[Step]) -> list[list[Step]]:
@@ -150,10 +154,10 @@ def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None)
             recording.add_blocks(input, blocks, layers, pad)
         return _run_blocks(input, blocks, layers)
     native_calls = _backend.native_calls()
-    output = batch_norm_act(layers[0], input) if run[0].kind else layers[0][0](input)
+    output = run_norm_step(layers[0], input) if run[0].kind else layers[0][0](input)
     if recording is not None:
         ran_natively = run[0].kind and _backend.native_calls() != native_calls
-        recording.add(batch_norm_act if ran_natively else plain.one_by_one, layers[0])
+        recording.add(run_norm_step if ran_natively else plain.call_each, layers[0])
     return output
 
 
@@ -162,8 +166,29 @@ def _run_blocks(input: torch.Tensor, blocks: list[Block], layers: list[Sequence[
         return run_blocks(input, blocks)
     # not what activation checkpointing raises to end a pass that got far enough
     except (TypeError, ValueError, RuntimeError):
-        take_back_counts(layers, blocks, input)
+        _take_back_counts(layers, blocks, input)
         raise
+
+
+@torch.no_grad()
+def _take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block], input: torch.Tensor) -> None:
+    """After an error in the blocks made of these layers: counts no batch that the plain layers would not have counted.
+
+    Each of them counts when the convolution before it is done.  How far they would get is found by running them again: after
+    an error the time no longer matters.
+    """
+    reached = 0
+    for each in blocks:
+        try:
+            reference.block_chain(input, [each._replace(training=False, running_mean=None, running_var=None)])
+            reached += 1
+            mean, var = (None if t is None else t.clone() for t in (each.running_mean, each.running_var))
+            input = reference.block_chain(input, [each._replace(running_mean=mean, running_var=var)])
+        except Exception:
+            break
+    for layers in together[reached:]:
+        if len(layers) > 1 and is_batch_norm(layers[1]) and counts(layers[1]):
+            layers[1].num_batches_tracked.sub_(1)
 
 
 def _with_those_inside(steps: list[Step]) -> list[Step]:

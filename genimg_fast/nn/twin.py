@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import functools
 import inspect
 from collections.abc import Iterator
 from types import CodeType, FunctionType, new_class
@@ -17,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from genimg_fast.nn.fused import Fused, FusedType, plain_class
 from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, plan
-from genimg_fast.nn.norm import Fused, plain_class
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
 
@@ -122,7 +123,8 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
-    twin: Any = new_class(cls.__name__, (cls, FusedSequential if runs_its_layers(cls) else Fused))
+    bases = cls, FusedSequential if runs_its_layers(cls) else Fused
+    twin: Any = new_class(cls.__name__, bases, {"metaclass": _metaclass(type(cls))})  # type: ignore[arg-type]
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
             rewritten, chains, _ = rewrite(method, dict(roles).get)
@@ -141,6 +143,14 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     twin.__module__, twin.__qualname__, twin.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
     setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
     return twin
+
+
+@functools.cache
+def _metaclass(of: Any) -> Any:
+    """That of the twin of a class whose metaclass is `of`, such as ABCMeta."""
+    if of is type or issubclass(of, FusedType):
+        return FusedType if of is type else of
+    return type(of.__name__, (FusedType, of), {})
 
 
 class _Rewritten:

@@ -12,7 +12,8 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _autocasts(value: Any) -> bool:
+def autocasts(value: Any) -> bool:
+    """Whether autocast is on for a tensor on this device."""
     device_type = value.device.type if isinstance(value, torch.Tensor) else ""
     return device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type)
 
@@ -28,7 +29,7 @@ def float32_under_autocast(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapper(first, *args, **kwargs):
-        if not _autocasts(first):
+        if not autocasts(first):
             return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(
@@ -45,7 +46,7 @@ def float32_loss_under_autocast(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapper(first, *args, **kwargs):
-        if not _autocasts(first):
+        if not autocasts(first):
             return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs, float32_loss=True)
@@ -59,7 +60,7 @@ def to_float32(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
 
 def to_autocast_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """Convolutions: input, weight and bias in the autocast dtype.  Batch normalisation then follows its input, as in torch."""
-    if not _autocasts(tensors[0]):
+    if not autocasts(tensors[0]):
         return tensors
     dtype = torch.get_autocast_dtype(tensors[0].device.type)  # type: ignore[union-attr]
     return tuple(_cast(t, dtype) for t in tensors)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from genimg_fast.reference.block_chain import Block
+from genimg_fast._block import Block
 
 if TYPE_CHECKING:
     from genimg_fast.ops.block_chain import Description

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from genimg_fast import _backend
-from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, to_channels_last
+from genimg_fast._block import Block
+from genimg_fast.ops._convolution import activate_backward_from_output
+from genimg_fast.ops._memory_order import memory_format, to_channels_last
 from genimg_fast.ops._registration import wanted
 from genimg_fast.reference.activation import activate
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
-from genimg_fast.reference.block_chain import Block
 
 
 class _Layer(NamedTuple):
@@ -38,26 +38,22 @@ class _Layer(NamedTuple):
 def recorded_chain(
     input: torch.Tensor,
     blocks: Sequence[Block],
-    codes: Sequence[int],
     stored: Sequence[torch.Tensor],
     statistics: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """The output of the blocks, with a graph.
 
     Args:
-        codes: of all blocks (`block_chain.describe`).
         stored: of each block, what its convolution made: raw if batch normalisation follows, else activated.  The output of the last
             is not read where it has neither.
         statistics: mean and variance of the batch, of each block in training.
     """
     moments_of_batch = iter(statistics)
-    of_block = len(codes) // len(blocks)
     x = input
     for i, block in enumerate(blocks):
-        geometry = codes[i * of_block : i * of_block + 9]
         layer = _Layer(
             block._replace(weight=None, bias=None, bn_weight=None, bn_bias=None),  # type: ignore[arg-type]
-            [*geometry, *[0] * (of_block - len(geometry))], [0.0, 0.0], x.shape, block.weight.shape,
+            [*block.geometry.codes(), *[0] * 5], [0.0, 0.0], x.shape, block.weight.shape,
             memory_format(x), memory_format(input if i + 1 == len(blocks) else stored[i]),
         )  # fmt: skip
         x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))
@@ -150,9 +146,7 @@ def _natively(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torc
 def _by_pytorch(asked: str, layer: _Layer, x: Any, weight: Any, grad: Any) -> torch.Tensor:
     block = layer.block
     if asked == "grad":
-        if block.transposed:
-            return F.conv_transpose2d(x, weight, None, block.stride, block.padding, block.output_padding)
-        return F.conv2d(x, weight, None, block.stride, block.padding, block.dilation)
+        return block.geometry.convolve(x, weight, None)
     x = grad.new_empty(layer.input_shape) if x is None else x
     weight = grad.new_empty(layer.weight_shape) if weight is None else weight
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(

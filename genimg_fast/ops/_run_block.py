@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 from genimg_fast import _backend
+from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._convolution import check_batch_statistics, records_gradient, slower, slower_chain
+from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
+from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.reference.activation import activate
-from genimg_fast.reference.block_chain import Block
 
 
 def run_block(
@@ -50,13 +50,7 @@ def run_block(
         )  # fmt: skip
         if native:
             return block_chain(input, [block])
-    geometry = (block.stride, block.padding)
-    if block.transposed:
-        raw = F.conv_transpose2d(
-            input, block.weight, block.bias, *geometry, block.output_padding, block.groups, block.dilation
-        )
-    else:
-        raw = F.conv2d(input, block.weight, block.bias, *geometry, block.dilation, block.groups)
+    raw = block.geometry.convolve(input, block.weight, block.bias, block.groups)
     if not block.training and block.running_mean is None:
         return activate(raw, block.activation, block.negative_slope)
     return batch_norm_act(

@@ -9,7 +9,7 @@ import torch
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check
-from genimg_fast.ops._convolution import memory_format
+from genimg_fast.ops._memory_order import memory_format
 from genimg_fast.ops._registration import register
 from genimg_fast.reference import batch_norm_act as reference
 
@@ -67,7 +67,7 @@ def update_running_statistics(
     """What F.batch_norm does to its running statistics, given the batch's mean and biased variance over `count` values."""
     if count == 0:
         return
-    if _backend.inside_func_transform() and _is_batched(mean) and not _is_batched(running_mean):
+    if _backend.inside_func_transform() and _backend.is_batched(mean) and not _backend.is_batched(running_mean):
         raise RuntimeError(
             "batch_norm_act: under torch.vmap each example has its own running_mean and running_var: batch them too, or "
             "give none (track_running_stats=False)"
@@ -104,9 +104,6 @@ def _move_towards(running: torch.Tensor, batch: torch.Tensor, momentum: float, s
         running.mul_(1 - momentum).add_(batch, alpha=momentum * scale)
     else:  # buffers of a half type: computed in float32 and rounded once, as F.batch_norm does
         running.copy_(torch.add(batch * (momentum * scale), running, alpha=1 - momentum))
-
-
-_is_batched = torch._C._functorch.is_batchedtensor
 
 
 def _why_slower(input: torch.Tensor, training: bool, activation: str) -> str | None:

@@ -13,15 +13,19 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast import _backend
+from genimg_fast._block import Block, Geometry
 from genimg_fast.ops import _check, _packed
-from genimg_fast.ops._convolution import memory_format, records_gradient, running_updates
+from genimg_fast.ops._convolution import records_gradient, running_updates
+from genimg_fast.ops._memory_order import memory_format
 from genimg_fast.ops._recorded_chain import recorded_chain
 from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
-from genimg_fast.reference.block_chain import Block
 
 _NONE, _BATCH, _FIXED = 0, 1, 2  # Statistics in csrc/ops/block_chain.h
+_CODES = (
+    14  # of a block: nine of its geometry, its activation and statistics, and whether it has a bias, bn_weight, bn_bias
+)
 
 
 class Description(NamedTuple):
@@ -65,11 +69,7 @@ def describe(blocks: Sequence[Block]) -> Description:
         optional = (block.bias, block.bn_weight, block.bn_bias) if statistics else (block.bias, None, None)
         parameters += [block.weight, *(t for t in optional if t is not None)]
         codes += [
-            block.transposed,
-            *block.stride,
-            *block.padding,
-            *block.output_padding,
-            *block.dilation,
+            *block.geometry.codes(),
             _check.ACTIVATIONS[block.activation],
             statistics,
             *(t is not None for t in optional),
@@ -81,14 +81,15 @@ def describe(blocks: Sequence[Block]) -> Description:
 def _blocks(parameters, fixed, codes, numbers) -> Iterator[Block]:
     """What `describe` was given, but for running statistics of blocks that train and for momentum."""
     parameters, fixed, numbers = iter(parameters), iter(fixed), iter(numbers)
-    for i in range(0, len(codes), 14):
-        transposed, s0, s1, p0, p1, o0, o1, d0, d1, activation, statistics, *present = codes[i : i + 14]
+    for i in range(0, len(codes), _CODES):
+        *geometry, activation, statistics, bias, bn_weight, bn_bias = codes[i : i + _CODES]
+        transposed, stride, padding, output_padding, dilation = Geometry.of(geometry)
         weight = next(parameters)
-        bias, bn_weight, bn_bias = (next(parameters) if given else None for given in present)
+        bias, bn_weight, bn_bias = (next(parameters) if given else None for given in (bias, bn_weight, bn_bias))
         mean, var = (next(fixed), next(fixed)) if statistics == _FIXED else (None, None)
         yield Block(
-            bool(transposed), weight, bias, mean, var, bn_weight, bn_bias, statistics == _BATCH, 0.0, next(numbers),
-            (s0, s1), (p0, p1), (o0, o1), (d0, d1), 1, _check.name_of(activation, _check.ACTIVATIONS), next(numbers),
+            transposed, weight, bias, mean, var, bn_weight, bn_bias, statistics == _BATCH, 0.0, next(numbers),
+            stride, padding, output_padding, dilation, 1, _check.name_of(activation, _check.ACTIVATIONS), next(numbers),
         )  # fmt: skip
 
 
@@ -132,15 +133,16 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.counts = [len(parameters), len(fixed), len(stored), len(statistics)]
     # The output is kept only where backward reads an activation's branch or value off it: after no batch normalisation.
     # Elsewhere it may be changed in place, as the output of a convolution or a batch normalisation may.
-    activation, statistics_of_last = ctx.codes[-5:-3]
-    kept = output if statistics_of_last == _NONE and activation != _check.ACTIVATIONS["none"] else None
-    ctx.save_for_backward(input, kept, *parameters, *fixed, *stored, *statistics)
+    activation, statistics_of_last, *_ = ctx.codes[-5:]
+    kept = [output] if statistics_of_last == _NONE and activation != _check.ACTIVATIONS["none"] else []
+    ctx.save_for_backward(input, *parameters, *fixed, *stored, *statistics, *kept)
 
 
 def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
-    input, output, *saved = ctx.saved_tensors
+    input, *saved = ctx.saved_tensors
     saved = iter(saved)
     parameters, fixed, stored, statistics = ([next(saved) for _ in range(count)] for count in ctx.counts)
+    output = next(saved, grad)  # else the gradient, of which nothing is read
     if grad is None:
         return None, [None] * len(parameters), [None] * len(fixed), None, None
     wants = wanted(ctx)[: 1 + len(parameters)]
@@ -153,14 +155,14 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
             if _backend.stacks(grad):
                 result = reference.block_chain(input, blocks)
             else:
-                kept = [*stored, grad if output is None else output]
-                result = recorded_chain(input, blocks, ctx.codes, kept, statistics)
+                kept = [*stored, output]
+                result = recorded_chain(input, blocks, kept, statistics)
         leaves = [t for t, want in zip((input, *parameters), wants, strict=True) if want]
         found = iter(torch.autograd.grad(result, leaves, grad, create_graph=recorded, allow_unused=True))
         grads = [next(found) if want else None for want in wants]
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
-            grad, input, grad if output is None else output, parameters, fixed, stored, statistics, ctx.codes,
+            grad, input, output, parameters, fixed, stored, statistics, ctx.codes,
             ctx.numbers, [int(w) for w in wants], ctx.nchw,
         )  # fmt: skip
         grads = [g if want else None for g, want in zip((grad_input, *grad_parameters), wants, strict=True)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import torch
 
+from genimg_fast._block import Block
 from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import check_arguments, pair, unsupported_on_cpu
 from genimg_fast.ops._run_block import run_block
-from genimg_fast.reference.block_chain import Block
 
 
 def conv_transpose2d_bn_act(

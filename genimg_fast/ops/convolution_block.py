@@ -8,51 +8,20 @@ the plain kernel, and a convolution cuDNN's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from genimg_fast import _backend
+from genimg_fast._block import Block, Geometry
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _convolution, _packed
-from genimg_fast.ops._convolution import activate_backward_from_output, memory_format, records_gradient
+from genimg_fast.ops._convolution import activate_backward_from_output, records_gradient
+from genimg_fast.ops._memory_order import memory_format
 from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
 from genimg_fast.reference.activation import activate_backward
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
-from genimg_fast.reference.block_chain import Block, output_size
-
-
-class Geometry(NamedTuple):
-    """As csrc/ops/convolution_block.cpp takes it, flattened by `codes`."""
-
-    transposed: bool
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    output_padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def codes(self) -> list[int]:
-        return [int(self.transposed), *self.stride, *self.padding, *self.output_padding, *self.dilation]
-
-    @staticmethod
-    def of(codes: Sequence[int]) -> Geometry:
-        transposed, s0, s1, p0, p1, o0, o1, d0, d1 = codes
-        return Geometry(bool(transposed), (s0, s1), (p0, p1), (o0, o1), (d0, d1))
-
-    def output_shape(self, input: torch.Tensor, weight: torch.Tensor) -> tuple[int, ...]:
-        channels = weight.shape[1 if self.transposed else 0]
-        return input.shape[0], channels, *output_size(self, input.shape, weight.shape)
-
-    def convolve(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if self.transposed:
-            return F.conv_transpose2d(input, weight, bias, self.stride, self.padding, self.output_padding)
-        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation)
-
-
-def geometry_of(block: Block) -> Geometry:
-    return Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation)
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot read the setting
@@ -115,7 +84,7 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
     Args:
         nchw: the output in this order, whatever that of input and weight; not heeded where normalisation is a pass of its own.
     """
-    weight, bias, codes = block.weight, block.bias, geometry_of(block).codes()
+    weight, bias, codes = block.weight, block.bias, block.geometry.codes()
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
     allowed = tensor_cores(input, weight, block.transposed)
     epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, *allowed)

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from genimg_fast._block import Block
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops import convolution_block as kernels
 from genimg_fast.ops._convolution import activate_backward_from_output
 from genimg_fast.ops._registration import wanted
 from genimg_fast.reference import block_chain as reference
-from genimg_fast.reference.block_chain import Block
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var", "bn_weight", "bn_bias")
 _PARAMETERS = ("weight", "bias", "bn_weight", "bn_bias")
@@ -33,14 +33,14 @@ def convolution_chain(input: torch.Tensor, blocks: Sequence[Block], nchw: bool =
     """
     _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory
     parameters = [t for block in blocks for t in _given(block, _PARAMETERS)]
-    return _Chain.apply(input, tuple(blocks), nchw, *parameters)
+    return _Node.apply(input, tuple(blocks), nchw, *parameters)
 
 
 def _given(block: Block, names: Sequence[str]) -> list[torch.Tensor]:
     return [t for t in (getattr(block, name) for name in names) if t is not None]
 
 
-class _Chain(torch.autograd.Function):
+class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, blocks: tuple[Block, ...], nchw: bool, *parameters: torch.Tensor) -> Any:
         ctx.tensor_cores = [kernels.tensor_cores(input, block.weight, block.transposed) for block in blocks]
@@ -97,7 +97,7 @@ class _Chain(torch.autograd.Function):
                 if i and wants[i]["weight"]:
                     read = _activated(blocks[i - 1], stored[i - 1], *moments[i - 1])
                 of_input, of_weight, of_bias = kernels.convolution_backward(
-                    raw, read, blocks[i].weight, blocks[i].bias, kernels.geometry_of(blocks[i]),
+                    raw, read, blocks[i].weight, blocks[i].bias, blocks[i].geometry,
                     (wants_input if i == 0 else i > first, wants[i]["weight"], wants[i].get("bias", False)),
                     *ctx.tensor_cores[i],
                 )  # fmt: skip
@@ -111,7 +111,7 @@ def _forward(
     x: torch.Tensor, block: Block, tensor_cores: tuple[int, int], nchw: bool
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     """The output of a block, what backward needs of it, and the batch's mean and variance."""
-    codes, code = kernels.geometry_of(block).codes(), _check.ACTIVATIONS[block.activation]
+    codes, code = block.geometry.codes(), _check.ACTIVATIONS[block.activation]
     if block.training:
         output, raw, mean, var = torch.ops.genimg_fast.convolution_block_training_(
             x, block.weight, block.bias, block.bn_weight, block.bn_bias, block.running_mean, block.running_var,

@@ -22,10 +22,10 @@ from unittest import mock
 import torch
 
 from genimg_fast import _extension, use_backend
+from genimg_fast._block import Geometry
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _loss
 from genimg_fast.ops._check import ACTIVATIONS, RECONSTRUCTIONS, REDUCTIONS
-from genimg_fast.ops.convolution_block import Geometry
 from tests import _cases
 from tests import test_random_configurations as convolutions
 from tests.gpu_check import cases, models

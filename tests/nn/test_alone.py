@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Layers of an `nn.Sequential` that a method also calls one by one, as those do that collect features."""
+"""Layers that run fused each by itself: those of an `nn.Sequential`, too, that a method calls one by one to collect features."""
 
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -148,3 +149,68 @@ def test_compiles_in_one_graph():
     torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
     sample = torch.compile(model.sample, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(sample(x), plain.sample(x), rtol=1e-4, atol=1e-5)
+
+
+class Lone(nn.Module):
+    """Every layer of which is called by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.deconv = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 4, 2, 1)
+        self.norm, self.instance_norm, self.flat_norm = nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        x = self.conv(x) + 1
+        x = self.norm(x) + 1
+        x = self.deconv(x) + 1
+        x = self.instance_norm(x) + 1
+        return self.flat_norm(x.mean((2, 3))) + 1
+
+
+def test_tools_that_ask_for_a_class_find_it():
+    model, plain = Lone(), Lone()
+    genimg_fast.fuse(model)
+    known = {nn.Conv2d: "a", nn.ConvTranspose2d: "b", nn.BatchNorm2d: "c", nn.InstanceNorm2d: "d", nn.BatchNorm1d: "e"}
+    for fused, layer in zip(model.children(), plain.children(), strict=True):
+        assert type(fused) is not type(layer)
+        assert type(fused) == type(layer)  # noqa: E721
+        assert type(layer) == type(fused)
+        assert known[type(fused)] == known[type(layer)]
+        assert type(fused) in [type(layer)]
+        assert type(fused).__name__ == type(layer).__name__
+        assert type(fused).__module__ == type(layer).__module__
+        others = [cls for cls in known if cls is not type(layer)]
+        assert type(fused) not in others
+    assert FusedSequential == nn.Sequential
+    assert type(genimg_fast.fuse(nn.BCELoss()).model) == nn.BCELoss  # noqa: E721
+    assert repr(model) == repr(plain)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_run_fused_too(copied):
+    model = Lone()
+    classes = [type(layer) for layer in model.children()]
+    genimg_fast.fuse(model)
+    x = _cases.randn((2, 3, 4, 4))
+    again = copied(model.eval())
+    assert [type(layer) for layer in again.children()] == classes
+    for layer, of in zip(again.children(), model.children(), strict=True):
+        assert type(layer) is type(of)
+    torch.testing.assert_close(again(x), model(x))
+    genimg_fast.unfuse(again)
+    assert all(type(layer) is cls for layer, cls in zip(again.children(), classes, strict=True))
+
+
+def test_what_autograd_saves_are_tensors():
+    model = Features()
+    genimg_fast.fuse(model)
+    with genimg_fast.use_backend("native"):
+        node = model.layers[:3](_cases.randn((2, 3, 6, 8))).grad_fn
+    assert all(isinstance(t, torch.Tensor) for t in node.saved_tensors)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_instance_normalisation_on_the_meta_device(n):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU()).to("meta")
+    genimg_fast.fuse(model)
+    assert model(torch.empty(n, 3, 6, 6, device="meta")).shape == (n, 4, 4, 4)

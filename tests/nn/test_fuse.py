@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import abc
 import copy
 
 import pytest
@@ -292,4 +293,29 @@ def test_a_module_that_is_a_dictionary_too():
     model, x = Both(), _cases.randn((2, 3, 6, 6))
     expected = model(x)
     assert [row.kind for row in genimg_fast.fuse(model).rows] == ["conv2d_bn_act"]
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("base", [nn.Module, nn.Sequential])
+def test_a_class_with_a_metaclass_of_its_own(base):
+    class Abstract(base, abc.ABC):
+        @abc.abstractmethod
+        def images(self, x): ...
+
+    class Concrete(Abstract):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+        def images(self, x):
+            return self.act(self.conv(x))
+
+        if base is nn.Module:
+            forward = images
+
+    model, x = Concrete(), _cases.randn((2, 3, 6, 6))
+    expected = model(x)
+    assert [row.kind for row in genimg_fast.fuse(model).rows] == ["conv2d_bn_act"]
+    assert type(model) is not Concrete
+    assert isinstance(model, Concrete)
     torch.testing.assert_close(model(x), expected)

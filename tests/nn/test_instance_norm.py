@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import genimg_fast
-from genimg_fast.ops._convolution import memory_format
+from genimg_fast.ops._memory_order import memory_format
 from tests import _cases
 
 

@@ -357,7 +357,9 @@ def test_a_pass_that_cannot_be_kept_keeps_no_chain(monkeypatch):
     model = blocks_around(nn.PReLU())
     model[3][0].weight.data = model[3][0].weight.mT.contiguous().mT
     numbers = []
-    monkeypatch.setattr(replay, "_Chain", lambda number, *_, of=replay._Chain: numbers.append(number) or of(number, *_))
+    monkeypatch.setattr(
+        replay, "_KeptChain", lambda number, *_, of=replay._KeptChain: numbers.append(number) or of(number, *_)
+    )
     input = _cases.randn((2, 3, 4, 4))
     model(input)
     assert model not in replay._known

@@ -583,7 +583,7 @@ def test_checkpointing_runs_no_layer_once_more(monkeypatch):
     model = FusedSequential(*normalized(4, 6), *normalized(6, 5))
     plain, input = plain_twin(model), _cases.randn((3, 4, 9, 9)).requires_grad_()
     reference_blocks = []
-    monkeypatch.setattr("genimg_fast.nn.layers.reference.block_chain", lambda *args: reference_blocks.append(args))
+    monkeypatch.setattr("genimg_fast.nn.sequential.reference.block_chain", lambda *args: reference_blocks.append(args))
     with _backend.use_backend("native"):
         actual = checkpoint(model, input, use_reentrant=False)
         actual.square().sum().backward()

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genimg_fast.ops._convolution import memory_format
-from genimg_fast.ops.convolution_block import Geometry
+from genimg_fast._block import Geometry
+from genimg_fast.ops._memory_order import memory_format
 from genimg_fast.reference.activation import activate
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh", "sigmoid")  # by their codes

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from genimg_fast import _backend, functional, models, unfuse
+from genimg_fast._block import Block
 from genimg_fast.backends import cpu
 from genimg_fast.nn import FusedSequential
 from genimg_fast.ops import _packed
 from genimg_fast.ops import block_chain as ops
-from genimg_fast.reference.block_chain import Block
 from tests import _cases
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from genimg_fast import _extension, backends
+from genimg_fast._block import Block
 from genimg_fast.ops import _packed, convolution_block
-from genimg_fast.ops.convolution_block import Geometry
-from genimg_fast.reference.block_chain import Block, block_chain
+from genimg_fast.reference.block_chain import block_chain
 from tests._cases import assert_accurate, randn
 from tests.ops._cuda_convolutions import calls, cuda_convolutions  # noqa: F401  (a fixture)
 
@@ -116,7 +116,7 @@ def test_second_derivatives():
 @pytest.mark.parametrize("training", [False, True])
 def test_opcheck(geometry, training):
     input, block = make(geometry)
-    codes = Geometry(block.transposed, block.stride, block.padding, block.output_padding, block.dilation).codes()
+    codes = block.geometry.codes()
     affine = (block.bn_weight, block.bn_bias, 1e-5, codes, 2, 0.2, 1, -1)
     for layout in (torch.contiguous_format, torch.channels_last):
         image = input.detach().contiguous(memory_format=layout).requires_grad_()

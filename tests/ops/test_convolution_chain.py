@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from genimg_fast._block import Block
 from genimg_fast.nn import FusedSequential, chain
 from genimg_fast.ops import convolution_chain as module
 from genimg_fast.ops.convolution_block import convolution_block
 from genimg_fast.ops.convolution_chain import convolution_chain
-from genimg_fast.reference.block_chain import Block, block_chain
+from genimg_fast.reference.block_chain import block_chain
 from tests import _cases
 from tests._cases import assert_accurate, randn
 from tests.ops._cuda_convolutions import calls, cuda_convolutions  # noqa: F401  (a fixture)

@@ -13,7 +13,7 @@ from torch import nn
 
 from genimg_fast import _backend, functional, fuse
 from genimg_fast.nn import FusedSequential
-from genimg_fast.ops._convolution import memory_format
+from genimg_fast.ops._memory_order import memory_format
 
 
 def channels_last(*shape):

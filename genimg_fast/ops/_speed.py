@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Where PyTorch's convolutions are faster than the CPU kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from genimg_fast._block import Block
+from genimg_fast.ops._memory_order import memory_format
+
+
+def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
+    """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
+
+    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with
+    stride 1, a few output channels, images of one pixel, and large weights on few pixels; elsewhere they have plain sums alone.
+    """
+    kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    pixels = _pixels(block, input_shape)
+    one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
+    if one_pixel and (max(kernel) > 1 or not records):
+        return None
+    # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
+    if records and kernel == (3, 3) and block.weight.numel() >= _LARGE_WEIGHT // 2 and pixels <= _VERY_FEW_PIXELS:
+        return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
+    if _made_for(block, records):
+        return None
+    if records and max(kernel) > 1 and pixels <= _FEW_PIXELS and block.weight.numel() >= _LARGE_WEIGHT:
+        return None
+    stays_packed = not records and not block.transposed and max(kernel) > 1
+    if stays_packed and (pixels <= _FEW_PIXELS or (kernel, stride) == ((3, 3), (2, 2))):
+        return None
+    if not block.transposed or records:
+        return f"PyTorch is faster at kernel {kernel}, stride {stride}"
+    if stride == (1, 1) or (max(kernel) > 4 and pixels >= 512):
+        return f"PyTorch is faster at kernel {kernel}, stride {stride} on {pixels} pixels"
+    return None
+
+
+def _made_for(block: Block, records: bool) -> bool:
+    kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
+    if stride == (1, 1) and block.transposed:
+        mirrored = kernel == (3, 3) or (kernel == (4, 4) and records)  # forward it pays on large images alone
+        return mirrored and min(block.weight.shape[:2]) >= fewest
+    if stride == (1, 1):
+        out_channels, in_channels = block.weight.shape[:2]
+        makes_images = out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
+        return kernel == (3, 3) or makes_images or (kernel == (4, 4) and in_channels >= fewest)
+    if (kernel, stride) == ((5, 5), (2, 2)):
+        return not records or max(block.weight.shape[:2]) >= fewest
+    return (kernel, stride) == ((4, 4), (2, 2))
+
+
+_FEWEST_MULTIPLY_ADDS = 12_000_000
+"""Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
+each of two, whose setting up is one."""
+_IMAGE_CHANNELS = 4
+_FEW_CHANNELS = 16
+"""At which PyTorch's kernels of the same vectors are about as fast."""
+_FEW_PIXELS = 64
+"""Of which PyTorch's preparations take longer than their convolution."""
+_VERY_FEW_PIXELS = 16
+"""Of which a kernel of 3 saves fewer products than it costs to transform so large a weight."""
+_LARGE_WEIGHT = 1 << 19
+"""Values that PyTorch reorders for each pass, and the kernels read where they lie."""
+_PIXELS_TO_READ_A_WEIGHT = 80
+"""Whose products take as long as to read the weight, which is what few pixels cost."""
+_LARGE_BATCH = 1 << 15
+"""Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
+
+
+def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
+    """Why PyTorch is faster for these blocks in turn, though not for each by itself.
+
+    Args:
+        input: of the whole pass, whose memory order the output takes over.
+        shape: of the first block's input.
+    """
+    first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
+    kernel = first.weight.shape[2:]
+    image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
+    for block in blocks:
+        fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
+        multiply_adds = block.weight.numel() * max(_pixels(block, shape), fewest)
+        in_channels = block.weight.shape[0 if block.transposed else 1]
+        # for whose gradients PyTorch prepares as long as we do
+        strided = max(block.weight.shape[2:]) > 3 and block.stride != (1, 1) and in_channels > _IMAGE_CHANNELS
+        work += max(multiply_adds, _FEWEST_MULTIPLY_ADDS) if strided else multiply_adds
+        shape = block.output_shape(shape)
+    if records and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
+        return "so little work that to prepare for its gradients would take longer"
+    lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
+    few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
+    if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
+        return "a lone layer of few channels: changing the memory order costs more than the kernels save"
+    if lone and image_layer:
+        made_image, few_taps = first.out_channels <= _IMAGE_CHANNELS, max(kernel) < 5
+        if not records and (few_taps if made_image else pixels < _LARGE_BATCH):
+            return "a lone layer on images: changing the memory order costs more than the kernel saves"
+        if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
+            return "a lone layer on images: changing the memory order costs more than the kernel saves"
+    return None
+
+
+def _pixels(block: Block, input_shape: Sequence[int]) -> int:
+    """Of the smaller of input and output, about, in the batch."""
+    n, _, h, w = input_shape
+    return n * h * w if block.transposed else n * (h // block.stride[0]) * (w // block.stride[1])
