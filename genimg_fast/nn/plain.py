@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,12 +20,24 @@ from torch.nn.modules.module import _has_any_global_hook
 from genimg_fast import _backend
 from genimg_fast.nn.layers import Call
 
+T = TypeVar("T")
+
 # Remembered for a module, at 300 bytes each: images of 16 heights and 16 widths, in training and in inference.  Where more
 # shapes than that take turns, one that comes again was forgotten, and costs what it cost the first time.
 _MOST_PASSES = 512
 
-_passes: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, None]] = WeakKeyDictionary()
-"""The oldest first."""
+Passes = WeakKeyDictionary[nn.Module, OrderedDict[Hashable, T]]
+"""Of a module, what is known of each kind of pass that starts with it: the oldest first."""
+
+_passes: Passes[None] = WeakKeyDictionary()
+
+
+def remember(passes: Passes[T], first: nn.Module, kind: Hashable, value: T, most: int) -> None:
+    """Up to `most` kinds of a module's passes: the oldest makes way for the newest."""
+    of_first = passes.setdefault(first, OrderedDict())
+    of_first[kind] = value
+    while len(of_first) > most:
+        of_first.popitem(last=False)  # in one piece, whatever other threads remember
 
 
 def call_each(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
@@ -52,10 +64,7 @@ def learn(modules: Sequence[Any], input: torch.Tensor) -> None:
     # where less runs natively than otherwise, whatever is faster
     if _backend.inside_func_transform() or _has_any_global_hook() or any(map(_is_watched, modules)):
         return
-    passes = _passes.setdefault(modules[0], OrderedDict())
-    passes[_kind(modules, input)] = None
-    while len(passes) > _MOST_PASSES:
-        passes.popitem(last=False)  # in one piece, whatever other threads learn
+    remember(_passes, modules[0], _kind(modules, input), None, _MOST_PASSES)
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:

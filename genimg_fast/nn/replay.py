@@ -9,7 +9,6 @@ the layers between them are called.
 from __future__ import annotations
 
 import gc
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
 from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, takes_batch_statistics
+from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
@@ -69,11 +69,20 @@ class Recording:
 
     @staticmethod
     def of(modules: Sequence[Any], steps: Sequence[Step], input: torch.Tensor) -> Recording | None:
-        """One of a pass of these modules, which takes these steps; None where it could not be repeated, or would not pay."""
+        """One of a pass of these modules, which takes these steps; None where it could not be repeated, or would not pay.
+
+        To record takes longer than a small pass.  It waits for a second pass with the same weights, so that those who evaluate after
+        each step of training, or after each move of an average, are spared it.
+        """
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not all(map(_may_repeat, steps)):
             return None
-        if not any(step.kind in BLOCKS for step in steps) or type(input) is not torch.Tensor or not may_chain(input):
+        weights = [parameter(step.layers[0], "weight") for step in steps if step.kind in BLOCKS]
+        if not weights or type(input) is not torch.Tensor or not may_chain(input):
             return None
+        if not _have_settled(modules, input, weights):
+            recording = Recording(modules, input)
+            recording.fits = False
+            return recording
         if any(_hooks(_all_modules(modules))):
             return None
         # what compares modules below, and finds them by their hashes, wants each to be equal to itself alone
@@ -108,10 +117,8 @@ class Recording:
         """What was added is all that the pass runs."""
         if not self.fits or all(part.function is plain.call_each and not part.chain for part in self.parts):
             return
-        passes = _known.setdefault(self.modules[0], OrderedDict())
-        passes[_kind(self.modules, self.input)] = _Replay(self.modules, self.input, self.weights, self.parts)
-        while len(passes) > _MOST_PASSES:
-            passes.popitem(last=False)
+        replay = _Replay(self.modules, self.input, self.weights, self.parts)
+        plain.remember(_known, self.modules[0], _kind(self.modules, self.input), replay, _MOST_PASSES)
 
 
 class _KeptChain:
@@ -145,6 +152,18 @@ def _may_repeat(step: Step) -> bool:
     if not isinstance(layer, nn.Module):
         return activation_of(layer) is not None
     return type(layer).__module__.startswith("torch.nn.") and not layer._modules
+
+
+def _have_settled(modules: Sequence[Any], input: torch.Tensor, weights: Sequence[Any]) -> bool:
+    """Whether a pass like this one has been seen with its weights as they are now."""
+    if any(w.is_inference() for w in weights):  # which have no version
+        return False
+    kind, now = _kind(modules, input), [number for w in weights for number in (id(w), w._version)]
+    before = _met.get(modules[0])
+    if before is not None and before.get(kind) == now:
+        return True
+    plain.remember(_met, modules[0], kind, now, _MOST_PASSES)
+    return False
 
 
 def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
@@ -295,5 +314,7 @@ def _equal(some: list[dict], others: list[dict]) -> bool:
 # Remembered for a module, as a head is called on images of several sizes, or with a normalisation of its own for each.
 _MOST_PASSES = 8
 
-_known: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, _Replay]] = WeakKeyDictionary()
-"""The oldest first."""
+_known: plain.Passes[_Replay] = WeakKeyDictionary()
+
+_met: plain.Passes[list[int]] = WeakKeyDictionary()
+"""The weights of passes that were not recorded."""

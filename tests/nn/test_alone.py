@@ -174,7 +174,7 @@ def test_tools_that_ask_for_a_class_find_it():
     for fused, layer in zip(model.children(), plain.children(), strict=True):
         assert type(fused) is not type(layer)
         assert type(fused) == type(layer)  # noqa: E721
-        assert type(layer) == type(fused)
+        assert type(layer) == type(fused)  # noqa: E721
         assert known[type(fused)] == known[type(layer)]
         assert type(fused) in [type(layer)]
         assert type(fused).__name__ == type(layer).__name__

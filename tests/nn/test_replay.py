@@ -21,6 +21,29 @@ from genimg_fast.ops import _packed
 from tests import _cases
 
 
+@pytest.fixture(autouse=True)
+def recorded_at_once(monkeypatch):
+    """The first pass of all, instead of the second with the same weights."""
+    monkeypatch.setattr(replay, "_have_settled", lambda *_: True)
+
+
+@torch.no_grad()
+def test_the_second_pass_with_the_same_weights_is_the_one_that_is_recorded(monkeypatch):
+    monkeypatch.undo()
+    model = FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.PReLU(), nn.ConvTranspose2d(5, 4, 4, 2, 1)).eval()
+    inputs = [_cases.randn((n, 3, 4, 4)) for n in (2, 3)]
+    outputs = []
+    for _ in range(3):  # as after steps of training
+        model[2].weight.mul_(1.5)
+        for input in inputs:
+            outputs.append(model(input))
+            torch.testing.assert_close(outputs[-1], unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
+            assert replay.replay([model], input) is None
+    for input, output in zip(inputs, outputs[-2:], strict=True):
+        assert torch.equal(model(input), output)
+        assert torch.equal(replay.replay([model], input), output)
+
+
 def move_normalization_to_the_end(model):
     norm = model._modules.pop("1")
     model._modules["1"] = norm
