@@ -104,7 +104,7 @@ def conv2d_bn_act(
         training: normalise with the statistics of this batch.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
-        stride, padding, groups, dilation: of the convolution, as in ``F.conv2d``.
+        stride, padding, groups, dilation: of the convolution, as in ``F.conv2d``; padding in numbers.
         activation: "none", "relu", "leaky_relu", "tanh" or "sigmoid".
         negative_slope: of "leaky_relu".
 
@@ -245,7 +245,8 @@ def gaussian_kl_loss(mu: torch.Tensor, logvar: torch.Tensor, reduction: str = "m
     Args:
         mu: the means, any shape.
         logvar: the logarithms of the variances, of mu's shape and dtype.
-        reduction: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size of dimension 0.
+        reduction: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size of dimension 0, which is
+            how `elbo_loss` weighs the divergence.
 
     Returns:
         A scalar, or for "none" a tensor of mu's shape.
@@ -390,7 +391,7 @@ def reparameterize_with_kl(
     Args:
         mu, logvar: of any shape, both the same, in the same dtype. Under autocast they are taken in float32.
         reduction: of the divergence: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size
-            of dimension 0.
+            of dimension 0, which is how `elbo_loss` weighs it.
         generator: draws the seed of the noise; default torch's own of mu's device.
 
     Returns:

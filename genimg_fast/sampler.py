@@ -58,7 +58,7 @@ class Sampler:
                 raise TypeError(f"Sampler: latent_shape must be given for a {type(model).__name__}, e.g. (100, 1, 1)")
             latent_shape = model.latent_shape
         _check_count("batch_size", batch_size)
-        if not isinstance(latent_shape, Sequence):
+        if not isinstance(latent_shape, Sequence) or not all(isinstance(n, Integral) and n > 0 for n in latent_shape):
             raise TypeError(f"Sampler: latent_shape must be several integers, e.g. (100, 1, 1), got {latent_shape!r}")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"Sampler: generator must be a torch.Generator, got {type(generator).__name__}")

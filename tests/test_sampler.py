@@ -94,6 +94,7 @@ def test_autocast_does_not_reach_it(dcgan):
         ((nn.Linear(3, 3), 0), {"latent_shape": (3,)}, ValueError, "batch_size must be at least 1, got 0"),
         ((nn.Linear(3, 3), 2.5), {"latent_shape": (3,)}, TypeError, "batch_size must be an integer, got 2.5"),
         ((nn.Linear(3, 3), 2), {"latent_shape": 8}, TypeError, "latent_shape must be several integers, .* got 8"),
+        ((nn.Linear(3, 3), 2), {"latent_shape": "8"}, TypeError, "latent_shape must be several integers, .* got '8'"),
         (
             (nn.Linear(3, 3), 2),
             {"latent_shape": (3,), "generator": 3},

@@ -28,7 +28,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML or JSON with any settings; what is given here wins over it"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR from its last checkpoint")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in DIR from its last checkpoint, with its settings"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     data = parser.add_argument_group("data", argument_default=argparse.SUPPRESS)
     data.add_argument("--data", help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary")
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace) -> None:
     from genimg_fast.training import TrainConfig, train
 
     given = settings(args)
+    recorded = Path(given.get("out", "")) / "config.json"
+    if args.resume and not args.config and "out" in given and recorded.exists():
+        args.config = recorded
     if args.config:
         model_args = given.pop("model_args", {})
         config = TrainConfig.from_file(args.config, **given)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -69,7 +70,17 @@ class ImageModel(nn.Module):
 
         Runs in the model's mode: call ``eval()`` first to sample with the running statistics of batch normalisation.
         The noise is drawn on the generator's device, so a CPU generator gives the same z wherever the model is.
+
+        Raises:
+            TypeError: if n is no integer, or generator no generator.
+            ValueError: if n is below 0.
         """
+        if not isinstance(n, Integral):
+            raise TypeError(f"sample: n must be an integer, got {n!r}")
+        if n < 0:
+            raise ValueError(f"sample: n must be at least 0, got {n}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"sample: generator must be a torch.Generator, got {type(generator).__name__}")
         parameter = next(self.parameters())
         device = parameter.device if generator is None else generator.device
         z = torch.randn(n, *self.latent_shape, generator=generator, device=device)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def load_weights(path: Path) -> models.ImageModel:
         name, config = metadata["model"], metadata["config"]
     except KeyError as error:
         raise ValueError(f"{path} does not say which model it holds (no {error} in its metadata)") from error
-    return _build(name, _parse(path, config), tensors, path)
+    return _build(name, _parse(path, config), tensors, described_in=path, path=path)
 
 
 def save_folder(folder: Path, model: models.ImageModel) -> None:
@@ -61,11 +62,13 @@ def save_folder(folder: Path, model: models.ImageModel) -> None:
 def load_folder(folder: Path) -> models.ImageModel:
     path = folder / CONFIG
     description = _parse(path, path.read_bytes())
+    if "train" in description:
+        raise ValueError(f"{folder} is the folder of a training run: genimg_fast.training.load_model reads it")
     for key in ("model", "config"):
         if key not in description:
             raise ValueError(f"{path} does not say which model it holds (no {key!r} in it)")
     tensors, _ = _read_safetensors(folder / WEIGHTS)
-    return _build(description["model"], description["config"], tensors, folder / WEIGHTS)
+    return _build(description["model"], description["config"], tensors, described_in=path, path=folder / WEIGHTS)
 
 
 def find(source: str | os.PathLike[str], revision: str | None) -> Path:
@@ -129,11 +132,27 @@ def _parse(path: Path, text: str | bytes) -> dict[str, Any]:
     return values
 
 
-def _build(name: Any, config: Any, tensors: dict[str, torch.Tensor], path: Path) -> models.ImageModel:
+def _build(
+    name: Any, config: Any, tensors: dict[str, torch.Tensor], *, described_in: Path, path: Path
+) -> models.ImageModel:
     try:
         with torch.device("meta"):  # a width of 10^9 costs nothing before it is found not to fit
             model = models.create(name, **config)
-        model.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{path} does not fit the model it names: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{described_in} does not fit the model it names: {reason}") from error
+    expected = model.state_dict()
+    wrong = [
+        f"{key} is {_shape(tensors, key)} and should be {_shape(expected, key)}"
+        for key in dict.fromkeys((*expected, *tensors))
+        if _shape(tensors, key) != _shape(expected, key)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
+        raise ValueError(f"{path} does not fit the model it names: {wrong[0]}{more}")
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], key: str) -> str:
+    return str(tuple(tensors[key].shape)) if key in tensors else "not there"

@@ -209,6 +209,8 @@ def why_not_convolution(conv: Any) -> str:
         # F.conv2d takes one number for both, too, so any code may have assigned one
         if not (type(value) is tuple and len(value) == 2) and not isinstance(value, str):
             return f"{name} is {value!r}; only a tuple of two numbers is fused"
+    if min(conv.stride) < 1:
+        return f"stride is {conv.stride}, which PyTorch refuses"
     if conv.padding == "same" and conv.padding_mode == "zeros" and any(n % 2 for n in _same_padding(conv)):
         return "padding is 'same', and not alike on both sides"
     return ""

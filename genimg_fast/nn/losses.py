@@ -13,7 +13,7 @@ from genimg_fast.ops import _check
 
 
 class BCELoss(Fused, nn.BCELoss):
-    """Takes the place of `torch.nn.BCELoss`: the same arguments and state, and legal under autocast."""
+    """Takes the place of `torch.nn.BCELoss`: the same arguments, state, shapes and errors, and legal under autocast."""
 
     _genimg_fast_plain_class = nn.BCELoss
 
@@ -24,7 +24,7 @@ class BCELoss(Fused, nn.BCELoss):
 
 
 class BCEWithLogitsLoss(Fused, nn.BCEWithLogitsLoss):
-    """Takes the place of `torch.nn.BCEWithLogitsLoss`: the same arguments and state."""
+    """Takes the place of `torch.nn.BCEWithLogitsLoss`: the same arguments, state, shapes and errors."""
 
     _genimg_fast_plain_class = nn.BCEWithLogitsLoss
 
@@ -37,10 +37,17 @@ class BCEWithLogitsLoss(Fused, nn.BCEWithLogitsLoss):
 
 
 class GaussianKLLoss(nn.Module):
-    """`functional.gaussian_kl_loss` of (mu, logvar).
+    """`functional.gaussian_kl_loss` of (mu, logvar): ``-0.5 * (1 + logvar - mu**2 - logvar.exp())``, reduced.
 
     Args:
-        reduction: "none", "mean", "sum" or "batchmean".
+        reduction: "none", "mean" over all elements, "sum", or "batchmean": the sum divided by the size of dimension 0.
+
+    Shape:
+        mu, logvar: any, both the same, in the same floating-point dtype; the result a scalar, or for "none" the same.
+
+    Raises:
+        ValueError: unknown reduction.
+        TypeError, ValueError: in forward(), an argument of the wrong dtype, shape or device.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -49,6 +56,7 @@ class GaussianKLLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+        """The divergence of N(mu, exp(logvar)) from N(0, I)."""
         return functional.gaussian_kl_loss(mu, logvar, self.reduction)
 
     def extra_repr(self) -> str:
@@ -62,6 +70,15 @@ class ELBOLoss(nn.Module):
         reconstruction: "bce_with_logits", "bce" or "mse".
         beta: weight of the divergence; assign to the attribute to anneal it.
         reduction: "batchmean", "sum" or "mean".
+
+    Shape:
+        recon, target: (N, ...), both the same. mu, logvar: (N, ...), both the same. All in the same floating-point dtype. Each
+        result a scalar.
+
+    Raises:
+        ValueError: unknown reconstruction or reduction, or a beta that is not finite.
+        TypeError: a beta that is no number.
+        TypeError, ValueError: in forward(), an argument of the wrong dtype, shape or device.
     """
 
     def __init__(
@@ -71,12 +88,13 @@ class ELBOLoss(nn.Module):
         _check.choice("ELBOLoss", "reconstruction", reconstruction, tuple(_check.RECONSTRUCTIONS))
         _check.choice("ELBOLoss", "reduction", reduction, ("batchmean", "sum", "mean"))
         self.reconstruction = reconstruction
-        self.beta = beta
+        self.beta = _check.number("ELBOLoss", "beta", beta)
         self.reduction = reduction
 
     def forward(
         self, recon: torch.Tensor, target: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(total, reconstruction, kl), of which total is to be minimised."""
         return functional.elbo_loss(
             recon, target, mu, logvar, reconstruction=self.reconstruction, beta=self.beta, reduction=self.reduction
         )

@@ -19,4 +19,5 @@ class Reparameterize(nn.Module):
     def forward(
         self, mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
     ) -> torch.Tensor:
+        """A sample; generator draws the seed of its noise, by default torch's own of mu's device."""
         return functional.reparameterize(mu, logvar, generator=generator)

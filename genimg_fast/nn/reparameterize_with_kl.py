@@ -18,6 +18,9 @@ class ReparameterizeWithKL(nn.Module):
 
     Shape:
         mu, logvar: any, both the same; z the same; kl a scalar, or for "none" the same.
+
+    Raises:
+        ValueError: unknown reduction.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -28,6 +31,7 @@ class ReparameterizeWithKL(nn.Module):
     def forward(
         self, mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sample and its divergence; generator draws the seed of the noise, by default torch's own of mu's device."""
         return functional.reparameterize_with_kl(mu, logvar, self.reduction, generator=generator)
 
     def extra_repr(self) -> str:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 
@@ -86,7 +88,28 @@ def expands(op: str, like: torch.Tensor, like_name: str, **tensors: torch.Tensor
             )
 
 
+def number(op: str, name: str, value: float) -> float:
+    """Finite, and as Python has it: NumPy's will do."""
+    if not isinstance(value, (int, float, Real)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    # torch.compile has no value for a number that varies
+    if not torch.compiler.is_compiling() and not math.isfinite(value):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+    return value if isinstance(value, (int, float)) else float(value)
+
+
+def flag(op: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+
+
+def generator(op: str, value: object) -> None:
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{op}: generator must be a torch.Generator, got {type(value).__name__}")
+
+
 def eps(op: str, value: float, training: bool) -> None:
+    number(op, "eps", value)
     if value < 0 or (training and value == 0):
         raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {value}")
 

@@ -13,8 +13,9 @@ from genimg_fast.ops import _check
 
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
-    """An int or two of them as (height, width), like torch's own arguments."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    """An int, or one or two of them in a sequence, as (height, width), like torch's own arguments."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    values = values * 2 if len(values) == 1 else values
     if len(values) != 2 or any(not isinstance(v, (int, Integral)) or v < minimum for v in values):
         raise ValueError(f"{op}: {name} must be one or two integers >= {minimum}, got {value!r}")
     return values  # type: ignore[return-value]
@@ -41,6 +42,8 @@ def check_arguments(
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
     if input.dim() not in (3, 4):
         raise ValueError(f"{op}: input must be (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
     in_channels, out_channels = (
         (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
     )
@@ -56,6 +59,10 @@ def check_arguments(
     normalizes = training or norm["running_mean"] is not None
     if normalizes:
         _check.eps(op, eps, training)
+    elif norm["bn_weight"] is not None or norm["bn_bias"] is not None:
+        raise ValueError(
+            f"{op}: bn_weight and bn_bias are those of a batch normalisation: give running_mean and running_var too, or training=True"
+        )
     if normalizes and input.dim() == 3:
         raise ValueError(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"

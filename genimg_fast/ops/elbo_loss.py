@@ -34,8 +34,7 @@ def elbo_loss(
     _check.same_shape(op, mu=mu, logvar=logvar)
     _check.choice(op, "reconstruction", reconstruction, tuple(_check.RECONSTRUCTIONS))
     _check.choice(op, "reduction", reduction, ("batchmean", "sum", "mean"))
-    if not isinstance(beta, (int, float)):
-        raise TypeError(f"{op}: beta must be a number, got {type(beta).__name__}")
+    beta = _check.number(op, "beta", beta)
     if reduction == "batchmean" and recon.shape[:1] != mu.shape[:1]:
         raise ValueError(
             f"{op}: recon has shape {tuple(recon.shape)} and mu {tuple(mu.shape)}; reduction 'batchmean' needs the same "

@@ -16,6 +16,8 @@ def gan_loss(logits: torch.Tensor, real: bool, kind: str = "bce", *, generator: 
     op = "gan_loss"
     _check.tensor(op, logits=logits)
     _check.choice(op, "kind", kind, ("bce", "hinge", "wasserstein", "lsgan"))
+    _check.flag(op, "real", real)
+    _check.flag(op, "generator", generator)
     if generator and not real:
         raise ValueError(f"{op}: real must be True with generator=True: a generator wants its images to pass for real")
     if kind == "bce":

@@ -30,6 +30,7 @@ def gradient_penalty(
         raise RuntimeError(
             f"{op}: torch.inference_mode records no gradient, which the penalty is of; use torch.no_grad"
         )
+    _check.generator(op, generator)
     one_each = (real.shape[0], *[1] * (real.dim() - 1))
     # given a generator, even None, torch.rand takes no dynamic size
     drawn_by: dict[str, Any] = {} if generator is None else {"generator": generator}
@@ -37,8 +38,18 @@ def gradient_penalty(
     mixed = torch.lerp(fake.detach(), real.detach(), share).requires_grad_()
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():  # the penalty is a gradient: under no_grad too, where it is only looked at
-        score = discriminator(mixed).sum()
-    (gradient,) = torch.autograd.grad(score, mixed, create_graph=create_graph)
+        scores = discriminator(mixed)
+        score = scores.sum() if isinstance(scores, torch.Tensor) else None
+    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != real.shape[:1]:
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ValueError(
+            f"{op}: discriminator must give scores of each image, (N, ...) with N = {len(real)}, got {got}"
+        )
+    gradient = None
+    if score is not None and score.requires_grad:
+        (gradient,) = torch.autograd.grad(score, mixed, create_graph=create_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"{op}: the scores of discriminator do not depend on the images that it is given")
     norm = torch.linalg.vector_norm(
         gradient.flatten(1), dim=1, dtype=torch.promote_types(gradient.dtype, torch.float32)
     )

@@ -15,6 +15,7 @@ from genimg_fast.reference import reparameterize as reference
 @float32_under_autocast
 def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
     _check_arguments(mu, logvar)
+    _check.generator("reparameterize", generator)
     return reparameterize_with_seed(mu, logvar, draw_seed(mu, generator))
 
 

@@ -22,6 +22,7 @@ def reparameterize_with_kl(
     _check.same_dtype(op, mu=mu, logvar=logvar)
     _check.same_shape(op, mu=mu, logvar=logvar)
     _check.choice(op, "reduction", reduction, tuple(_check.REDUCTIONS))
+    _check.generator(op, generator)
     return reparameterize_with_kl_and_seed(mu, logvar, draw_seed(mu, generator), reduction)
 
 

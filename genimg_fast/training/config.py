@@ -167,10 +167,15 @@ class TrainConfig:
     def from_file(cls, path: str | Path, **overrides: Any) -> TrainConfig:
         """Reads a YAML or JSON file (by its suffix .yaml, .yml or .json); `overrides` win over what the file says.
 
+        The config.json of a run will do: it holds the settings of that run.
+
         Raises:
             UserError: if the file cannot be read, and as `from_dict`.
         """
-        return cls.from_dict({**_read_mapping(Path(path)), **overrides}, source=str(path))
+        values = _read_mapping(Path(path))
+        if "genimg_fast" in values and isinstance(values.get("train"), dict):  # a run's, which holds more than these
+            values = values["train"]
+        return cls.from_dict({**values, **overrides}, source=str(path))
 
     def with_defaults(self, *, lr: float, betas: tuple[float, float]) -> TrainConfig:
         """Fills in what was left to the kind of model."""

@@ -212,6 +212,11 @@ class _Run:
         """The state to continue from; None if the run was killed before its first checkpoint."""
         self._on_main(lambda: checkpoint.claim_folder(self.out, resume=True))
         state = checkpoint.load_resume(self.checkpoints)
+        if state is None and (self.checkpoints / "last.safetensors").exists():  # which is written after last.pt
+            raise UserError(
+                f"{self.checkpoints} has weights, but neither last.pt nor previous.pt, with which to go on: restore one of them, or "
+                "start again in another folder"
+            )
         if state is not None:
             with checkpoint.restoring(self.checkpoints):
                 self._check_same_run(state)

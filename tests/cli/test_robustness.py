@@ -72,6 +72,35 @@ def resumed_to_the_end(out):
     return state["step"] == 6 and all(torch.isfinite(weight).all() for weight in state["model"].values())
 
 
+def test_a_run_goes_on_with_its_own_settings(run, capsys):
+    assert cli.main(["train", "--out", str(run), "--resume", "--max-steps", "8", "--quiet"]) == 0
+    assert "8 steps" in capsys.readouterr().out
+    assert checkpoint.load_resume(run / "checkpoints")["step"] == 8
+    longer = [
+        "train",
+        "--out",
+        str(run),
+        "--config",
+        str(run / "config.json"),
+        "--resume",
+        "--max-steps",
+        "9",
+        "--quiet",
+    ]
+    assert cli.main(longer) == 0
+    assert checkpoint.load_resume(run / "checkpoints")["step"] == 9
+
+
+def test_weights_without_a_checkpoint_are_not_trained_over(run, refused):
+    (run / "checkpoints" / "last.pt").unlink()
+    (run / "checkpoints" / "previous.pt").unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    refused(
+        training(run, "--resume"), "has weights, but neither last.pt nor previous.pt, .*: restore one of them, or start"
+    )
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
 # ---- Where files are written
 
 

@@ -425,6 +425,10 @@ def test_a_weight_without_elements_is_left_to_pytorch(c_in, c_out):
         ({"stride": 2.0}, ValueError, "stride must be one or two integers >= 1, got 2.0"),
         ({"padding": (1, 1, 1)}, ValueError, r"padding must be one or two integers >= 0, got \(1, 1, 1\)"),
         ({"training": True, "eps": 0.0}, ValueError, "_bn_act: eps must be > 0 when training, got 0.0"),
+        ({"training": True, "eps": "1e-5"}, TypeError, "_bn_act: eps must be a number, got str"),
+        ({"groups": "1"}, ValueError, "groups must be an integer >= 1, got '1'"),
+        ({"groups": 0}, ValueError, "groups must be an integer >= 1, got 0"),
+        ({"bn_weight": torch.ones(4)}, ValueError, "conv2d_bn_act: bn_weight and bn_bias are those of a batch norm"),
         ({"dilation": 0}, ValueError, "dilation must be one or two integers >= 1, got 0"),
     ],
 )

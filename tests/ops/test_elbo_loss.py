@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,7 @@ def bad(position, value, **options):
         ),
         (bad(2, None), TypeError, "mu must be a Tensor, got NoneType"),
         (bad(0, torch.zeros(4, 3), beta=torch.ones(())), TypeError, "beta must be a number, got Tensor"),
+        (bad(0, torch.zeros(4, 3), beta=float("nan")), ValueError, "elbo_loss: beta must be finite, got nan"),
         (bad(0, torch.zeros(4, 3) + 2, reconstruction="bce"), RuntimeError, "should be between 0 and 1"),
         (
             ([torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(4, 2), torch.zeros(4, 2)], {}),
@@ -136,3 +138,9 @@ def test_bad_input_gets_one_clear_line(backend, call, error, message):
     tensors, options = call
     with _backend.use_backend(backend), pytest.raises(error, match=message):
         elbo_loss(*tensors, **options)
+
+
+def test_beta_of_numpy():
+    tensors = [_cases.randn((4, 3), seed=i) for i in range(4)]
+    expected = elbo_loss(*tensors, beta=0.5)
+    torch.testing.assert_close(elbo_loss(*tensors, beta=np.float32(0.5)), expected)

@@ -67,6 +67,14 @@ def test_autocast_computes_in_float32(kind):
             "gan_loss: kind must be one of 'bce', 'hinge', 'wasserstein', 'lsgan'",
         ),
         ((torch.zeros(2), False), {"generator": True}, ValueError, "real must be True with generator=True"),
+        ((torch.zeros(2), torch.ones(2)), {}, TypeError, "gan_loss: real must be True or False, got Tensor"),
+        ((torch.zeros(2), 0.9, "hinge"), {}, TypeError, "gan_loss: real must be True or False, got float"),
+        (
+            (torch.zeros(2), True),
+            {"generator": torch.Generator()},
+            TypeError,
+            "generator must be True or False, got Gen",
+        ),
         ((torch.zeros(2).long(), True), {}, TypeError, "logits must be floating point, got torch.int64"),
     ],
 )

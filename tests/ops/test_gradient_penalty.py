@@ -83,6 +83,25 @@ def test_bad_input_gets_one_clear_line(real, fake, error, message):
         gradient_penalty(lambda x: x, real, fake)
 
 
+@pytest.mark.parametrize(
+    ("discriminator", "message"),
+    [
+        (lambda x: x.mean(), r"must give scores of each image, \(N, ...\) with N = 6, got shape \(\)"),
+        (lambda x: (x,), r"must give scores of each image, \(N, ...\) with N = 6, got tuple"),
+        (lambda x: x.detach(), "the scores of discriminator do not depend on the images"),
+        (lambda x: torch.ones(6, requires_grad=True), "the scores of discriminator do not depend on the images"),
+    ],
+)
+def test_scores_that_have_no_penalty(discriminator, message):
+    with pytest.raises(ValueError, match=f"^gradient_penalty: .*{message}"):
+        gradient_penalty(discriminator, REAL, FAKE)
+
+
+def test_a_generator_that_is_none():
+    with pytest.raises(TypeError, match=r"^gradient_penalty: generator must be a torch.Generator, got int"):
+        gradient_penalty(lambda x: x, REAL, FAKE, generator=3)
+
+
 def test_a_discriminator_that_is_none():
     with pytest.raises(
         TypeError, match=r"^gradient_penalty: discriminator must be a module or a function, got NoneType"

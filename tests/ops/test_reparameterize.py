@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genimg_fast import _backend
-from genimg_fast.functional import reparameterize
+from genimg_fast.functional import reparameterize, reparameterize_with_kl
 from genimg_fast.nn.reparameterize import Reparameterize
 from genimg_fast.ops.reparameterize import draw_seed, reparameterize_with_seed
 from genimg_fast.reference import philox
@@ -250,6 +250,12 @@ def test_opcheck():
         m, v = (t.clone(memory_format=layout).requires_grad_() for t in (mu, logvar))
         torch.library.opcheck(ops.reparameterize.default, (m, v, SEED))
         torch.library.opcheck(ops.reparameterize_backward.default, (m.detach(), v.detach(), SEED))
+
+
+def test_a_generator_that_is_none():
+    for function in (reparameterize, reparameterize_with_kl):
+        with pytest.raises(TypeError, match=f"^{function.__name__}: generator must be a torch.Generator, got int"):
+            function(torch.zeros(2), torch.zeros(2), generator=0)
 
 
 def test_autocast_computes_in_float32():
