@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import platform
+import warnings
 from typing import Any
 
 import torch
@@ -49,6 +51,27 @@ def check_machine(config: TrainConfig) -> None:
     most = _MOST_WORKERS_A_CORE * (os.cpu_count() or 1)
     if config.num_workers > most:  # each is a process, and thousands of them take a machine down
         raise UserError(f"num_workers is {config.num_workers}; allowed on this machine: 0 to {most}")
+
+
+def warn_of_settings(config: TrainConfig, model: models.ImageModel, device: torch.device) -> None:
+    """Of what is allowed, and most often a mistake."""
+    if config.mixed_precision == "bf16" and device.type == "cpu" and not _multiplies_bfloat16():
+        warnings.warn("mixed_precision is 'bf16', for which this CPU has no instructions: 'no' is faster", stacklevel=2)
+    if config.gradient_penalty and isinstance(model, models.GAN):
+        norm = next((m for m in model.discriminator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)), None)
+        if norm is not None:
+            warnings.warn(
+                f"gradient_penalty is of each image, and the discriminator of {config.model} normalises over the batch: "
+                "Gulrajani et al. 2017 leave that out, and so does dense_gan",
+                stacklevel=2,
+            )
+
+
+def _multiplies_bfloat16() -> bool:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(supported() for supported in known if supported is not None)
 
 
 def create_model(config: TrainConfig) -> models.ImageModel:

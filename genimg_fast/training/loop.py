@@ -33,6 +33,7 @@ from genimg_fast.training._setup import (
     create_accelerator,
     create_model,
     open_data,
+    warn_of_settings,
 )
 from genimg_fast.training.batches import StepSampler, batches, share_step
 from genimg_fast.training.config import TrainConfig
@@ -132,6 +133,8 @@ class _Run:
         self.model = create_model(config)
         if not resume:  # a run of an earlier version may have had settings of the other kind
             check_kind(config, self.model)
+        if self.main:
+            warn_of_settings(config, self.model, accelerator.device)
         objective_class = VAEObjective if isinstance(self.model, models.VAE) else GANObjective
         self.config = config = objective_class.default_settings(config)
         self.out = Path(config.out)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from genimg_fast import data
-from genimg_fast.training import Interrupted, TrainConfig, UserError, checkpoint, load_model, loop, train
+from genimg_fast import data, models
+from genimg_fast.training import Interrupted, TrainConfig, UserError, _setup, checkpoint, load_model, loop, train
 from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state
 
 KINDS = pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
@@ -401,3 +401,16 @@ def test_deterministic_is_put_back(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
     run(tmp_path, max_steps=1, deterministic=True)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_settings_that_are_mostly_mistakes_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="mixed_precision is 'bf16', for which this CPU has no instructions"):
+        run(tmp_path / "1", mixed_precision="bf16", max_steps=1)
+    model = models.create("dcgan", width=4, image_size=32, channels=1)
+    config = TrainConfig("dcgan", "digits", str(tmp_path), gan_loss="wasserstein", gradient_penalty=10.0)
+    with pytest.warns(UserWarning, match="the discriminator of dcgan normalises over the batch"):
+        _setup.warn_of_settings(config, model, torch.device("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _setup.warn_of_settings(config, models.create("dense_gan", image_size=32), torch.device("cpu"))
