@@ -26,8 +26,7 @@ TILES = {
     "wgmma_128x64": (True, 2),
 }
 
-allow_wgmma: bool
-_allow_wgmma = os.environ.get("GENIMG_FAST_WGMMA", "0") == "1"
+allow_wgmma: bool = os.environ.get("GENIMG_FAST_WGMMA", "0") == "1"
 _tile = -1  # chosen for each convolution
 
 
@@ -40,30 +39,24 @@ def force_tile(name: str) -> Iterator[None]:
     Raises:
         ValueError: if `name` is not one of `TILES`.
     """
-    global _allow_wgmma, _tile
+    global allow_wgmma, _tile
     if name not in TILES:
         raise ValueError(f"tile is {name!r}; allowed are {', '.join(map(repr, TILES))}")
-    before = _allow_wgmma, _tile
-    _allow_wgmma, _tile = TILES[name]
+    before = allow_wgmma, _tile
+    allow_wgmma, _tile = TILES[name]
     try:
         yield
     finally:
-        _allow_wgmma, _tile = before
+        allow_wgmma, _tile = before
 
 
 class _Settings(types.ModuleType):
     """Checks what is assigned to the module's attribute."""
 
-    @property
-    def allow_wgmma(self) -> bool:
-        return _allow_wgmma
-
-    @allow_wgmma.setter
-    def allow_wgmma(self, allowed: bool) -> None:
-        global _allow_wgmma
-        if not isinstance(allowed, bool):
-            raise TypeError(f"allow_wgmma must be True or False, got {allowed!r}")
-        _allow_wgmma = allowed
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "allow_wgmma" and not isinstance(value, bool):
+            raise TypeError(f"allow_wgmma must be True or False, got {value!r}")
+        super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Settings

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from genimg_fast.nn.fused import Fused, plain_class
+from genimg_fast.nn.fused import Fused, FusedType, plain_class
 from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused, why_not_norm
 from genimg_fast.nn.norm import FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
@@ -19,14 +19,18 @@ from genimg_fast.nn.sequential import run_steps
 class _Alone(Fused):
     """Has the names of the class that it takes the place of: tools write them into files, and look layers up by them."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         of = plain_class(cls)
         if of is not cls:
             cls.__module__, cls.__qualname__, cls.__doc__ = of.__module__, of.__qualname__, of.__doc__
             cls.__name__ = of.__name__
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        constructor, arguments, *state = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
+        if plain_class(type(self)) is type(self):  # a subclass that somebody made of it
+            return super().__reduce_ex__(protocol)
+        # those before 2 name the class, by a name that is another's
+        constructor, arguments, *state = cast("tuple[Any, ...]", super().__reduce_ex__(max(protocol, 2)))
         if constructor is copyreg.__newobj__:  # type: ignore[attr-defined]
             return _new, (plain_class(type(self)),), *state
         return constructor, arguments, *state
@@ -34,8 +38,19 @@ class _Alone(Fused):
 
 def _new(cls: type[nn.Module]) -> nn.Module:
     """An instance without state, for pickle."""
-    alone = ALONE[cls]
+    alone = _alone(cls)
     return alone.__new__(alone)
+
+
+def _alone(cls: type[nn.Module]) -> type[nn.Module]:
+    return ALONE[cls]
+
+
+def _reduce_class(cls: type) -> Any:
+    return (_alone, (plain_class(cls),)) if any(cls is alone for alone in ALONE.values()) else cls.__qualname__
+
+
+copyreg.pickle(FusedType, _reduce_class)  # type: ignore[arg-type]
 
 
 class _FusedConvolution(_Alone, nn.modules.conv._ConvNd):

@@ -27,9 +27,16 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         return input
     if not may_chain(input):
         return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _block_by_block(input, blocks)
-    for served, _, run in native_runs(input, blocks):
-        input = _run(input, run) if served else _block_by_block(input, run)
+    runs = native_runs(input, blocks)
+    # not of a frozen part of what trains: images come in many sizes there, and a moving average may move its weights in each step
+    keeps_packed = len(runs) == 1 or not any(map(_records, blocks))
+    for served, _, run in runs:
+        input = _run(input, run, keeps_packed) if served else _block_by_block(input, run)
     return input
+
+
+def _records(block: Block) -> bool:
+    return records_gradient(block.weight, block.bias, block.bn_weight, block.bn_bias)
 
 
 def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, tuple[int, ...], list[Block]]]:
@@ -42,7 +49,7 @@ def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool
     runs: list[tuple[bool, bool, tuple[int, ...], list[Block]]] = []
     shape: tuple[int, ...] = tuple(input.shape)
     for block in blocks:
-        records = records or records_gradient(block.weight, block.bias, block.bn_weight, block.bn_bias)
+        records = records or _records(block)
         served = _serves(input, shape, block) and not (heed_speed and slower(block, shape, records))
         if not runs or runs[-1][:2] != (served, records):
             runs.append((served, records, shape, []))
@@ -224,10 +231,10 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
     return block.output_padding == (0, 0) or all(o < s for o, s in zip(block.output_padding, block.stride, strict=True))
 
 
-def _run(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+def _run(input: torch.Tensor, blocks: Sequence[Block], keeps_packed: bool) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
-    return block_chain(to_channels_last(input) if gives_channels_last(blocks) else input, blocks)
+    return block_chain(to_channels_last(input) if gives_channels_last(blocks) else input, blocks, keeps_packed)
 
 
 def gives_channels_last(blocks: Sequence[Block]) -> bool:

@@ -154,9 +154,11 @@ class _Fuser:
         self.model, self.filter_fn = model, filter_fn
         self.rows: dict[nn.Module, list[FuseRow]] = {}
         self.left_to_callers: set[nn.Module] = set()
-        """Layers that the modules which call them fuse, or leave as they are."""
+        """Layers that the modules which call them fuse."""
+        self.left_as_they_are: set[nn.Module] = set()
+        """Layers of modules that are left as they are."""
         self.called_apart: set[nn.Module] = set()
-        """Layers that a module calls by themselves, wherever they lie."""
+        """Layers of a Sequential that are called one by one too."""
         self.fused_layers: set[nn.Module] = set()
 
     def fuse(self) -> FuseReport:
@@ -179,7 +181,7 @@ class _Fuser:
         for name, module in modules:
             self.rows[module] = self.fuse_module(name, module)
         for name, module in modules:
-            if module not in self.left_to_callers:
+            if module not in self.left_as_they_are and module not in self.left_to_callers - self.called_apart:
                 self.rows[module] += self.fuse_layer(name, module)
         for _, module in modules:
             if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
@@ -203,9 +205,9 @@ class _Fuser:
         """An `nn.Sequential`, or an instance of a subclass that calls its layers as it does."""
         layers = set(module.children())
         if reason := self.why_not(name, module):
-            self.left_to_callers |= layers
+            self.left_as_they_are |= layers
             return [_whole(name, module, reason)]
-        self.left_to_callers |= layers - self.called_apart
+        self.left_to_callers |= layers
         steps = plan(list(module._modules.items()))
         if _fuses(module) and not isinstance(module, FusedSequential):
             exact = type(module) is nn.Sequential
@@ -216,7 +218,8 @@ class _Fuser:
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
         cls = plain_class(type(module))
-        roles, joined, alone, reason = chains_of(module)
+        roles, joined, alone, apart, reason = chains_of(module)
+        self.called_apart.update(apart)
         rows = [_whole(name, module, reason)] if reason else []
         steps = [step for chain in joined for step in plan(named(chain, module))]
         fuses = any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps)
@@ -224,9 +227,8 @@ class _Fuser:
             return rows  # `fuse_layer` says why
         layers = {layer for chain in joined for layer in chain if isinstance(layer, nn.Module)}
         if self.filter_fn is not None and not self.filter_fn(name, module):
-            self.left_to_callers |= layers | set(alone)
+            self.left_as_they_are |= layers | set(alone)
             return [_whole(name, module, _FILTERED)]
-        self.called_apart.update(alone)
         if not fuses:
             return rows
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
@@ -239,8 +241,10 @@ class _Fuser:
         if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):
             return []
         if reason := why_not_head(module) or self.why_not(name, module):
-            return [_whole(name, module, reason)]
+            return [] if module in self.called_apart else [_whole(name, module, reason)]
         [step] = plan([("", module)])
+        if not step.kind and module in self.called_apart:  # its Sequential has a row for it
+            return []
         row = _whole(name, module, step.reason, step.kind)
         if step.kind:
             self.fused_layers.add(module)

@@ -16,11 +16,14 @@ class FusedType(type):
 
     Many tools ask ``type(module) == nn.Conv2d``, or look up ``type(module)`` among the classes that they know: initialisation,
     quantisation, counters of FLOPs, per-sample gradients.  The class of a user is not equalled: torch.compile looks for it among
-    the bases of its twin, to find the method that ``super()`` means.
+    the bases of its twin, to find the method that ``super()`` means.  Inside torch.compile dictionaries and sets of classes do not
+    find them, since those go by identity there.
     """
 
     def __eq__(cls, other: object) -> bool:
-        return cls is other or (isinstance(other, type) and _in_torch(cls) is _in_torch(other))
+        if not isinstance(other, type):
+            return NotImplemented
+        return _in_torch(cls) is _in_torch(other)
 
     def __hash__(cls) -> int:
         return type.__hash__(_in_torch(cls))
@@ -28,7 +31,7 @@ class FusedType(type):
 
 def _in_torch(cls: type) -> type:
     plain = plain_class(cls)
-    return plain if plain.__module__.startswith("torch.nn.") else cls
+    return plain if str(plain.__module__).startswith("torch.nn.") else cls
 
 
 class Fused(metaclass=FusedType):

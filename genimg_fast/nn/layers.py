@@ -55,7 +55,10 @@ _CLASSES = {kind: kind for kind in LAYERS}
 
 def class_of(layer: Any) -> type:
     """Its class in `torch.nn`, where it is of that or `fuse` made it run by itself wherever it is called."""
-    return _CLASSES.get(type(layer), type(layer))  # whose fused classes equal them
+    kind = type(layer)
+    if torch.compiler.is_compiling():  # whose dictionaries know identity alone
+        return next((known for known in LAYERS if known == kind), kind)
+    return _CLASSES.get(kind, kind)  # which fused classes equal
 
 
 class Call(NamedTuple):
@@ -211,8 +214,11 @@ def why_not_convolution(conv: Any) -> str:
             return f"{name} is {value!r}; only a tuple of two numbers is fused"
     if min(conv.stride) < 1:
         return f"stride is {conv.stride}, which PyTorch refuses"
-    if conv.padding == "same" and conv.padding_mode == "zeros" and any(n % 2 for n in _same_padding(conv)):
-        return "padding is 'same', and not alike on both sides"
+    if conv.padding == "same" and conv.padding_mode == "zeros":
+        if conv.stride != (1, 1):
+            return "padding is 'same', which PyTorch refuses with a stride"
+        if any(n % 2 for n in _same_padding(conv)):
+            return "padding is 'same', and not alike on both sides"
     return ""
 
 

@@ -46,7 +46,8 @@ class Rewritten(NamedTuple):
     chains: list[str]
     """Sources of those that it joins: each of a tuple of layers that feed each other, from first to last."""
     reads: set[str]
-    """Attributes that it neither calls nor merely tests, such as ``self.layers`` of ``enumerate(self.layers)``."""
+    """Attributes that it neither calls, nor calls a method of, nor merely tests, such as ``self.layers`` of
+    ``enumerate(self.layers)``."""
 
 
 def rewrite(function: FunctionType, role_of: RoleOf) -> Rewritten:
@@ -79,6 +80,8 @@ def _reads(definition: ast.FunctionDef) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.Call):
             others.append(node.func)
+            if isinstance(node.func, ast.Attribute) and node.func.attr not in _ITERATING:
+                others.append(node.func.value)
         elif isinstance(node, ast.Compare):
             others += [node.left, *node.comparators]
         elif isinstance(node, (ast.If, ast.IfExp)):
@@ -87,7 +90,16 @@ def _reads(definition: ast.FunctionDef) -> set[str]:
             others += node.values
         elif isinstance(node, ast.UnaryOp):
             others.append(node.operand)
-    return {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute) and node not in others}
+    apart = {id(node) for node in others}
+    return {
+        ast.unparse(node)
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in apart
+    }
+
+
+_ITERATING = ("children", "named_children", "modules", "named_modules", "items", "values", "__iter__")
+"""Methods that hand out the layers of what they are called on."""
 
 
 def _tree_of(function: FunctionType) -> ast.Module:

@@ -43,7 +43,9 @@ class Chains(NamedTuple):
     joined: list[list[Any]]
     """Layers on each other's output."""
     alone: list[Any]
-    """Heads, each of which is never joined with another layer, but called by itself or by a loop over an `nn.Sequential`."""
+    """Heads, each of which is never joined with another layer: they can run fused however they are called."""
+    apart: list[Any]
+    """Heads in an `nn.Sequential` of which a method takes the layers one by one."""
     reason: str
     """Why a method that calls layers cannot be rewritten; empty if each can."""
 
@@ -76,9 +78,9 @@ def chains_of(module: nn.Module) -> Chains:
     others = {id(layer) for chain in joined for layer in chain}
     alone = {of_one[source]: chain[0] for source, chain in chains if source in of_one and id(chain[0]) not in others}
     joined += [chain for source, chain in chains if source in of_one and id(chain[0]) in others]
-    apart = {id(layer): layer for layer in (*alone.values(), *looped_over) if id(layer) not in others}
+    apart = {id(layer): layer for layer in looped_over if id(layer) not in others}
     remaining = tuple(sorted((source, role) for source, role in roles.items() if source not in alone))
-    return Chains(remaining, joined, list(apart.values()), reason)
+    return Chains(remaining, joined, list(alone.values()), list(apart.values()), reason)
 
 
 def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
@@ -97,7 +99,7 @@ def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
     if isinstance(module, FusedSequential):
         steps = module.plan()
     elif plain_class(type(module)) is not type(module):
-        _, joined, alone, _ = chains_of(module)
+        _, joined, alone, *_ = chains_of(module)
         steps = [step for chain in (*joined, *([layer] for layer in alone)) for step in plan(named(chain, module))]
     else:
         return
@@ -132,7 +134,8 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
                 setattr(twin, name, _Rewritten(twin, name, method, rewritten))
 
     def __reduce_ex__(self, protocol):  # noqa: N807
-        constructor, arguments, *rest = super(twin, self).__reduce_ex__(protocol)
+        # protocols before 2 name the class, by a name that is another's
+        constructor, arguments, *rest = super(twin, self).__reduce_ex__(max(protocol, 2))
         if constructor is copyreg.__newobj__:  # type: ignore[attr-defined]
             return _new, (cls, roles, *arguments[1:]), *rest
         return constructor, arguments, *rest  # of the user's own __reduce__

@@ -42,7 +42,7 @@ def check_arguments(
         raise ValueError(f"{op}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
     if input.dim() not in (3, 4):
         raise ValueError(f"{op}: input must be (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
-    if not isinstance(groups, int) or groups < 1:
+    if not isinstance(groups, (int, Integral)) or groups < 1:
         raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
     in_channels, out_channels = (
         (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])

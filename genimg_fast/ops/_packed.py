@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from genimg_fast import _backend
 from genimg_fast._block import Block
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[t
 
 def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
     """One for each block of a chain; none at all where they cannot be kept."""
-    if torch.compiler.is_compiling():  # which does not take cpu_settings() into its graph
+    # torch.compile does not take cpu_settings() into its graph, and torch.vmap has no rule for the packing
+    if torch.compiler.is_compiling() or _backend.stacks(input):
         return []
 
     def pack() -> list[torch.Tensor]:

@@ -21,6 +21,8 @@ from genimg_fast.ops._registration import wanted
 from genimg_fast.reference.activation import activate
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
 
+_NOTHING_ELSE = [0] * 5  # no activation, no statistics, no bias, bn_weight and bn_bias
+
 
 class _Layer(NamedTuple):
     """A convolution but for its tensors."""
@@ -53,7 +55,7 @@ def recorded_chain(
     for i, block in enumerate(blocks):
         layer = _Layer(
             block._replace(weight=None, bias=None, bn_weight=None, bn_bias=None),  # type: ignore[arg-type]
-            [*block.geometry.codes(), *[0] * 5], [0.0, 0.0], x.shape, block.weight.shape,
+            [*block.geometry.codes(), *_NOTHING_ELSE], [0.0, 0.0], x.shape, block.weight.shape,
             memory_format(x), memory_format(input if i + 1 == len(blocks) else stored[i]),
         )  # fmt: skip
         x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))

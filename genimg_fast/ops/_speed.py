@@ -84,13 +84,17 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
-        multiply_adds = block.weight.numel() * max(_pixels(block, shape), fewest)
+        output_shape = block.output_shape(shape)
+        n, _, h, w = shape if block.transposed else output_shape  # without the pixels around that were put there as padding
+        multiply_adds = block.weight.numel() * max(n * h * w, fewest)
         in_channels = block.weight.shape[0 if block.transposed else 1]
         # for whose gradients PyTorch prepares as long as we do
         strided = max(block.weight.shape[2:]) > 3 and block.stride != (1, 1) and in_channels > _IMAGE_CHANNELS
         work += max(multiply_adds, _FEWEST_MULTIPLY_ADDS) if strided else multiply_adds
-        shape = block.output_shape(shape)
-    if records and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
+        shape = output_shape
+    # batch statistics take the way of a training step, whether gradients are recorded or not
+    trains = records or any(block.training for block in blocks)
+    if trains and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
     lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS

@@ -23,9 +23,8 @@ from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
 
 _NONE, _BATCH, _FIXED = 0, 1, 2  # Statistics in csrc/ops/block_chain.h
-_CODES = (
-    14  # of a block: nine of its geometry, its activation and statistics, and whether it has a bias, bn_weight, bn_bias
-)
+_CODES = 14
+"""Of a block: nine of its geometry, its activation and statistics, and whether it has a bias, bn_weight and bn_bias."""
 
 
 class Description(NamedTuple):
@@ -38,12 +37,16 @@ class Description(NamedTuple):
     numbers: list[float]
 
 
-def block_chain(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`."""
+def block_chain(input: torch.Tensor, blocks: Sequence[Block], keeps_packed: bool = True) -> torch.Tensor:
+    """The blocks in turn, on the native kernels, which must serve all of them: see `nn.chain`.
+
+    Args:
+        keeps_packed: in inference, whether packed weights are kept for the next pass.
+    """
     description = describe(blocks)
     parameters, fixed, codes, numbers = description
     if not records_gradient(input, *parameters) and not any(block.training for block in blocks):
-        packed = _packed.packed_weights(input, blocks, description)
+        packed = _packed.packed_weights(input, blocks, description) if keeps_packed else []
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
     _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory

@@ -43,7 +43,8 @@ def gradient_penalty(
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != real.shape[:1]:
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ValueError(
-            f"{op}: discriminator must give scores of each image, (N, ...) with N = {len(real)}, got {got}"
+            f"{op}: discriminator must give scores of each image, (N, ...) with N = {len(real)}, got {got}; "
+            "reshape what it gives of parts of an image to (N, -1)"
         )
     gradient = None
     if score is not None and score.requires_grad:

@@ -81,6 +81,36 @@ class OnlyTested(Features):
         return [self.layers(x) if self.layers else x]
 
 
+class OnlyUsed(Features):
+    """It makes and uses the Sequential in ways that call none of its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.build()
+
+    def build(self):
+        self.layers = nn.Sequential(*Features().layers)
+        self.layers.eval().train()
+        return len(list(self.layers.parameters()))
+
+
+class WithAKernelOfOne(ByNumber):
+    def __init__(self):
+        super().__init__()
+        self.layers[4] = nn.Conv2d(4, 3, 1)
+
+
+class Reader(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.layers = features
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            x = layer(x) * (i + 1)
+        return x
+
+
 APART = [ByNumber, ByName, FromAVariable, WholeAndApart]
 
 
@@ -94,7 +124,7 @@ def outcome(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("backend", ["auto", "native"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("kind", [*APART, ByIndex, OnlyTested])
+@pytest.mark.parametrize("kind", [*APART, ByIndex, OnlyTested, OnlyUsed, WithAKernelOfOne])
 def test_does_what_it_did(kind, mode, backend):
     torch.manual_seed(0)
     model = kind().double().train(mode == "train")
@@ -113,11 +143,11 @@ def test_the_layers_run_fused_each_by_itself(kind):
     model = kind()
     classes = [type(layer) for layer in model.modules()]
     report = genimg_fast.fuse(model)
-    assert [type(layer) for layer in model.layers] == [ALONE.get(cls, cls) for cls in classes[2:]]
+    assert all(type(layer) is ALONE.get(cls, cls) for layer, cls in zip(model.layers, classes[2:], strict=True))
     assert {row.module for row in report.fused} == {"layers", "layers.0", "layers.1", "layers.4"}
     assert str(genimg_fast.fuse(model)) == str(report)
     genimg_fast.unfuse(model)
-    assert [type(layer) for layer in model.modules()] == classes
+    assert all(type(layer) is cls for layer, cls in zip(model.modules(), classes, strict=True))
 
 
 def test_together_they_still_run_as_one():
@@ -128,16 +158,44 @@ def test_together_they_still_run_as_one():
     assert kinds == [("conv2d_bn_act", 3), (None, 1), ("conv_transpose2d_bn_act", 2)]
 
 
-def test_a_sequential_that_is_only_called_or_tested_keeps_its_layers_plain():
-    model = OnlyTested()
+@pytest.mark.parametrize("kind", [OnlyTested, OnlyUsed])
+def test_a_sequential_whose_layers_nobody_takes_keeps_them_plain(kind):
+    model = kind()
     genimg_fast.fuse(model)
-    assert [type(layer) for layer in model.layers] == [type(layer) for layer in OnlyTested().layers]
+    assert all(type(layer) is type(plain) for layer, plain in zip(model.layers, Features().layers, strict=True))
+
+
+def test_the_report_has_one_row_for_a_layer_that_only_its_sequential_fuses():
+    report = genimg_fast.fuse(model := WithAKernelOfOne())
+    assert [(row.module, row.layers) for row in report.not_fused] == [("layers", ("3",))]
+    explained = genimg_fast.explain(model, _cases.randn((2, 3, 6, 8)))
+    assert {path for path, _, _ in explained.plain_layers} == {"layers.3"}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_whoever_takes_the_layers_one_by_one(before):
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layers = Features().layers
+            for name in ("reader", "layers") if before else ("layers", "reader"):
+                setattr(self, name, layers if name == "layers" else Reader(layers))
+
+        def forward(self, x):
+            return self.layers(x) + self.reader(x)
+
+    model = Holder()
+    plain = copy.deepcopy(model)
+    genimg_fast.fuse(model)
+    assert type(model.layers[0]) is ALONE[nn.Conv2d]
+    x = _cases.randn((2, 3, 6, 8))
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
 def test_filter_leaves_the_layers_of_a_sequential_alone():
     model = ByNumber()
     genimg_fast.fuse(model, filter_fn=lambda name, module: name != "layers")
-    assert [type(layer) for layer in model.layers] == [type(layer) for layer in ByNumber().layers]
+    assert all(type(layer) is type(plain) for layer, plain in zip(model.layers, ByNumber().layers, strict=True))
 
 
 def test_compiles_in_one_graph():
@@ -186,7 +244,10 @@ def test_tools_that_ask_for_a_class_find_it():
     assert repr(model) == repr(plain)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, copy.copy, *(lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in (0, 1, 2, 5))],
+)
 def test_copies_run_fused_too(copied):
     model = Lone()
     classes = [type(layer) for layer in model.children()]
@@ -199,6 +260,26 @@ def test_copies_run_fused_too(copied):
     torch.testing.assert_close(again(x), model(x))
     genimg_fast.unfuse(again)
     assert all(type(layer) is cls for layer, cls in zip(again.children(), classes, strict=True))
+
+
+def test_classes_are_pickled_and_subclassed():
+    model = genimg_fast.fuse(Lone()).model
+    for layer in model.children():
+        assert pickle.loads(pickle.dumps(type(layer))) is type(layer)
+        layer.__class__ = type("Tagged", (type(layer),), {})
+        assert type(copy.deepcopy(layer)) is type(layer)
+    assert type(model.conv) != nn.Conv2d  # noqa: E721
+
+
+def test_together_and_compiled_they_still_run_as_one():
+    model = WholeAndApart()
+    genimg_fast.fuse(model)
+    graphs = []
+    compiled = torch.compile(model.sample, backend=lambda graph, _: graphs.append(graph) or graph)
+    with genimg_fast.use_backend("native"):
+        compiled(_cases.randn((2, 3, 6, 8)))
+    calls = [node.target for node in graphs[0].graph.nodes if "genimg_fast" in str(node.target)]
+    assert len(calls) == 2, calls  # and not one for the batch normalisation
 
 
 def test_what_autograd_saves_are_tensors():

@@ -486,6 +486,24 @@ def test_packed_weights_live_as_long_as_the_model_and_not_through_training():
     assert len(_packed._kept) == before
 
 
+def test_a_model_is_stacked_by_vmap_without_gradients():
+    model, input = generator().eval(), _cases.randn((3, 2, 6, 2, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.vmap(model)(input), torch.stack([model(x) for x in input]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_frozen_part_of_what_trains_keeps_no_packed_weights():
+    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
+    model[:3].requires_grad_(False)
+    model(input)
+    assert model[0].weight not in _packed._kept
+    model.requires_grad_(False)
+    model(input)
+    assert model[0].weight in _packed._kept
+
+
 @torch.no_grad()
 def test_threads_that_pack_the_same_weights_for_different_shapes(monkeypatch):
     model = generator().eval()

@@ -404,13 +404,16 @@ def test_deterministic_is_put_back(tmp_path):
 
 
 def test_settings_that_are_mostly_mistakes_are_told_of(tmp_path, monkeypatch):
+    dcgan = {"model": "dcgan", "model_args": {"width": 4}, "image_size": 32}
+    with pytest.warns(UserWarning, match="the discriminator of dcgan normalises over the batch"):
+        run(tmp_path / "run", dcgan, gan_loss="wasserstein", gradient_penalty=10.0, max_steps=1)
+    model = models.create("dense_gan", image_size=32)
+    with_penalty = TrainConfig("dense_gan", "digits", str(tmp_path), gan_loss="wasserstein", gradient_penalty=10.0)
+    in_bfloat16 = TrainConfig("dense_gan", "digits", str(tmp_path), mixed_precision="bf16")
     monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="mixed_precision is 'bf16', for which this CPU has no instructions"):
-        run(tmp_path / "1", mixed_precision="bf16", max_steps=1)
-    model = models.create("dcgan", width=4, image_size=32, channels=1)
-    config = TrainConfig("dcgan", "digits", str(tmp_path), gan_loss="wasserstein", gradient_penalty=10.0)
-    with pytest.warns(UserWarning, match="the discriminator of dcgan normalises over the batch"):
-        _setup.warn_of_settings(config, model, torch.device("cpu"))
+        _setup.warn_of_settings(in_bfloat16, model, torch.device("cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _setup.warn_of_settings(config, models.create("dense_gan", image_size=32), torch.device("cpu"))
+        _setup.warn_of_settings(with_penalty, model, torch.device("cpu"))
+        _setup.warn_of_settings(in_bfloat16, model, torch.device("cuda"))
