@@ -158,7 +158,7 @@ class _Fuser:
         self.left_as_they_are: set[nn.Module] = set()
         """Layers of modules that are left as they are."""
         self.called_apart: set[nn.Module] = set()
-        """Layers of a Sequential that are called one by one too."""
+        """Layers of a Sequential that some module calls one by one too."""
         self.fused_layers: set[nn.Module] = set()
 
     def fuse(self) -> FuseReport:
@@ -219,16 +219,16 @@ class _Fuser:
         """A module with methods that call layers."""
         cls = plain_class(type(module))
         roles, joined, alone, apart, reason = chains_of(module)
-        self.called_apart.update(apart)
         rows = [_whole(name, module, reason)] if reason else []
         steps = [step for chain in joined for step in plan(named(chain, module))]
         fuses = any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps)
-        if not fuses and not any(step.kind for step in plan([("", layer) for layer in alone])):
+        if not fuses and not any(step.kind for step in plan([("", layer) for layer in (*alone, *apart)])):
             return rows  # `fuse_layer` says why
         layers = {layer for chain in joined for layer in chain if isinstance(layer, nn.Module)}
         if self.filter_fn is not None and not self.filter_fn(name, module):
             self.left_as_they_are |= layers | set(alone)
             return [_whole(name, module, _FILTERED)]
+        self.called_apart.update(apart)
         if not fuses:
             return rows
         if reason := _change_class(module, lambda: twin_of(cls, roles)):

@@ -192,9 +192,11 @@ def test_whoever_takes_the_layers_one_by_one(before):
     torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
-def test_filter_leaves_the_layers_of_a_sequential_alone():
+@pytest.mark.parametrize("left_out", ["", "layers"])
+def test_filter_leaves_the_layers_that_a_module_calls_alone(left_out):
     model = ByNumber()
-    genimg_fast.fuse(model, filter_fn=lambda name, module: name != "layers")
+    genimg_fast.fuse(model, filter_fn=lambda name, module: name != left_out)
+    assert isinstance(model.layers, FusedSequential) == (left_out == "")
     assert all(type(layer) is type(plain) for layer, plain in zip(model.layers, ByNumber().layers, strict=True))
 
 
