@@ -205,7 +205,7 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass, with the name of the
   class, but for `FusedSequential`. Where it takes the place of a class of `torch.nn` the two are equal: `type(layer) == nn.Conv2d` holds,
   and `type(layer)` is found among classes that a tool knows; not so in a dictionary or a set that is read inside `torch.compile`. What
-  asks with `is`, as quantisation in eager mode and Opacus do, wants the plain model: `unfuse` it.
+  asks with `is`, as PyTorch's quantisation and Opacus do, wants the plain model: `unfuse` it.
 """
 
 
