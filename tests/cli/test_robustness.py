@@ -22,7 +22,7 @@ import torch
 from genimg_fast import _files, cli, use_backend
 from genimg_fast.benchmark import charts
 from genimg_fast.cli import demo
-from genimg_fast.training import checkpoint
+from genimg_fast.training import _setup, checkpoint
 from tests.data import _samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -406,7 +406,8 @@ def test_a_model_that_takes_too_much_memory(tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_refusal_of_the_backend(tmp_path, capfd):
+def test_a_refusal_of_the_backend(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: True)
     argv = ["train", "dcgan", "--data", "digits", "--max-steps", "1", "--quiet", "--out", str(tmp_path / "run")]
     argv += ["--model-arg", "width=4", "--batch-size", "4", "--mixed-precision", "bf16"]
     capfd.readouterr()

@@ -387,7 +387,8 @@ def test_a_run_is_not_resumed_to_be_shorter(tmp_path, shorter):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_two_runs_in_one_process_may_differ_in_precision(tmp_path):
+def test_two_runs_in_one_process_may_differ_in_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         runs = [run(tmp_path / str(n), mixed_precision=p, max_steps=2) for n, p in enumerate(("no", "bf16", "no"))]
