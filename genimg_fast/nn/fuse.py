@@ -24,12 +24,7 @@ from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers,
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
 _LOSSES: dict[type[nn.Module], type[nn.Module]] = {nn.BCELoss: BCELoss, nn.BCEWithLogitsLoss: BCEWithLogitsLoss}
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    **{fused: plain for plain, fused in _LOSSES.items()},
-    FusedSequential: nn.Sequential,
-    ConvTranspose2dBNAct: nn.Sequential,
-    Conv2dBNAct: nn.Sequential,
-}
+_BLOCKS = (ConvTranspose2dBNAct, Conv2dBNAct)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -139,7 +134,7 @@ def unfuse(model: Model | FuseReport) -> Model:
 
 
 def _plain(cls: type[nn.Module]) -> type[nn.Module]:
-    return _PLAIN.get(cls) or plain_class(cls)
+    return nn.Sequential if cls in _BLOCKS else plain_class(cls)
 
 
 def _check_module(function: str, model: object) -> None:
@@ -240,13 +235,14 @@ class _Fuser:
         """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
         if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):
             return []
-        if reason := why_not_head(module) or self.why_not(name, module):
-            return [] if module in self.called_apart else [_whole(name, module, reason)]
-        [step] = plan([("", module)])
-        if not step.kind and module in self.called_apart:  # its Sequential has a row for it
+        reason, kind = why_not_head(module) or self.why_not(name, module), None
+        if not reason:
+            [step] = plan([("", module)])
+            reason, kind = step.reason, step.kind
+        if not kind and module in self.called_apart:  # its Sequential has a row for it
             return []
-        row = _whole(name, module, step.reason, step.kind)
-        if step.kind:
+        row = _whole(name, module, reason, kind)
+        if kind:
             self.fused_layers.add(module)
             module.__class__ = ALONE.get(type(module), type(module))  # type: ignore[assignment]
         return [row]

@@ -84,7 +84,7 @@ def _reads(definition: ast.FunctionDef) -> set[str]:
                 others.append(node.func.value)
         elif isinstance(node, ast.Compare):
             others += [node.left, *node.comparators]
-        elif isinstance(node, (ast.If, ast.IfExp)):
+        elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
             others.append(node.test)
         elif isinstance(node, ast.BoolOp):
             others += node.values

@@ -14,6 +14,7 @@ import genimg_fast
 from genimg_fast.nn import FusedSequential
 from genimg_fast.nn.alone import ALONE
 from tests import _cases
+from tests.nn._outcome import outcome
 
 
 class Features(nn.Module):
@@ -112,14 +113,6 @@ class Reader(nn.Module):
 
 
 APART = [ByNumber, ByName, FromAVariable, WholeAndApart]
-
-
-def outcome(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs, gradients and buffers after a pass."""
-    x = x.clone().requires_grad_()
-    outputs = model(x)
-    grads = torch.autograd.grad(sum(o.square().sum() for o in outputs), [x, *model.parameters()])
-    return [*(o.detach() for o in outputs), *grads, *(b.clone() for b in model.buffers())]
 
 
 @pytest.mark.parametrize("backend", ["auto", "native"])

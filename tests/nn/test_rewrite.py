@@ -20,18 +20,9 @@ from genimg_fast.nn import rewrite
 from genimg_fast.nn.twin import chains_of, named
 from tests import _cases
 from tests.nn._methods import JOINED, Assigned, ConditionThatCounts, LoopThatKeeps, Nested, OtherMethod
+from tests.nn._outcome import outcome
 
 CONV, NORM = "conv2d_bn_act", "batch_norm_act"
-
-
-def outcome(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs, gradients and buffers after a pass."""
-    x = x.clone().requires_grad_()
-    outputs = model(x)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = sum((o * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view_as(o)).sum() for o in outputs)
-    grads = torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)
-    return [*(o.detach() for o in outputs), *(g for g in grads if g is not None), *(b.clone() for b in model.buffers())]
 
 
 @pytest.mark.parametrize("kind", JOINED, ids=lambda kind: kind.__name__)
