@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -53,61 +54,71 @@ def _reduce_class(cls: type) -> Any:
 copyreg.pickle(FusedType, _reduce_class)  # type: ignore[arg-type]
 
 
-class _FusedConvolution(_Alone, nn.modules.conv._ConvNd):
-    _kind: str
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
-
-    def _plan(self) -> list[Step]:
-        fuses = not (why_not_convolution(self) or why_not_fused(self))
-        return [Step(("",), self._kind, "", (self,))] if fuses else []
+# A class's own methods are named, and none of the fused class is called: whoever holds forward() may call it after `unfuse`.
 
 
-class FusedConv2d(_FusedConvolution, nn.Conv2d):
+class FusedConv2d(_Alone, nn.Conv2d):
     """`torch.nn.Conv2d`, run by `functional.conv2d_bn_act`."""
 
     _genimg_fast_plain_class = nn.Conv2d
-    _kind = "conv2d_bn_act"
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _run_convolution(self, "conv2d_bn_act", partial(nn.Conv2d.forward, self), input)
 
 
-class FusedConvTranspose2d(_FusedConvolution, nn.ConvTranspose2d):
+class FusedConvTranspose2d(_Alone, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, run by `functional.conv_transpose2d_bn_act` where no output_size is given."""
 
     _genimg_fast_plain_class = nn.ConvTranspose2d
-    _kind = "conv_transpose2d_bn_act"
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        plain = partial(nn.ConvTranspose2d.forward, self)
         if output_size is not None:
-            return as_in_torch(self, super(_FusedConvolution, self).forward, input, output_size)
-        return super().forward(input)
+            return as_in_torch(self, plain, input, output_size)
+        return _run_convolution(self, "conv_transpose2d_bn_act", plain, input)
 
 
-class _FusedNorm(_Alone, nn.modules.batchnorm._NormBase):
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return run_steps([self], self._plan, partial(as_in_torch, self, super().forward), input)
-
-    def _plan(self) -> list[Step]:
-        fuses = not (why_not_norm(self) or why_not_fused(self))
-        return [Step(("",), "batch_norm_act", "", (self,))] if fuses else []
-
-
-class FusedBatchNorm1d(_FusedNorm, nn.BatchNorm1d):
+class FusedBatchNorm1d(_Alone, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d`, run by `functional.batch_norm_act`."""
 
     _genimg_fast_plain_class = nn.BatchNorm1d
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _run_norm(self, partial(nn.BatchNorm1d.forward, self), input)
 
-class FusedBatchNorm2d(_FusedNorm, nn.BatchNorm2d):
+
+class FusedBatchNorm2d(_Alone, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, run by `functional.batch_norm_act`."""
 
     _genimg_fast_plain_class = nn.BatchNorm2d
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _run_norm(self, partial(nn.BatchNorm2d.forward, self), input)
 
-class FusedInstanceNorm2d(_FusedNorm, nn.InstanceNorm2d):
+
+class FusedInstanceNorm2d(_Alone, nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d`, run by `functional.batch_norm_act`."""
 
     _genimg_fast_plain_class = nn.InstanceNorm2d
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _run_norm(self, partial(nn.InstanceNorm2d.forward, self), input)
+
+
+def _run_convolution(layer: Any, kind: str, forward: Callable[..., Any], input: torch.Tensor) -> torch.Tensor:
+    def plan() -> list[Step]:
+        fuses = not (why_not_convolution(layer) or why_not_fused(layer))
+        return [Step(("",), kind, "", (layer,))] if fuses else []
+
+    return run_steps([layer], plan, partial(as_in_torch, layer, forward), input)
+
+
+def _run_norm(layer: Any, forward: Callable[..., Any], input: torch.Tensor) -> torch.Tensor:
+    def plan() -> list[Step]:
+        fuses = not (why_not_norm(layer) or why_not_fused(layer))
+        return [Step(("",), "batch_norm_act", "", (layer,))] if fuses else []
+
+    return run_steps([layer], plan, partial(as_in_torch, layer, forward), input)
 
 
 ALONE: dict[type[nn.Module], type[nn.Module]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import NamedTuple, TypeVar, cast
 
 from torch import nn
@@ -18,6 +19,7 @@ from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
+from genimg_fast.nn.rewrite import RUN_IN_TURN
 from genimg_fast.nn.sequential import FusedSequential
 from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, twin_of
 
@@ -130,7 +132,19 @@ def unfuse(model: Model | FuseReport) -> Model:
                 module.__class__ = type(f"Parametrized{plain.__name__}", (plain,), members)
         else:
             module.__class__ = _plain(cls)
+            _take_back_methods(module, cls)
     return model
+
+
+def _take_back_methods(module: nn.Module, fused: type) -> None:
+    """Of the attributes of a module, in which others keep or wrap its forward(), as accelerate does."""
+    for name, value in tuple(vars(module).items()):
+        if type(value) is MethodType and value.__self__ is module:
+            method = value.__func__.__name__
+            if getattr(fused, method, None) is value.__func__ is not getattr(type(module), method, None):
+                vars(module)[name] = MethodType(getattr(type(module), method), module)
+    if hasattr(fused, RUN_IN_TURN) and "forward" in vars(module):  # which may call the one that it replaced
+        vars(module)[RUN_IN_TURN] = getattr(fused, RUN_IN_TURN)
 
 
 def _plain(cls: type[nn.Module]) -> type[nn.Module]:

@@ -30,8 +30,8 @@ class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # inside a mode too: it may be there in one process alone, and what the processes exchange must be the same
-        if not _backend.may_fuse(input, inside_mode=joins_processes(self)):
+        # the second inside a mode too: it may be there in one process alone, and what the processes exchange must be the same
+        if type(self) is not FusedSyncBatchNorm or not _backend.may_fuse(input, inside_mode=joins_processes(self)):
             return as_in_torch(self, partial(nn.SyncBatchNorm.forward, cast("Any", self)), input)
         # at any size: all processes must run PyTorch's own, or all this one
         return run_norm(self, input, "none", 0.01)
@@ -73,7 +73,7 @@ def _run_instance_norm(
     weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
     output = functional.batch_norm_act(
         # F.batch_norm differentiates a view in another order wrongly; Inductor's code for varying sizes knows no -1
-        input if n == 1 else input.reshape(1, n * c, h, w),
+        input.contiguous() if n == 1 else input.reshape(1, n * c, h, w),
         None,
         None,
         None if weight is None else weight.repeat(n),

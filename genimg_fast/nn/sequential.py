@@ -58,7 +58,8 @@ class FusedSequential(Fused, nn.Sequential):
     _genimg_fast_plain_class = nn.Sequential
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return run_steps([self], self.plan, super().forward, input)
+        # whoever holds this method may call it after `unfuse`, when self has neither this class's methods nor its bases
+        return run_steps([self], partial(FusedSequential.plan, self), partial(nn.Sequential.forward, self), input)
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order."""

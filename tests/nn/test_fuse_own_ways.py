@@ -175,3 +175,50 @@ def outcome_or_error(model, x):
         return model(x)
     except ValueError as error:
         return [ord(letter) for letter in str(error)]
+
+
+class Upsampler(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+def lone_norm() -> nn.Module:
+    return nn.BatchNorm2d(3).eval()
+
+
+HOLDERS = pytest.mark.parametrize("make", [upsampler, lone, lone_norm, Upsampler, lambda: nn.InstanceNorm2d(3)])
+
+
+@HOLDERS
+@pytest.mark.parametrize("undo", [genimg_fast.unfuse, genimg_fast.fuse])
+def test_who_wrapped_forward_may_call_it_after_unfuse(make, undo):
+    model = make().eval()
+    plain, x = copy.deepcopy(model), _cases.randn(SMALL_SHAPE)
+    genimg_fast.fuse(model)
+    wrapped = model.forward
+    model.forward = lambda x: 2 * wrapped(x)
+    for change in (lambda m: m, undo):
+        change(model)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), 2 * plain(x))
+        torch.testing.assert_close(model(x), 2 * plain(x))
+    del model.forward
+    torch.testing.assert_close(genimg_fast.unfuse(model)(x), plain(x))
+    assert type(model) is type(plain)
+
+
+@HOLDERS
+def test_methods_that_others_keep_in_the_module_become_plain(make):
+    """As accelerate keeps the forward() that it wraps, and puts it back as an attribute."""
+    model = make()
+    genimg_fast.fuse(model)
+    model._original_forward = model.forward
+    model.forward = model._original_forward
+    genimg_fast.unfuse(model)
+    assert model.forward.__func__ is type(model).forward
+    assert model._original_forward == model.forward
+    assert model.forward.__self__ is model

@@ -199,3 +199,16 @@ def test_after_a_convolution_whose_weight_is_channels_last(images, backend):
     with genimg_fast.use_backend(backend):
         for _ in range(2):
             torch.testing.assert_close(results(fused, x), results(plain, x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_batch_norm_beside_it_gets_the_strides_that_it_differentiates_rightly(training):
+    """PyTorch's F.batch_norm fails on one image whose batch has another stride, as a view of it in channels_last has."""
+    torch.manual_seed(0)
+    norm, beside, x = nn.InstanceNorm2d(8), nn.BatchNorm2d(8).train(training), _cases.randn((1, 8, 6, 6))
+    expected = results(nn.Sequential(norm, beside), x)
+    genimg_fast.fuse(norm)
+    with genimg_fast.use_backend("native"):
+        ours = results(nn.Sequential(norm, beside), x.contiguous(memory_format=torch.channels_last))
+        assert norm(x.contiguous(memory_format=torch.channels_last)).stride() == x.stride()
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
