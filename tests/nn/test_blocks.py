@@ -10,7 +10,7 @@ from torch import nn
 
 from genimg_fast.nn import Conv2dBNAct, ConvTranspose2dBNAct, FusedSequential
 from tests import _cases
-from tests.nn.test_sequential import IMAGES, assert_same_training
+from tests.nn._sequential import IMAGES, assert_same_training
 
 CASES = {
     "generator": (

@@ -17,7 +17,7 @@ from genimg_fast import functional
 from genimg_fast.nn import FusedSequential, norm
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from tests import _cases
-from tests.nn.test_sequential import assert_same_training
+from tests.nn._sequential import assert_same_training
 
 
 class Block(nn.Module):
