@@ -78,9 +78,8 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
         layers: modules, or other callables of one argument.
     """
     if len(layers) == 1 and isinstance(layers[0], nn.Sequential):
-        return layers[0](
-            input
-        )  # whose forward() may do more than to run its layers, of which it remembers passes itself
+        # whose forward() may do more than to run its layers, of which it remembers passes itself
+        return layers[0](input)
     return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.call_each, layers), input)
 
 

@@ -85,9 +85,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)
-        n, _, h, w = (
-            shape if block.transposed else output_shape
-        )  # without the pixels around that were put there as padding
+        # without the pixels around that were put there as padding
+        n, _, h, w = shape if block.transposed else output_shape
         multiply_adds = block.weight.numel() * max(n * h * w, fewest)
         in_channels = block.weight.shape[0 if block.transposed else 1]
         # for whose gradients PyTorch prepares as long as we do

@@ -165,6 +165,17 @@ def test_process_group_stays_with_the_module(monkeypatch):
     assert genimg_fast.unfuse(model).process_group == group
 
 
+def test_whoever_kept_forward_gets_the_plain_one_after_unfuse(monkeypatch):
+    """Which waits for the other processes, as the fused class no longer can."""
+    model = nn.SyncBatchNorm(3)
+    genimg_fast.fuse(model)
+    kept = model.forward
+    genimg_fast.unfuse(model)
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, input: 5 * input)
+    input = _cases.randn((2, 3))
+    torch.testing.assert_close(kept(input), 5 * input)
+
+
 def test_what_is_not_fused_stays_what_it_is():
     hooked = nn.Sequential(nn.Conv2d(3, 3, 3), nn.SyncBatchNorm(3))
     hooked[1].register_forward_hook(lambda module, args, output: None)
