@@ -34,7 +34,7 @@ GENIMG_FAST_HOST_DEVICE float activate(Activation activation, float slope, float
 GENIMG_FAST_HOST_DEVICE float activate_grad(Activation activation, float slope, float x) {
   switch (activation) {
     case Activation::relu:
-      return x > 0 ? 1.0f : 0.0f;
+      return x <= 0 ? 0.0f : 1.0f;
     case Activation::leaky_relu:
       return x > 0 ? 1.0f : slope;
     case Activation::tanh: {

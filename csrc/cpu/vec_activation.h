@@ -72,7 +72,7 @@ GF_INLINE Vec<T> activate(Activation activation, Vec<T> x, T slope) {
 template <Activation A, typename T>
 GF_INLINE Vec<T> activate_grad_from_output(Vec<T> y, T slope) {
   const Vec<T> one = broadcast(T(1));
-  if constexpr (A == Activation::relu) return y > 0 ? one : Vec<T>{};
+  if constexpr (A == Activation::relu) return y <= 0 ? Vec<T>{} : one;  // a NaN lets it pass, as in PyTorch
   if constexpr (A == Activation::leaky_relu) return y > 0 ? one : broadcast(slope);
   if constexpr (A == Activation::tanh) return one - y * y;
   if constexpr (A == Activation::sigmoid) return y * (one - y);

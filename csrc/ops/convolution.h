@@ -28,6 +28,7 @@ std::vector<int64_t> output_sizes(const Geometry& conv) {
 }
 
 inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline OptionalTensor to_contiguous(const OptionalTensor& t) { return t ? OptionalTensor(to_contiguous(*t)) : t; }
 
 // By the C shim, which unlike torch::stable::empty does not look an operator up by its name: five blocks of one small
 // image take little longer than that.

@@ -123,6 +123,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                  int64_t tile, std::optional<bool> order) {
   const Call call(input, weight, geometry);
   const CudaScope scope(input);
+  for (OptionalTensor* t : {&bias, &running_mean, &running_var, &bn_weight, &bn_bias}) *t = to_contiguous(*t);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
   const cuda::ChannelAffine affine{channel_vector(bias),      channel_vector(running_mean), channel_vector(running_var),
                                    channel_vector(bn_weight), channel_vector(bn_bias),      eps};
@@ -149,9 +150,8 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
 
 // Output, raw output of the convolution, both channels_last, and the statistics.  The narrow kernel has
 // no statistics: an image layer has no batch normalisation.
-std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const Tensor& weight,
-                                                    const OptionalTensor& bias, const OptionalTensor& bn_weight,
-                                                    const OptionalTensor& bn_bias,
+std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const Tensor& weight, OptionalTensor bias,
+                                                    OptionalTensor bn_weight, OptionalTensor bn_bias,
                                                     const cuda::RunningStatistics& running, double eps,
                                                     const std::vector<int64_t>& geometry, int64_t activation,
                                                     double negative_slope, int64_t tensor_cores, int64_t tile) {
@@ -159,6 +159,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const T
   call.narrow = false;
   const CudaScope scope(input);
   const int64_t channels = call.output[1];
+  for (OptionalTensor* t : {&bias, &bn_weight, &bn_bias}) *t = to_contiguous(*t);
   check_channels(channels, std::nullopt, bias, bn_weight, bn_bias);
   const cuda::ChannelAffine affine{channel_vector(bias), {}, {}, {}, {}, eps};
   Tensor raw = new_channels_last(input, call.output), out = new_channels_last(input, call.output);

@@ -10,6 +10,8 @@ namespace {
 std::tuple<Tensor, Tensor> forward(Tensor mu, Tensor logvar, Tensor seed, int64_t reduction) {
   const CudaScope scope(mu);
   const ReparameterizeWithKlForward call(mu, logvar, seed, reduction);
+  // The memory of a divergence without values is null, as that of one that is reduced.
+  if (mu.numel() == 0 && !call.is_reduced) return call.outputs(mu);
   Tensor scratch = float_scratch(mu, cuda::reparameterize_with_kl_scratch(mu.numel()));
   cuda::reparameterize_with_kl(cuda_dtype(mu), call.operands<void>(), noise_seed(seed), mutable_data<float>(scratch),
                                call.scale, mutable_data<void>(call.kl), scope.stream);

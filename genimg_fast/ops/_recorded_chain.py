@@ -197,9 +197,12 @@ class _NormalizationGradients(torch.autograd.Function):
         """
         grad, x, weight, mean, var = ctx.saved_tensors
         u, g, x = (t.movedim(1, -1).reshape(-1, t.shape[1]) for t in (of_x, grad, x))
-        if ctx.training and torch.is_grad_enabled():
+        n = max(len(x), 1)
+        if ctx.training and not len(x):  # NaN, from which no gradient of theirs, which is zero, would come back
+            mean, var = torch.zeros_like(mean), torch.ones_like(var)
+        elif ctx.training and torch.is_grad_enabled():
             var, mean = torch.var_mean(x, 0, correction=0)
-        n, inverse_std = x.shape[0], (var + ctx.eps).rsqrt()
+        inverse_std = (var + ctx.eps).rsqrt()
         scale = inverse_std if weight is None else inverse_std * weight
         normalized = (x - mean) * inverse_std
         sum_u_g = (u * g).sum(0)
@@ -221,5 +224,6 @@ class _NormalizationGradients(torch.autograd.Function):
         else:
             for_grad = scale * u + of_weight * normalized + of_bias
             for_x = (inverse_std * of_weight) * g
-        for_grad, for_x = (t.view(*of_x.shape[:1], *of_x.shape[2:], -1).movedim(-1, 1) for t in (for_grad, for_x))
+        rows = of_x.movedim(1, -1).shape
+        for_grad, for_x = (t.view(rows).movedim(-1, 1) for t in (for_grad, for_x))
         return for_grad, for_x, None if weight is None else inverse_std * sum_u_g, None, None, None, None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,13 +37,16 @@ def register(
         def select(arg: Any, dim: Any, index: int) -> Any:
             if isinstance(dim, list | tuple):
                 return [select(a, d, index) for a, d in zip(arg, dim, strict=True)]
-            return arg.select(dim, index) if isinstance(dim, int) else arg
+            if not isinstance(dim, int):
+                return arg
+            return arg.select(dim, index) if info.batch_size else arg.new_zeros(arg.movedim(dim, 0).shape[1:])
 
         def example(index: int) -> Any:
             return op(*(select(a, d, index) for a, d in zip(args, in_dims, strict=True)))
 
-        outputs = [example(index) for index in range(info.batch_size)]
-        stacked = pytree.tree_map(lambda *parts: torch.stack(parts), *outputs)
+        # of a batch without examples: what one of zeros would give, none times
+        outputs = [example(index) for index in range(max(info.batch_size, 1))]
+        stacked = pytree.tree_map(lambda *parts: torch.stack(parts)[: info.batch_size], *outputs)
         return stacked, pytree.tree_map(lambda _: 0, stacked)
 
     torch.library.register_vmap(qualified, vmap)
@@ -69,3 +72,24 @@ def _will_run(node: Any) -> bool:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # of a leaf that torch.autograd.grad was asked for, and where another engine runs
         return True
+
+
+def recorded_gradients(
+    function: Callable[..., torch.Tensor],
+    tensors: Sequence[torch.Tensor | None],
+    wants: Sequence[bool],
+    grad: torch.Tensor,
+    *,
+    create_graph: bool = True,
+) -> list[torch.Tensor | None]:
+    """The gradients of ``function(*tensors)`` that are wanted, from formulas with derivatives.
+
+    They are those of this call alone, so a view of each tensor stands for it: the same tensor may be given twice, or be computed
+    from another one, and its hooks wait for its whole gradient.
+    """
+    with torch.enable_grad():
+        views = [None if t is None else t.view_as(t) for t in tensors]
+        output = function(*views)
+    asked_for = [view for view, want in zip(views, wants, strict=True) if want and view is not None]
+    found = iter(torch.autograd.grad(output, asked_for, grad, create_graph=create_graph, allow_unused=True))
+    return [next(found) if want and view is not None else None for view, want in zip(views, wants, strict=True)]

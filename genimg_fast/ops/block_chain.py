@@ -18,7 +18,7 @@ from genimg_fast.ops import _check, _packed
 from genimg_fast.ops._convolution import records_gradient, running_updates
 from genimg_fast.ops._memory_order import memory_format
 from genimg_fast.ops._recorded_chain import recorded_chain
-from genimg_fast.ops._registration import register, wanted
+from genimg_fast.ops._registration import recorded_gradients, register, wanted
 from genimg_fast.ops.batch_norm_act import update_running_statistics
 from genimg_fast.reference import block_chain as reference
 
@@ -145,24 +145,22 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[Any, ...]:
     input, *saved = ctx.saved_tensors
     saved = iter(saved)
     parameters, fixed, stored, statistics = ([next(saved) for _ in range(count)] for count in ctx.counts)
-    output = next(saved, grad)  # else the gradient, of which nothing is read
     if grad is None:
         return None, [None] * len(parameters), [None] * len(fixed), None, None
+    output = next(saved, grad)  # else the gradient, of which nothing is read
     wants = wanted(ctx)[: 1 + len(parameters)]
     recorded = torch.is_grad_enabled()
     # torch.autograd.grad(is_grads_batched=True) stacks gradients in a way of its own, which operators on lists do not take
     is_stacked = torch._C._functorch.is_legacy_batchedtensor(grad)
     if recorded or is_stacked:  # use formulas with derivatives
-        blocks = list(_blocks(parameters, fixed, ctx.codes, ctx.numbers))
-        with torch.enable_grad():
+
+        def chain(input: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+            blocks = list(_blocks(parameters, fixed, ctx.codes, ctx.numbers))
             if _backend.stacks(grad):
-                result = reference.block_chain(input, blocks)
-            else:
-                kept = [*stored, output]
-                result = recorded_chain(input, blocks, kept, statistics)
-        leaves = [t for t, want in zip((input, *parameters), wants, strict=True) if want]
-        found = iter(torch.autograd.grad(result, leaves, grad, create_graph=recorded, allow_unused=True))
-        grads = [next(found) if want else None for want in wants]
+                return reference.block_chain(input, blocks)
+            return recorded_chain(input, blocks, [*stored, output], statistics)
+
+        grads = recorded_gradients(chain, (input, *parameters), wants, grad, create_graph=recorded)
     else:
         grad_input, grad_parameters = torch.ops.genimg_fast.block_chain_backward(
             grad, input, output, parameters, fixed, stored, statistics, ctx.codes,

@@ -17,7 +17,7 @@ from genimg_fast._block import Block
 from genimg_fast.ops import _check, _packed
 from genimg_fast.ops import convolution_block as kernels
 from genimg_fast.ops._convolution import activate_backward_from_output
-from genimg_fast.ops._registration import wanted
+from genimg_fast.ops._registration import recorded_gradients, wanted
 from genimg_fast.reference import block_chain as reference
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var", "bn_weight", "bn_bias")
@@ -157,9 +157,15 @@ def _recorded_backward(
     grad: torch.Tensor, input: torch.Tensor, blocks: Sequence[Block], wants: Sequence[bool]
 ) -> tuple[torch.Tensor | None, ...]:
     """By formulas with derivatives, since the backward is itself recorded (create_graph=True)."""
-    output = reference.block_chain(input, blocks)
-    leaves = [input, *(t for block in blocks for t in _given(block, _PARAMETERS))]
-    asked_for = [t for t, want in zip(leaves, wants, strict=True) if want]
-    found = iter(torch.autograd.grad(output, asked_for, grad, create_graph=True, allow_unused=True))
-    gradients = [next(found) if want else None for want in wants]
-    return gradients[0], None, None, *gradients[1:]
+
+    def chain(input: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        of_blocks = iter(parameters)
+        names = [[name for name in _PARAMETERS if getattr(block, name) is not None] for block in blocks]
+        return reference.block_chain(
+            input,
+            [b._replace(**{name: next(of_blocks) for name in n}) for b, n in zip(blocks, names, strict=True)],  # type: ignore[arg-type]
+        )
+
+    parameters = [t for block in blocks for t in _given(block, _PARAMETERS)]
+    of_input, *of_parameters = recorded_gradients(chain, (input, *parameters), wants, grad)
+    return of_input, None, None, *of_parameters

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from genimg_fast import _backend
 from genimg_fast.ops import _check
+from genimg_fast.ops._registration import recorded_gradients
 from genimg_fast.ops.batch_norm_act import batch_norm_act, check_arguments, uncounted
 from genimg_fast.reference import sync_batch_norm_act as reference
 from genimg_fast.reference.batch_norm_act import GradientTerms
@@ -157,10 +158,12 @@ def _recorded_gradients(ctx, grad, input, weight, bias):
     def all_reduce(t: torch.Tensor) -> torch.Tensor:
         return _AllReduce.apply(t, ctx.group)
 
-    output = reference.sync_batch_norm_act(input, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope, all_reduce)
-    leaves = [t for t, need in zip((input, weight, bias), ctx.needs_input_grad, strict=False) if need]
-    found = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
-    return [next(found) if need else None for need in ctx.needs_input_grad[:3]]
+    def function(input, weight, bias):
+        return reference.sync_batch_norm_act(
+            input, weight, bias, ctx.eps, ctx.activation, ctx.negative_slope, all_reduce
+        )
+
+    return recorded_gradients(function, (input, weight, bias), ctx.needs_input_grad[:3], grad)
 
 
 class _AllReduce(torch.autograd.Function):

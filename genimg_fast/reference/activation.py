@@ -22,7 +22,7 @@ def activate(x: torch.Tensor, activation: str, negative_slope: float) -> torch.T
 def activate_backward(grad: torch.Tensor, x: torch.Tensor, activation: str, negative_slope: float) -> torch.Tensor:
     """The gradient of `activate` with respect to `x`, differentiable itself."""
     if activation == "relu":
-        return grad * (x > 0)
+        return grad.masked_fill(x <= 0, 0)
     if activation == "leaky_relu":
         return torch.where(x > 0, grad, grad * negative_slope)
     if activation == "tanh":

@@ -41,12 +41,14 @@ def batch_norm_act_backward(
     training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of input, weight and bias.  In training, mean and var are those of input and are recomputed from it."""
-    if training:
+    count = input.numel() // max(input.shape[1], 1)
+    if training and count:
         var, mean = torch.var_mean(input.to(mean.dtype), over(input), correction=0)
+    elif training:  # NaN, from which no gradient of theirs, which is zero, would come back
+        mean, var = torch.zeros_like(mean), torch.ones_like(var)
     terms = GradientTerms.of(grad, input, mean, var, weight, bias, eps, activation, negative_slope)
     grad_weight, grad_bias = terms.sums()
-    count = input.numel() // max(input.shape[1], 1)
-    means = (grad_weight / count, grad_bias / count) if training else None
+    means = (grad_weight / count, grad_bias / count) if training and count else None
     return terms.grad_input(means).to(input.dtype), grad_weight, grad_bias
 
 

@@ -189,6 +189,26 @@ def gradgradcheck(case: Case) -> None:
     assert torch.autograd.gradgradcheck(case.function(torch.float64), case.leaves(dtype=torch.float64), fast_mode=True)
 
 
+def tells_uses_apart(case: Case) -> None:
+    """Tensors may come of one another, as those of a layer that is called twice do, and a hook runs once, with the whole gradient;
+    in a backward that is recorded as in one that is not."""
+    dtype = torch.float64 if case.device == "cpu" else torch.float32  # which CUDA's convolutions do not take
+    function = case.function(dtype)
+
+    def of_one_another(*leaves: torch.Tensor) -> torch.Tensor:
+        common = torch.stack([t.sum() for t in _differentiable([*leaves])]).sum()
+        given = [t + 0.1 * (common - common.detach()) if t.requires_grad else t for t in leaves]
+        for t in _differentiable(given):
+            t.register_hook(lambda gradient: 2 * gradient)
+        return function(*given)
+
+    with use_backend("reference"):
+        expected = _value_and_grads(of_one_another, case.leaves(dtype=dtype))
+    for create_graph in (False, True):
+        actual = _value_and_grads(of_one_another, case.leaves(dtype=dtype), create_graph)
+        _assert_close(case, [t.detach() for t in actual], [t.detach() for t in expected])
+
+
 def checkpoints(case: Case) -> None:
     for use_reentrant in (False, True):
         function = case.function()

@@ -69,6 +69,7 @@ _BATCHED_STATISTICS = refuses(
 PROPERTIES = [
     Property("gradcheck", "Derivatives", properties.gradcheck, NATIVE),
     Property("gradgradcheck", "Derivatives", properties.gradgradcheck, NATIVE),
+    Property("tensors that come of one another, hooks", "Derivatives", properties.tells_uses_apart, NATIVE),
     Property("torch.func.grad", "Derivatives", properties.has_func_grad, PYTORCH, {_PENALTY: _NO_AUTOGRAD_INSIDE}),
     Property("jvp, forward-mode AD", "Derivatives", properties.has_jvp, PYTORCH, {_PENALTY: _NO_AUTOGRAD_INSIDE}),
     Property(
