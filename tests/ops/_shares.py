@@ -68,8 +68,12 @@ def run(case: Case, function: Function, examples: slice, dtype: torch.dtype | No
         }
     names = ("running_mean", "running_var") if case.tracks else ()
     running = {name: drawn((channels,), 3 + i).square() for i, name in enumerate(names)}
+    given = leaves["input"]
+    if case.twice:
+        given = 1 * given
+        given.register_hook(lambda gradient: 2 * gradient)  # which a backward that is recorded runs once, too
     output = function(
-        leaves["input"], running.get("running_mean"), running.get("running_var"), leaves.get("weight"), leaves.get("bias"),
+        given, running.get("running_mean"), running.get("running_var"), leaves.get("weight"), leaves.get("bias"),
         momentum=MOMENTUM, activation=case.activation, negative_slope=SLOPE,
     )  # fmt: skip
     upstream = (_cases.randn(whole, torch.float64, 5) + 2).to(output.dtype)[examples]

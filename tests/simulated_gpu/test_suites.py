@@ -21,7 +21,7 @@ pytestmark = [
 
 SUITES = {
     "itself": ["tests/simulated_gpu/test_device.py", "tests/gpu_check/test_subject.py"],
-    "the contract": ["tests/contract/test_contract.py", "-k", "cuda"],
+    "the contract": ["tests/contract/test_contract.py", "tests/ops/test_awkward_arguments.py", "-k", "cuda"],
     "training": ["tests/training/test_train.py", "tests/training/test_kill.py", "tests/training/test_parity.py"],
     "the rest": ["tests/test_sampler.py", "tests/cli/test_doctor.py", "tests/models/test_pretrained.py"],
 }
