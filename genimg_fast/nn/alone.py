@@ -63,7 +63,7 @@ class FusedConv2d(_Alone, nn.Conv2d):
     _genimg_fast_plain_class = nn.Conv2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _run_convolution(self, "conv2d_bn_act", partial(nn.Conv2d.forward, self), input)
+        return _run_convolution(self, "conv2d_bn_act", nn.Conv2d.forward, input)
 
 
 class FusedConvTranspose2d(_Alone, nn.ConvTranspose2d):
@@ -72,10 +72,9 @@ class FusedConvTranspose2d(_Alone, nn.ConvTranspose2d):
     _genimg_fast_plain_class = nn.ConvTranspose2d
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        plain = partial(nn.ConvTranspose2d.forward, self)
         if output_size is not None:
-            return as_in_torch(self, plain, input, output_size)
-        return _run_convolution(self, "conv_transpose2d_bn_act", plain, input)
+            return as_in_torch(self, nn.ConvTranspose2d.forward, input, output_size)
+        return _run_convolution(self, "conv_transpose2d_bn_act", nn.ConvTranspose2d.forward, input)
 
 
 class FusedBatchNorm1d(_Alone, nn.BatchNorm1d):
@@ -84,7 +83,7 @@ class FusedBatchNorm1d(_Alone, nn.BatchNorm1d):
     _genimg_fast_plain_class = nn.BatchNorm1d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _run_norm(self, partial(nn.BatchNorm1d.forward, self), input)
+        return _run_norm(self, nn.BatchNorm1d.forward, input)
 
 
 class FusedBatchNorm2d(_Alone, nn.BatchNorm2d):
@@ -93,7 +92,7 @@ class FusedBatchNorm2d(_Alone, nn.BatchNorm2d):
     _genimg_fast_plain_class = nn.BatchNorm2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _run_norm(self, partial(nn.BatchNorm2d.forward, self), input)
+        return _run_norm(self, nn.BatchNorm2d.forward, input)
 
 
 class FusedInstanceNorm2d(_Alone, nn.InstanceNorm2d):
@@ -102,23 +101,25 @@ class FusedInstanceNorm2d(_Alone, nn.InstanceNorm2d):
     _genimg_fast_plain_class = nn.InstanceNorm2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return _run_norm(self, partial(nn.InstanceNorm2d.forward, self), input)
+        return _run_norm(self, nn.InstanceNorm2d.forward, input)
 
 
 def _run_convolution(layer: Any, kind: str, forward: Callable[..., Any], input: torch.Tensor) -> torch.Tensor:
-    def plan() -> list[Step]:
-        fuses = not (why_not_convolution(layer) or why_not_fused(layer))
-        return [Step(("",), kind, "", (layer,))] if fuses else []
+    return run_steps([layer], partial(_plan_convolution, layer, kind), partial(as_in_torch, layer, forward), input)
 
-    return run_steps([layer], plan, partial(as_in_torch, layer, forward), input)
+
+def _plan_convolution(layer: Any, kind: str) -> list[Step]:
+    fuses = not (why_not_convolution(layer) or why_not_fused(layer))
+    return [Step(("",), kind, "", (layer,))] if fuses else []
 
 
 def _run_norm(layer: Any, forward: Callable[..., Any], input: torch.Tensor) -> torch.Tensor:
-    def plan() -> list[Step]:
-        fuses = not (why_not_norm(layer) or why_not_fused(layer))
-        return [Step(("",), "batch_norm_act", "", (layer,))] if fuses else []
+    return run_steps([layer], partial(_plan_norm, layer), partial(as_in_torch, layer, forward), input)
 
-    return run_steps([layer], plan, partial(as_in_torch, layer, forward), input)
+
+def _plan_norm(layer: Any) -> list[Step]:
+    fuses = not (why_not_norm(layer) or why_not_fused(layer))
+    return [Step(("",), "batch_norm_act", "", (layer,))] if fuses else []
 
 
 ALONE: dict[type[nn.Module], type[nn.Module]] = {

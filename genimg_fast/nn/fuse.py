@@ -19,7 +19,6 @@ from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
-from genimg_fast.nn.rewrite import RUN_IN_TURN
 from genimg_fast.nn.sequential import FusedSequential
 from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, twin_of
 
@@ -143,8 +142,6 @@ def _take_back_methods(module: nn.Module, fused: type) -> None:
             method = value.__func__.__name__
             if getattr(fused, method, None) is value.__func__ is not getattr(type(module), method, None):
                 vars(module)[name] = MethodType(getattr(type(module), method), module)
-    if hasattr(fused, RUN_IN_TURN) and "forward" in vars(module):  # which may call the one that it replaced
-        vars(module)[RUN_IN_TURN] = getattr(fused, RUN_IN_TURN)
 
 
 def _plain(cls: type[nn.Module]) -> type[nn.Module]:

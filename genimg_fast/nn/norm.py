@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -32,17 +31,17 @@ class FusedSyncBatchNorm(Fused, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # the second inside a mode too: it may be there in one process alone, and what the processes exchange must be the same
         if type(self) is not FusedSyncBatchNorm or not _backend.may_fuse(input, inside_mode=joins_processes(self)):
-            return as_in_torch(self, partial(nn.SyncBatchNorm.forward, cast("Any", self)), input)
+            return as_in_torch(self, nn.SyncBatchNorm.forward, input)
         # at any size: all processes must run PyTorch's own, or all this one
         return run_norm(self, input, "none", 0.01)
 
 
 def as_in_torch(layer: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
-    """`forward(*inputs)` of the plain layer; what torch.fx records is the layer, as it does with those of `torch.nn`."""
+    """`forward(layer, *inputs)`, of its plain class; what torch.fx records is the layer, as it does with those of `torch.nn`."""
     tracer: Any = inputs[0].tracer if isinstance(inputs[0], fx.Proxy) else None
     if tracer is not None and tracer.root is not layer:
         return tracer.create_proxy("call_module", tracer.path_of_module(layer), inputs, {})
-    return forward(*inputs)
+    return forward(layer, *inputs)
 
 
 def joins_processes(bn: Any) -> bool:
@@ -73,7 +72,7 @@ def _run_instance_norm(
     weight, bias = parameter(norm, "weight"), parameter(norm, "bias")
     output = functional.batch_norm_act(
         # F.batch_norm differentiates a view in another order wrongly; Inductor's code for varying sizes knows no -1
-        input.contiguous() if n == 1 else input.reshape(1, n * c, h, w),
+        input.contiguous().view(1, n * c, h, w),
         None,
         None,
         None if weight is None else weight.repeat(n),

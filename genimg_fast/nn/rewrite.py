@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Rewrites a method so that layers which it calls on each other's output run as one call; all else in it stays as it is.
 
-``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = self._genimg_fast_run_in_turn((F.relu, self.bn, self.conv), x, ...)``,
+``x = F.relu(self.bn(self.conv(x)))`` becomes ``x = _genimg_fast_run_in_turn((F.relu, self.bn, self.conv), x, ...)``,
 which gives the same value whatever the three are when it runs.  So nothing is assumed of them, nor of the method's other
 statements, and any control flow may stand around.  All expressions are evaluated once and in Python's own order, so that a
 property may count, and an input change what is called on it; only the layers' calls wait for the last of them.
@@ -26,9 +26,11 @@ from typing import NamedTuple
 from genimg_fast.nn.layers import ACTIVATION_METHODS
 
 RUN_IN_TURN = "_genimg_fast_run_in_turn"
-"""The method that a rewritten method calls: it takes the functions of nested calls from last to first; the input; the other
-arguments of each from first to last, where any has some; and of each later statement the layer, or a list of both for its nested
-calls."""
+"""The function that rewritten methods call.  It is a global of their file, since whoever holds such a method may call it when the
+module is of its plain class again.
+
+It takes the functions of nested calls from last to first; the input; the other arguments of each from first to last, where any
+has some; and of each later statement the layer, or a list of both for its nested calls."""
 
 HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
 RoleOf = Callable[[str], str | None]
@@ -66,7 +68,7 @@ def rewrite(function: FunctionType, role_of: RoleOf) -> Rewritten:
     variables = _Variables(definition, code)
     finder = _Finder(variables, role_of)
     body = [finder.visit(statement) for statement in definition.body]
-    writer = _Writer(variables.self_name)
+    writer = _Writer()
     definition.body = [writer.visit(statement) for statement in _inline(body, finder)]
     if not writer.chains:
         return Rewritten(function, [], reads)
@@ -416,15 +418,14 @@ def _assigned_name(statement: ast.stmt) -> str | None:
 class _Writer(ast.NodeTransformer):
     """Writes `_Layers` as one call where that fuses something, else as the calls they were."""
 
-    def __init__(self, self_name: str):
-        self.self_name = self_name
+    def __init__(self) -> None:
         self.chains: list[str] = []
 
     def visit__Layers(self, node: _Layers) -> ast.AST:
         if not _pays(node.roles):
             return self.generic_visit(node.calls)
         self.chains.append(ast.unparse(ast.Tuple(node.layers, ast.Load())))
-        run_in_turn = ast.Attribute(ast.Name(self.self_name, ast.Load()), RUN_IN_TURN, ast.Load())
+        run_in_turn = ast.Name(RUN_IN_TURN, ast.Load())
         functions, arguments = node.nested()
         call = ast.Call(run_in_turn, [functions, self.visit(node.input), arguments, *node.later], [])
         return ast.copy_location(call, node)

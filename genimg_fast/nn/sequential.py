@@ -59,7 +59,8 @@ class FusedSequential(Fused, nn.Sequential):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # whoever holds this method may call it after `unfuse`, when self has neither this class's methods nor its bases
-        return run_steps([self], partial(FusedSequential.plan, self), partial(nn.Sequential.forward, self), input)
+        make_plan = self.plan if isinstance(self, FusedSequential) else partial(FusedSequential.plan, self)
+        return run_steps([self], make_plan, partial(nn.Sequential.forward, self), input)
 
     def plan(self) -> list[Step]:
         """The steps of a forward pass, in order."""
@@ -68,7 +69,7 @@ class FusedSequential(Fused, nn.Sequential):
     def __getitem__(self, idx):
         if isinstance(idx, slice):  # nn.Sequential calls self.__class__(children): not the constructor of each subclass
             return FusedSequential(OrderedDict(list(self._modules.items())[idx]))
-        return super().__getitem__(idx)
+        return nn.Sequential.__getitem__(self, idx)
 
 
 def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:

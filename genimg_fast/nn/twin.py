@@ -131,6 +131,7 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
         with contextlib.suppress(NotRewritableError):
             rewritten, chains, _ = rewrite(method, dict(roles).get)
             if chains:
+                method.__globals__[RUN_IN_TURN] = _run_in_turn
                 setattr(twin, name, _Rewritten(twin, name, method, rewritten))
 
     def __reduce_ex__(self, protocol):  # noqa: N807
@@ -144,7 +145,6 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     twin._genimg_fast_plain_class = cls
     # all names are those of cls: libraries write them into the files that they save, and look a model's parts up by them
     twin.__module__, twin.__qualname__, twin.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
-    setattr(twin, RUN_IN_TURN, staticmethod(_run_in_turn))
     return twin
 
 

@@ -39,12 +39,12 @@ def register(
                 return [select(a, d, index) for a, d in zip(arg, dim, strict=True)]
             if not isinstance(dim, int):
                 return arg
-            return arg.select(dim, index) if info.batch_size else arg.new_zeros(arg.movedim(dim, 0).shape[1:])
+            return arg.select(dim, index) if info.batch_size else arg.sum(dim).to(arg.dtype)
 
         def example(index: int) -> Any:
             return op(*(select(a, d, index) for a, d in zip(args, in_dims, strict=True)))
 
-        # of a batch without examples: what one of zeros would give, none times
+        # of a batch without examples: what one of zeros, which are sums of none, would give, none times
         outputs = [example(index) for index in range(max(info.batch_size, 1))]
         stacked = pytree.tree_map(lambda *parts: torch.stack(parts)[: info.batch_size], *outputs)
         return stacked, pytree.tree_map(lambda _: 0, stacked)

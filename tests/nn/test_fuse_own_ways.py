@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -209,6 +210,33 @@ def test_who_wrapped_forward_may_call_it_after_unfuse(make, undo):
     del model.forward
     torch.testing.assert_close(genimg_fast.unfuse(model)(x), plain(x))
     assert type(model) is type(plain)
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.BatchNorm2d(4)
+
+    def encode(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+    def forward(self, x):
+        return self.encode(x)
+
+
+def test_any_method_may_be_kept_by_anybody():
+    plain, x = Encoder().eval(), _cases.randn(SMALL_SHAPE)
+    model = copy.deepcopy(plain)
+    genimg_fast.fuse(model)
+    kept = [model.encode, functools.partial(model.forward)]
+    genimg_fast.unfuse(model)
+    for method in kept:
+        torch.testing.assert_close(method(x), plain(x))
+    assert vars(model).keys() == vars(plain).keys()
+    layers = upsampler()
+    genimg_fast.fuse(layers)
+    get_item = layers.__getitem__
+    assert genimg_fast.unfuse(layers)[0] is get_item(0)
 
 
 @HOLDERS

@@ -201,14 +201,23 @@ def test_after_a_convolution_whose_weight_is_channels_last(images, backend):
             torch.testing.assert_close(results(fused, x), results(plain, x))
 
 
+ORDERS = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "images last": lambda x: x.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("training", [False, True])
-def test_a_batch_norm_beside_it_gets_the_strides_that_it_differentiates_rightly(training):
-    """PyTorch's F.batch_norm fails on one image whose batch has another stride, as a view of it in channels_last has."""
+def test_a_batch_norm_beside_it_gets_the_strides_that_it_differentiates_rightly(training, order, images, backend):
+    """PyTorch's F.batch_norm fails on strides that a view of images in another order has."""
     torch.manual_seed(0)
-    norm, beside, x = nn.InstanceNorm2d(8), nn.BatchNorm2d(8).train(training), _cases.randn((1, 8, 6, 6))
+    norm, beside, x = nn.InstanceNorm2d(8), nn.BatchNorm2d(8).train(training), _cases.randn((images, 8, 6, 6))
     expected = results(nn.Sequential(norm, beside), x)
     genimg_fast.fuse(norm)
-    with genimg_fast.use_backend("native"):
-        ours = results(nn.Sequential(norm, beside), x.contiguous(memory_format=torch.channels_last))
-        assert norm(x.contiguous(memory_format=torch.channels_last)).stride() == x.stride()
+    with genimg_fast.use_backend(backend):
+        ours = results(nn.Sequential(norm, beside), ORDERS[order](x))
+        assert norm(ORDERS[order](x)).stride() == x.stride()
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)

@@ -15,8 +15,13 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)], autouse=True)
 def device(request):
-    with use_backend("native" if request.param == "cpu" else "auto"), torch.device(request.param):
-        yield request.param
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # which the kernels want
+    try:
+        with use_backend("native"), torch.device(request.param):
+            yield request.param
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -72,9 +77,12 @@ def test_second_derivatives_of_an_empty_batch_are_zero(convolved):
 
 
 def test_vmap_over_no_examples():
-    weight = randn(5, 3, 3, 3)
-    output = torch.vmap(lambda x: functional.conv2d_bn_act(x, weight))(torch.zeros(0, 2, 3, 4, 4))
+    x, weight = torch.zeros(0, 2, 3, 4, 4, requires_grad=True), randn(5, 3, 3, 3).requires_grad_()
+    output = torch.vmap(lambda x: functional.conv2d_bn_act(x, weight))(x)
     assert output.shape == (0, 2, 5, 2, 2)
+    grads = torch.autograd.grad(output.sum(), (x, weight))
+    assert [g.shape for g in grads] == [x.shape, weight.shape]
+    assert not grads[1].any()
 
 
 def test_relu_of_nan_lets_its_gradient_pass():
