@@ -203,6 +203,7 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
   the mode sees PyTorch's functions and operators. So does a layer whose methods were replaced on the instance, or one with a parameter
   of a class with its own `__torch_function__`. What is replaced in `torch.nn` and `torch.nn.functional` themselves, `F.conv2d` or
   `nn.Conv2d.forward` say, is not seen: `unfuse` the model.
+- A file with methods in which `fuse` joins calls gets one more global, `_genimg_fast_run_in_turn`: the joined methods call it.
 - Fused modules are instances of the classes they were of, but for `SyncBatchNorm`; `type(module)` is a subclass, with the name of the
   class, but for `FusedSequential`. Where it takes the place of a class of `torch.nn` the two are equal: `type(layer) == nn.Conv2d` holds,
   and `type(layer)` is found among classes that a tool knows; not so in a dictionary or a set that is read inside `torch.compile`. What
