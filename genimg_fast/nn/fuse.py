@@ -140,8 +140,9 @@ def _take_back_methods(module: nn.Module, fused: type) -> None:
     for name, value in tuple(vars(module).items()):
         if type(value) is MethodType and value.__self__ is module:
             method = value.__func__.__name__
-            if getattr(fused, method, None) is value.__func__ is not getattr(type(module), method, None):
-                vars(module)[name] = MethodType(getattr(type(module), method), module)
+            plain = getattr(type(module), method, None)
+            if plain is not None and getattr(fused, method, None) is value.__func__:
+                vars(module)[name] = MethodType(plain, module)
 
 
 def _plain(cls: type[nn.Module]) -> type[nn.Module]:

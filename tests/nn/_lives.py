@@ -190,13 +190,11 @@ class Life:
             except RuntimeError as error:
                 found.append(error)
         theirs, ours = found
-        if isinstance(
-            theirs, Exception
-        ):  # of an activation in place where ours may know better, or of a hook on backward
+        if isinstance(theirs, Exception):  # an activation in place, where ours may know better, or a hook on backward
             assert re.search("in-?place|BackwardHookFunction|setup_context", str(theirs)), theirs
             self.ended = True
             return
-        if isinstance(ours, Exception):  # docs/contract.md: of LeakyReLU the output is kept, and of PyTorch's the input
+        if isinstance(ours, Exception):  # docs/contract.md: changed in place behind a LeakyReLU
             assert "modified by an inplace operation" in str(ours), ours
             assert any(isinstance(m, nn.LeakyReLU) for m in self.plain.modules())
             self.ended = True
@@ -289,10 +287,8 @@ def penalizes_its_slope(life: Life) -> None:
 
 def keeps_tensors_given(model: nn.Module) -> bool:
     """Whether torch.func.functional_call leaves the tensors behind that it was given: in a module with two names, or a pruned one."""
-    modules = list(model.modules())
-    return len(list(model.named_modules(remove_duplicate=False))) > len(modules) or any(
-        hasattr(m, "weight_mask") for m in modules
-    )
+    modules, names = list(model.modules()), list(model.named_modules(remove_duplicate=False))
+    return len(names) > len(modules) or any(hasattr(m, "weight_mask") for m in modules)
 
 
 def runs_with_other_parameters(life: Life) -> None:
