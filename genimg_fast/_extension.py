@@ -107,9 +107,13 @@ if _asked and _asked not in _ISA_NAMES:
     )
 
 
+# remembered: what is chosen by it is chosen in each pass, also by code that torch.compile traces
+_cpu_isa = _ISA_NAMES[torch.ops.genimg_fast.cpu_isa()] if _CPU.loaded else None
+
+
 def cpu_isa() -> str | None:
     """The instruction set that the CPU kernels run on: "portable", "avx2", "avx512", or None without the library."""
-    return _ISA_NAMES[torch.ops.genimg_fast.cpu_isa()] if _CPU.loaded else None
+    return _cpu_isa if _CPU.loaded else None
 
 
 def available_cpu_isas() -> tuple[str, ...]:
@@ -127,7 +131,9 @@ def set_cpu_isa(name: str) -> None:
         raise ValueError(
             f"instruction set {name!r} is not available; this machine has {', '.join(available_cpu_isas())}"
         )
+    global _cpu_isa
     torch.ops.genimg_fast.set_cpu_isa(_ISA_NAMES.index(name))
+    _cpu_isa = name
 
 
 def build_info() -> dict[str, object]:

@@ -30,23 +30,24 @@ GENIMG_FAST_HOST_DEVICE float activate(Activation activation, float slope, float
   }
 }
 
-// The derivative at x, from x and not from the output: the backward pass recomputes x and keeps nothing else.
-GENIMG_FAST_HOST_DEVICE float activate_grad(Activation activation, float slope, float x) {
+// The gradient at x, from x and not from the output: the backward pass recomputes x and keeps nothing else.  ReLU
+// chooses and does not multiply, as in torch: where x <= 0 an infinite gradient is 0, and where x is NaN it passes.
+GENIMG_FAST_HOST_DEVICE float activate_backward(Activation activation, float slope, float grad, float x) {
   switch (activation) {
     case Activation::relu:
-      return x <= 0 ? 0.0f : 1.0f;
+      return x <= 0 ? 0.0f : grad;
     case Activation::leaky_relu:
-      return x > 0 ? 1.0f : slope;
+      return x > 0 ? grad : grad * slope;
     case Activation::tanh: {
       const float y = tanhf(x);
-      return 1.0f - y * y;
+      return grad * (1.0f - y * y);
     }
     case Activation::sigmoid: {
       const float y = 1.0f / (1.0f + expf(-x));
-      return y * (1.0f - y);
+      return grad * (y * (1.0f - y));
     }
     default:
-      return 1.0f;
+      return grad;
   }
 }
 

@@ -36,8 +36,8 @@ void activation_backward_range(const T* grad, const T* output, Activation activa
                                int64_t begin, int64_t end) {
   with_activation(activation, [&](auto tag) {
     for_each_vector<T>(begin, end, [&](int64_t i, auto count) {
-      const Vec<T> steepness = activate_grad_from_output<tag.value, T>(load(output + i, count), slope);
-      store(grad_input + i, load(grad + i, count) * steepness, count);
+      const Vec<T> of_output = load(grad + i, count), y = load(output + i, count);
+      store(grad_input + i, activate_backward_from_output<tag.value, T>(of_output, y, slope), count);
     });
   });
 }

@@ -347,7 +347,7 @@ GF_INLINE Vec<T> activation_input_grad(Vec<T> grad, Vec<T> centered, const Cente
                                        Count count, Channel channel) {
   if constexpr (A == Activation::none) return grad;
   const Vec<T> normalized = centered * channel(affine.scale, count) + channel(affine.bias, count);
-  return grad * activate_grad<A, T>(normalized, slope);
+  return activate_backward<A, T>(grad, normalized, slope);
 }
 
 template <typename T>

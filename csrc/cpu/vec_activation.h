@@ -68,22 +68,21 @@ GF_INLINE Vec<T> activate(Activation activation, Vec<T> x, T slope) {
   return x;
 }
 
-// The derivative of the activation at x, given activate(x), which for a slope >= 0 has the sign of x.
+// The gradient before the activation, given activate(x), which for a slope >= 0 has the sign of x.
 template <Activation A, typename T>
-GF_INLINE Vec<T> activate_grad_from_output(Vec<T> y, T slope) {
-  const Vec<T> one = broadcast(T(1));
-  if constexpr (A == Activation::relu) return y <= 0 ? Vec<T>{} : one;  // a NaN lets it pass, as in PyTorch
-  if constexpr (A == Activation::leaky_relu) return y > 0 ? one : broadcast(slope);
-  if constexpr (A == Activation::tanh) return one - y * y;
-  if constexpr (A == Activation::sigmoid) return y * (one - y);
-  return one;
+GF_INLINE Vec<T> activate_backward_from_output(Vec<T> grad, Vec<T> y, T slope) {
+  if constexpr (A == Activation::relu) return y <= 0 ? Vec<T>{} : grad;
+  if constexpr (A == Activation::leaky_relu) return y > 0 ? grad : grad * slope;
+  if constexpr (A == Activation::tanh) return grad * (broadcast(T(1)) - y * y);
+  if constexpr (A == Activation::sigmoid) return grad * (y * (broadcast(T(1)) - y));
+  return grad;
 }
 
 template <Activation A, typename T>
-GF_INLINE Vec<T> activate_grad(Vec<T> x, T slope) {
-  if constexpr (A == Activation::tanh) return activate_grad_from_output<A, T>(tanh(x), slope);
-  if constexpr (A == Activation::sigmoid) return activate_grad_from_output<A, T>(sigmoid<T>(x), slope);
-  return activate_grad_from_output<A, T>(x, slope);  // the sign is that of the output
+GF_INLINE Vec<T> activate_backward(Vec<T> grad, Vec<T> x, T slope) {
+  if constexpr (A == Activation::tanh) return activate_backward_from_output<A, T>(grad, tanh(x), slope);
+  if constexpr (A == Activation::sigmoid) return activate_backward_from_output<A, T>(grad, sigmoid<T>(x), slope);
+  return activate_backward_from_output<A, T>(grad, x, slope);  // the sign is that of the output
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA

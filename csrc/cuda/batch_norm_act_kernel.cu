@@ -261,7 +261,7 @@ struct CenteredAffine {
 
   // The gradient before activation, from the gradient after it.
   __device__ __forceinline__ float dy(const BatchNorm& norm, float grad, float x) const {
-    return grad * activate_grad(norm.activation, norm.negative_slope, (x - mean) * scale + bias);
+    return activate_backward(norm.activation, norm.negative_slope, grad, (x - mean) * scale + bias);
   }
 };
 

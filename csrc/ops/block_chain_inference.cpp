@@ -4,14 +4,15 @@
 //
 // A packed weight is one tensor, the kernels' values and after them what tells whether it still serves:
 //
-//     [layout.count values][variant][instruction set][kSamples values of the weight it was made of]
+//     [layout.count values][variant][instruction set][samples of the weight it was made of]
 //
 // The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
-// through `weight.data`.
+// through `weight.data`: there is one of each input channel, each output channel and each tap at least.
 #ifndef _WIN32
 #include <pthread.h>
 #endif
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -23,37 +24,42 @@
 namespace genimg_fast {
 namespace {
 
-constexpr int64_t kSamples = 32, kTrailer = 2 + kSamples;
+constexpr int64_t kCodes = 2;  // variant and instruction set
 
-template <typename T>
-T sample(const Tensor& weight, int64_t i) {
-  int64_t index = weight.numel() / kSamples * i + (weight.numel() % kSamples) * i / kSamples;
-  if (weight.is_contiguous()) return data<T>(weight)[index];
-  int64_t offset = 0;
-  for (int64_t d = 4; d-- > 0; index /= weight.size(d)) offset += index % weight.size(d) * weight.stride(d);
-  return data<T>(weight)[offset];
+int64_t count_samples(const Tensor& weight) {
+  return std::max({weight.size(0), weight.size(1), weight.size(2) * weight.size(3)});
 }
 
-template <typename T>
-void write_trailer(const cpu::PackedLayout& layout, const Tensor& weight, T* trailer) {
-  trailer[0] = static_cast<T>(layout.variant);
-  trailer[1] = static_cast<T>(layout.isa);
-  for (int64_t i = 0; i < kSamples; ++i) trailer[2 + i] = sample<T>(weight, i);
+// Whether `accept(value)` is true for all samples, which it is asked for in turn.
+template <typename T, typename Accept>
+bool each_sample(const Tensor& weight, const Accept& accept) {
+  const T* values = data<T>(weight);
+  int64_t at[4] = {};
+  for (int64_t i = count_samples(weight); i-- > 0;) {
+    int64_t offset = 0;
+    for (int d = 0; d < 4; ++d) offset += at[d] * weight.stride(d);
+    if (!accept(values[offset])) return false;
+    for (const int d : {0, 1, 3})
+      if (++at[d] == weight.size(d)) at[d] = 0;
+    if (at[3] == 0 && ++at[2] == weight.size(2)) at[2] = 0;
+  }
+  return true;
 }
 
 // What the packed weight is; null if it does not serve.
 template <typename T>
 std::optional<cpu::PackedLayout> layout_of(const Tensor& packed, const cpu::ConvolutionLayer& layer,
                                            const Tensor& weight) {
-  const int64_t count = packed.numel() - kTrailer;
+  const int64_t count = packed.numel() - kCodes - count_samples(weight);
   if (count < 0 || packed.scalar_type() != weight.scalar_type() || !packed.is_contiguous() || weight.numel() == 0)
     return std::nullopt;
   const T* trailer = data<T>(packed) + count;
   if (!(trailer[0] >= 0 && trailer[0] < 256)) return std::nullopt;  // some other tensor
   const auto layout = cpu::layout_of_variant<T>(layer, static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0])));
-  T expected[kTrailer];
-  write_trailer(layout, weight, expected);
-  if (layout.count != count || std::memcmp(expected, trailer, sizeof expected) != 0) return std::nullopt;
+  if (layout.count != count || trailer[1] != static_cast<T>(layout.isa)) return std::nullopt;
+  const T* sample = trailer + kCodes;  // compared bit by bit: a NaN equals itself
+  if (!each_sample<T>(weight, [&](const T& value) { return std::memcmp(&value, sample++, sizeof value) == 0; }))
+    return std::nullopt;
   return layout;
 }
 
@@ -67,11 +73,18 @@ std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vect
     dispatch_float_double(input, [&](auto zero) {
       using T = decltype(zero);
       const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
-      packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kTrailer}));
+      packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kCodes + count_samples(block.weight)}));
       T* values = mutable_data<T>(packed.back());
       cpu::advise_huge_pages(values, layout.count * sizeof(T));
       cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), values);
-      if (block.weight.numel() > 0) write_trailer(layout, block.weight, values + layout.count);
+      T* trailer = values + layout.count;
+      *trailer++ = static_cast<T>(layout.variant);
+      *trailer++ = static_cast<T>(layout.isa);
+      if (block.weight.numel() > 0)
+        each_sample<T>(block.weight, [&](const T& value) {
+          *trailer++ = value;
+          return true;
+        });
     });
   }
   return packed;

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from genimg_fast.ops.block_chain import Description
 
 _SHAPES = 4  # of the input, for which a chain keeps packed weights
-_TRAILER = 34  # kTrailer in csrc/ops/block_chain_inference.cpp
 
 # First weight of a chain -> {(codes of its blocks, sizes): (state of all its weights, packed weights)}, the oldest first.
 # Several threads may run a model at once: each step below is a whole one, whatever others keep and forget in between.
@@ -119,4 +118,4 @@ def forget(weight: torch.Tensor) -> None:
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.is_cpu and a.shape == b.shape and torch.equal(a[-_TRAILER:], b[-_TRAILER:])
+    return a.is_cpu and torch.equal(a, b)

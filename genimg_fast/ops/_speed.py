@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from genimg_fast import _extension
 from genimg_fast._block import Block
 from genimg_fast.ops._memory_order import memory_format
 
@@ -14,14 +15,20 @@ from genimg_fast.ops._memory_order import memory_format
 def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
-    From measurements on AVX-512 against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with
-    stride 1, a few output channels, images of one pixel, and large weights on few pixels; elsewhere they have plain sums alone.
+    From measurements against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with stride 1, a
+    few output channels, images of one pixel, and large weights on few pixels; elsewhere they have plain sums alone, which on AVX2
+    pay in inference where there is little work.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     pixels = _pixels(block, input_shape)
-    one_pixel = pixels == input_shape[0] if block.transposed else kernel == tuple(input_shape[2:])
+    one_pixel = pixels == input_shape[0] if block.transposed else _makes_one_pixel(block, input_shape)
     if one_pixel and (max(kernel) > 1 or not records):
         return None
+    if _narrow_vectors():
+        if records and kernel == (5, 5) and _FEW_PIXELS < pixels <= 4 * _FEW_PIXELS:
+            return f"PyTorch is faster at kernel {kernel} on {pixels} pixels"
+        if not (records or block.training) and _is_little_work(block, pixels):
+            return None
     # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
     if records and kernel == (3, 3) and block.weight.numel() >= _LARGE_WEIGHT // 2 and pixels <= _VERY_FEW_PIXELS:
         return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
@@ -37,6 +44,21 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     if stride == (1, 1) or (max(kernel) > 4 and pixels >= 512):
         return f"PyTorch is faster at kernel {kernel}, stride {stride} on {pixels} pixels"
     return None
+
+
+def _narrow_vectors() -> bool:
+    return _extension.cpu_isa() != "avx512"
+
+
+def _suits_pytorch_alone(block: Block, pixels: int) -> bool:
+    """In training on one image, which PyTorch hands to a product of matrices."""
+    few = _narrow_vectors() and _VERY_FEW_PIXELS < pixels <= _FEW_PIXELS
+    return few and (max(block.weight.shape[2:]) != 4 or block.weight.numel() < _LARGE_WEIGHT)
+
+
+def _is_little_work(block: Block, pixels: int) -> bool:
+    # torch.compile would make graphs of its own for each answer about pixels, and spares PyTorch what is saved here
+    return not torch.compiler.is_compiling() and block.weight.numel() * pixels <= _LITTLE_WORK
 
 
 def _made_for(block: Block, records: bool) -> bool:
@@ -57,6 +79,8 @@ def _made_for(block: Block, records: bool) -> bool:
 _FEWEST_MULTIPLY_ADDS = 12_000_000
 """Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
 each of two, whose setting up is one."""
+_LITTLE_WORK = 50_000_000
+"""Multiply-adds that take as long as PyTorch's way into three operators."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
@@ -81,7 +105,9 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     """
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]
-    image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and kernel != tuple(shape[2:])
+    image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
+    image_layer = image_layer and not _makes_one_pixel(first, shape)
+    little_inference = _narrow_vectors() and not records and _is_little_work(first, pixels)
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)
@@ -97,17 +123,24 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     trains = records or any(block.training for block in blocks)
     if trains and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
+    if records and len(blocks) == 1 and shape[0] == 1 and _suits_pytorch_alone(first, pixels):
+        return f"a lone layer on one image of {pixels} pixels"
     lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
     if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
         return "a lone layer of few channels: changing the memory order costs more than the kernels save"
-    if lone and image_layer:
+    if lone and image_layer and not little_inference:
         made_image, few_taps = first.out_channels <= _IMAGE_CHANNELS, max(kernel) < 5
         if not records and (few_taps if made_image else pixels < _LARGE_BATCH):
             return "a lone layer on images: changing the memory order costs more than the kernel saves"
         if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
             return "a lone layer on images: changing the memory order costs more than the kernel saves"
     return None
+
+
+def _makes_one_pixel(block: Block, input_shape: Sequence[int]) -> bool:
+    """Of each image, by a kernel of its size."""
+    return tuple(block.weight.shape[2:]) == tuple(input_shape[2:]) and block.padding == (0, 0)
 
 
 def _pixels(block: Block, input_shape: Sequence[int]) -> int:

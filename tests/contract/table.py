@@ -184,8 +184,8 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 
 - In inference on the CPU weights are kept packed. A change is noticed by the parameter's version counter, which optimizers,
   `load_state_dict` and writes under `torch.no_grad()` advance. A write that bypasses the counter, through `weight.data`,
-  `weight.detach()` or NumPy, is noticed only if it changes one of 32 sampled values: a change of many weights is, that of a single
-  unit may not be. Edit single units under `torch.no_grad()`.
+  `weight.detach()` or NumPy, is noticed by samples: one of each input channel, each output channel and each tap. A change of many
+  weights or of a whole channel is, that of single values may not be. Edit single values under `torch.no_grad()`.
 - What is kept holds the tensors. `torch.utils.swap_tensors`, and conversions under
   `torch.__future__.set_swap_module_params_on_conversion(True)`, refuse the parameters of a model that has run in inference: `unfuse`
   it first, which lets go of all, and `fuse` it again after that.

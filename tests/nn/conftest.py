@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 import genimg_fast
+from genimg_fast.ops import _speed
 
 
 @pytest.fixture(params=["native", "auto"])
@@ -11,3 +12,9 @@ def backend(request):
     """On the kernels, and as users have it: then PyTorch serves models as small as these."""
     with genimg_fast.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def wide_vectors(monkeypatch):
+    """PyTorch serves what it serves on AVX-512, where that is more, whatever this machine has."""
+    monkeypatch.setattr(_speed, "_narrow_vectors", lambda: False)

@@ -18,6 +18,8 @@ from genimg_fast.nn.layers import Call, Step
 from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
+pytestmark = pytest.mark.usefixtures("wide_vectors")
+
 
 @pytest.fixture
 def plans(monkeypatch):

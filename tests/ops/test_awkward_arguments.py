@@ -92,6 +92,32 @@ def test_relu_of_nan_lets_its_gradient_pass():
     assert grad.tolist() == torch.autograd.grad(F.relu(x).sum(), x)[0].tolist() == [[1.0, 0.0, 0.0, 1.0]]
 
 
+@pytest.mark.parametrize("convolved", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_relu_keeps_an_infinite_gradient_back(training, convolved):
+    x, ones = randn(4, 3, 6, 6).requires_grad_(), torch.ones(3)
+    mean, var = (None, None) if training else (torch.zeros(3), ones)
+    if convolved:
+        identity = torch.eye(3)[:, :, None, None]
+        output = functional.conv2d_bn_act(x, identity, None, mean, var, ones, training=training, activation="relu")
+    else:
+        output = functional.batch_norm_act(x, mean, var, ones, training=training, activation="relu")
+    kept_back = (output == 0).detach()
+    grad_output = torch.where(kept_back, float("inf"), 1.0)
+    (grad,) = torch.autograd.grad(output, x, grad_output)
+    expected = F.relu(F.batch_norm(x, mean, var, ones, training=training))
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, x, grad_output)[0], atol=1e-3, rtol=1e-3)
+    assert grad.isfinite().all()
+    assert kept_back.any()
+
+
+def test_relu_alone_keeps_an_infinite_gradient_back():
+    x = randn(2, 3, 6, 6).requires_grad_()
+    output = functional.conv2d_bn_act(x, torch.eye(3)[:, :, None, None], activation="relu")
+    (grad,) = torch.autograd.grad(output, x, torch.where(output.detach() == 0, float("inf"), 1.0))
+    assert grad.tolist() == (x > 0).float().tolist()
+
+
 def test_second_derivative_of_bce_at_certain_probabilities():
     p, target = torch.tensor([1.0, 0.0, 1.0, 0.5] * 2000, requires_grad=True), torch.tensor([0.0, 1.0, 1.0, 0.5] * 2000)
 

@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 import copy
-import threading
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from genimg_fast import _backend, functional, models, unfuse
+from genimg_fast import _backend, models, unfuse
 from genimg_fast._block import Block
 from genimg_fast.backends import cpu
 from genimg_fast.nn import FusedSequential
-from genimg_fast.ops import _packed
 from genimg_fast.ops import block_chain as ops
 from tests import _cases
+from tests.ops._chains import generator
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +26,6 @@ def native():
     """Whatever is faster."""
     with _backend.use_backend("native"):
         yield
-
-
-def generator() -> FusedSequential:
-    """Every kind of block: no normalisation, batch statistics with and without affine, bias, each activation."""
-    torch.manual_seed(0)
-    return FusedSequential(
-        *(nn.ConvTranspose2d(6, 9, 4, 1, 0), nn.BatchNorm2d(9), nn.ReLU()),
-        *(nn.ConvTranspose2d(9, 8, 4, 2, 1), nn.LeakyReLU(0.3)),
-        *(nn.Conv2d(8, 17, 3, 1, 1), nn.BatchNorm2d(17, affine=False), nn.Sigmoid()),
-        *(nn.ConvTranspose2d(17, 5, 3, 2, 1, 1, bias=False), nn.BatchNorm2d(5)),
-        *(nn.Conv2d(5, 7, 4, 2, 1, bias=False), nn.BatchNorm2d(7), nn.Tanh()),
-        *(nn.ConvTranspose2d(7, 3, 4, 2, 1), nn.Tanh()),
-    )
 
 
 def ends_in_norm() -> FusedSequential:
@@ -393,162 +378,12 @@ def test_frozen_statistics_inside_a_training_chain(chained):
     torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture
-def packings(monkeypatch):
-    """How many times weights were packed."""
-    count = []
-    original = torch.ops.genimg_fast.block_chain_pack
-
-    class Ops:
-        def __getattr__(self, name):
-            return getattr(namespace, name)
-
-        def block_chain_pack(self, *args):
-            count.append(1)
-            return original(*args)
-
-    namespace = torch.ops.genimg_fast
-    monkeypatch.setattr(torch.ops, "genimg_fast", Ops())
-    return count
-
-
-def edit_in_place(model):
-    with torch.no_grad():
-        model[3].weight.mul_(2)
-
-
-def edit_data(model):
-    model[3].weight.data.mul_(2)
-
-
-def replace(model):
-    model[3].weight = nn.Parameter(2 * model[3].weight.detach())
-
-
-def point_elsewhere(model):
-    model[3].weight.data = 2 * model[3].weight.data
-
-
-def load(model):
-    state = model.state_dict()
-    model.load_state_dict({**state, "3.weight": 2 * state["3.weight"]})
-
-
-def take_a_step(model):
-    model[3].weight.grad = -model[3].weight.detach()
-    torch.optim.SGD([model[3].weight], lr=1.0).step()
-
-
-@pytest.mark.parametrize("edit", [edit_in_place, edit_data, replace, point_elsewhere, load, take_a_step])
-def test_an_edited_weight_is_packed_anew(packings, edit):
-    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-    with torch.no_grad():
-        model(input)
-        model(input)
-        assert len(packings) == 1
-        edit(model)
-        torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
-
-
-def test_packed_weights_follow_the_settings_and_the_shape(packings):
-    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-    expected = unfuse(copy.deepcopy(model))(input)
-
-    def check():
-        with torch.no_grad():
-            torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
-
-    check()
-    for variant in cpu.VARIANTS:
-        with cpu.force_variant(variant):
-            check()
-            check()
-    assert len(packings) == 1 + len(cpu.VARIANTS)
-    with torch.no_grad():
-        for n in (1, 2, 5, 7):
-            torch.testing.assert_close(
-                model(input[:1].repeat(n, 1, 1, 1)), expected[:1].repeat(n, 1, 1, 1), rtol=1e-4, atol=1e-5
-            )
-
-
-def test_packed_weights_live_as_long_as_the_model_and_not_through_training():
-    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-    before = len(_packed._kept)
-    with torch.no_grad():
-        model(input)
-    assert len(_packed._kept) == before + 1
-    model.train()(input)
-    assert len(_packed._kept) == before
-    with torch.no_grad():
-        model.eval()(input)
-    copy.deepcopy(model)
-    del model
-    assert len(_packed._kept) == before
-
-
 def test_a_model_is_stacked_by_vmap_without_gradients():
     model, input = generator().eval(), _cases.randn((3, 2, 6, 2, 2))
     with torch.no_grad():
         torch.testing.assert_close(
             torch.vmap(model)(input), torch.stack([model(x) for x in input]), rtol=1e-4, atol=1e-5
         )
-
-
-def test_a_frozen_part_of_what_trains_keeps_no_packed_weights():
-    model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-    model[:3].requires_grad_(False)
-    model(input)
-    assert model[0].weight not in _packed._kept
-    model.requires_grad_(False)
-    model(input)
-    assert model[0].weight in _packed._kept
-
-
-@torch.no_grad()
-def test_threads_that_pack_the_same_weights_for_different_shapes(monkeypatch):
-    model = generator().eval()
-    inputs = [_cases.randn((n, 6, 1, 1)) for n in range(1, 8)]
-    expected = [unfuse(copy.deepcopy(model))(input) for input in inputs]
-    model(inputs[0])
-    original, others = _packed._same, iter(inputs[2:])
-
-    def same(a, b):
-        if (input := next(others, None)) is not None:  # between any two lines of the thread that packs
-            thread = threading.Thread(target=torch.no_grad()(model), args=(input,))
-            thread.start()
-            thread.join()
-        return original(a, b)
-
-    monkeypatch.setattr(_packed, "_same", same)
-    for input, output in zip(inputs[1:], expected[1:], strict=True):
-        torch.testing.assert_close(model(input), output, rtol=1e-4, atol=1e-5)
-    assert next(others, None) is None
-    assert len(_packed._kept[model[0].weight]) <= _packed._SHAPES
-
-
-@pytest.mark.parametrize("backend", ["auto", "native"])
-@torch.no_grad()
-def test_one_weight_of_several_convolutions(backend):
-    """As in an autoencoder whose decoder has the weights of its encoder."""
-    kinds = [(nn.Conv2d, options) for options in ((4, 2, 1), (4, 1, 1), (4, 2, 0), (4, 1, 3, 2))]
-    kinds += [(nn.ConvTranspose2d, options) for options in ((4, 2, 1), (4, 1, 1), (4, 2, 0), (4, 3, 1, 1))]
-    weight = nn.Parameter(_cases.randn((64, 64, 4, 4)) / 32)
-    models = [FusedSequential(kind(64, 64, *options, bias=False), nn.Tanh()) for kind, options in kinds]
-    for model in models:
-        model[0].weight = weight
-    with _backend.use_backend(backend):
-        for model in (*models, *reversed(models)):
-            for n in (2, 3):
-                input = _cases.randn((n, 64, 8, 8))
-                expected = unfuse(copy.deepcopy(model))(input)
-                torch.testing.assert_close(model(input), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_weights_made_in_inference_mode_are_not_kept(packings):
-    with torch.inference_mode():
-        model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-        torch.testing.assert_close(model(input), unfuse(copy.deepcopy(model))(input), rtol=1e-4, atol=1e-5)
-    assert not packings
 
 
 def test_what_the_chain_cannot_serve_breaks_it(chained):
@@ -607,12 +442,3 @@ def test_the_chain_is_left_to_the_reference_when_asked(chained):
     with _backend.use_backend("reference"):
         generator()(_cases.randn((3, 6, 2, 2)))
     assert not chained
-
-
-def test_make_fx_bakes_no_packed_weight():
-    weight, x = torch.nn.Parameter(_cases.randn((8, 8, 3, 3))), _cases.randn((2, 8, 8, 8))
-    with torch.no_grad():
-        functional.conv2d_bn_act(x, weight, padding=1)  # packs it
-        recorded = make_fx(lambda x, w: functional.conv2d_bn_act(x, w, padding=1))(x, weight)
-        weight[0, 0, 0, 1] += 1  # which is not sampled
-        torch.testing.assert_close(recorded(x, weight), torch.nn.functional.conv2d(x, weight, padding=1))

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""What "auto" leaves to PyTorch: how fast that is, benchmarks say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from genimg_fast import fuse
+from genimg_fast._backend import record_decisions
+from genimg_fast.ops import _speed
+
+
+@pytest.fixture(params=[False, True], ids=["AVX-512", "narrower"])
+def narrow(request, monkeypatch):
+    monkeypatch.setattr(_speed, "_narrow_vectors", lambda: request.param)
+    return request.param
+
+
+def runs_natively(layer: nn.Module, *shape: int, training: bool) -> bool:
+    model = nn.Sequential(layer, nn.ReLU())
+    fuse(model)
+    with torch.set_grad_enabled(training), record_decisions() as decisions:
+        model.train(training)(torch.ones(shape))
+    return all(decision.native for decision in decisions)
+
+
+def test_what_the_kernels_are_made_for(narrow):
+    for training in (True, False):
+        assert runs_natively(nn.ConvTranspose2d(64, 64, 4, 2, 1), 2, 64, 16, 16, training=training)
+
+
+def test_a_kernel_of_the_size_of_the_image_makes_one_pixel_unless_padded(narrow):
+    assert runs_natively(nn.Conv2d(64, 64, 7), 8, 64, 7, 7, training=True)
+    assert not runs_natively(nn.Conv2d(64, 64, 7, padding=3), 8, 64, 7, 7, training=True)
+
+
+def test_little_work_in_inference(narrow):
+    assert runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=False) == narrow
+    assert not runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=True)
+    assert not runs_natively(nn.Conv2d(512, 512, 1), 16, 512, 8, 8, training=False)
+
+
+def test_one_small_image_in_training(narrow):
+    assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 1, 192, 8, 8, training=True) != narrow
+    assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 8, 192, 8, 8, training=True)
