@@ -29,6 +29,8 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
             return f"PyTorch is faster at kernel {kernel} on {pixels} pixels"
         if not (records or block.training) and _is_little_work(block, pixels):
             return None
+        if records and block.transposed and kernel == stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK:
+            return None
     # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
     if records and kernel == (3, 3) and block.weight.numel() >= _LARGE_WEIGHT // 2 and pixels <= _VERY_FEW_PIXELS:
         return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
@@ -65,7 +67,8 @@ def _made_for(block: Block, records: bool) -> bool:
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
     if stride == (1, 1) and block.transposed:
-        mirrored = kernel == (3, 3) or (kernel == (4, 4) and records)  # forward it pays on large images alone
+        # forward kernel 4 pays on large images alone, but for narrow vectors
+        mirrored = kernel == (3, 3) or (kernel == (4, 4) and (records or _narrow_vectors()))
         return mirrored and min(block.weight.shape[:2]) >= fewest
     if stride == (1, 1):
         out_channels, in_channels = block.weight.shape[:2]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""Random convolution blocks, each alone: the kernels beside PyTorch, and what "auto" makes of it.
+
+The rules of `genimg_fast/ops/_speed.py` come from tables like the one this prints.  A row is a kernel and an amount of work; its
+blocks have channels, sizes and batches at random.  For some minutes on a machine that does nothing else:
+
+    python -m benchmarks.lone_blocks --mode inference --seconds 300
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import genimg_fast
+from genimg_fast import _backend
+from genimg_fast._block import output_size
+from genimg_fast.benchmark import machine
+
+KERNELS: list[tuple[Any, tuple[int, ...]]] = [
+    *((nn.Conv2d, o) for o in ((1,), (3, 1, 1), (3, 2, 1), (4, 1, 1), (4, 2, 1), (5, 1, 2), (5, 2, 2), (7, 1, 3))),
+    *((nn.ConvTranspose2d, o) for o in ((2, 2), (3, 1, 1), (3, 2, 1, 1), (4, 1), (4, 2, 1), (5, 2, 2, 1))),
+]
+CHANNELS = (3, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+SIZES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)
+BATCHES = (1, 1, 2, 4, 8, 32)
+LEAST, MOST = 10**6, 7 * 10**8  # multiply-adds
+
+
+class Drawn(NamedTuple):
+    kernel: str
+    multiply_adds: int
+    layers: nn.Sequential
+    input: torch.Tensor
+
+
+class Measured(NamedTuple):
+    ratio: float
+    """How many times as fast as PyTorch the kernels are."""
+    chosen: bool
+    """Whether "auto" takes them."""
+
+
+def draw(pick: random.Random) -> Iterator[Drawn]:
+    while True:
+        kind, options = pick.choice(KERNELS)
+        n, in_channels, out_channels = pick.choice(BATCHES), pick.choice(CHANNELS), pick.choice(CHANNELS)
+        size = pick.choice(SIZES)
+        conv = kind(in_channels, out_channels, *options, bias=False)
+        h, w = output_size(conv, (n, in_channels, size, size), conv.weight.shape)
+        work = conv.weight.numel() * n * (size * size if conv.transposed else h * w)
+        if min(h, w) < 1 or n * h * w == 1 or not LEAST <= work <= MOST:
+            continue
+        norm = [nn.BatchNorm2d(out_channels)] if pick.random() < 0.7 else []
+        layers = nn.Sequential(conv, *norm, pick.choice([nn.ReLU(), nn.LeakyReLU(0.2), nn.Tanh()]))
+        name = f"{'transposed ' if conv.transposed else ''}{conv.kernel_size[0]}, stride {conv.stride[0]}"
+        yield Drawn(name, work, layers, torch.randn(n, in_channels, size, size))
+
+
+def measure(plain: nn.Module, input: torch.Tensor, training: bool) -> Measured:
+    plain.train(training)
+    input.requires_grad_(training)
+    auto, native = (genimg_fast.fuse(model) and model for model in (copy.deepcopy(plain), copy.deepcopy(plain)))
+    with torch.set_grad_enabled(training), _backend.record_decisions() as decisions:
+        grad = torch.randn_like(auto(input))
+    with genimg_fast.use_backend("native"):
+        return Measured(times_as_fast(*(a_pass(m, input, grad) for m in (native, plain))), decisions[0].native)
+
+
+def a_pass(model: nn.Module, input: torch.Tensor, grad: torch.Tensor) -> Callable[[], object]:
+    if not input.requires_grad:
+        return torch.no_grad()(lambda: model(input))
+    wanted = [input, *model.parameters()]
+    return lambda: torch.autograd.grad(model(input), wanted, grad)
+
+
+def times_as_fast(fast: Callable[[], object], slow: Callable[[], object], seconds: float = 0.1) -> float:
+    """By medians of turns of a few milliseconds."""
+    for _ in range(3):
+        fast()
+        slow()
+    calls = max(1, int(0.004 / seconds_of(slow, 1)))
+    turns: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(turns) < 5:
+        turns.append((seconds_of(fast, calls), seconds_of(slow, calls)))
+    of_fast, of_slow = map(statistics.median, zip(*turns, strict=True))
+    return of_slow / of_fast
+
+
+def seconds_of(function: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def table(rows: dict[tuple[str, int], list[Measured]]) -> Iterator[str]:
+    yield f"{'kernel':22} {'multiply-adds':13} {'blocks':>6} {'kernels':>8} {'worst':>6} {'chosen':>7} {'auto':>6}"
+    for (kernel, power), measured in sorted(rows.items()):
+        kernels = statistics.geometric_mean(m.ratio for m in measured)
+        auto = statistics.geometric_mean(m.ratio if m.chosen else 1.0 for m in measured)
+        worst, chosen = min(m.ratio for m in measured), sum(m.chosen for m in measured)
+        yield f"{kernel:22} {f'from 10^{power}':13} {len(measured):6} {kernels:8.2f} {worst:6.2f} {chosen:7} {auto:6.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=("inference", "training"), required=True)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rows: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    torch.manual_seed(arguments.seed)
+    end = time.monotonic() + arguments.seconds
+    for count, block in enumerate(draw(random.Random(arguments.seed))):
+        if time.monotonic() > end:
+            break
+        print(f"\r{count} blocks, {max(0, end - time.monotonic()):.0f} s left ", end="", flush=True)
+        measured = measure(block.layers, block.input, arguments.mode == "training")
+        rows[block.kernel, int(math.log10(block.multiply_adds))].append(measured)
+    print(
+        f"\r{machine.in_words(machine.describe(torch.get_num_threads()))}, {arguments.mode}; times as fast as PyTorch"
+    )
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
