@@ -25,8 +25,6 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     if one_pixel and (max(kernel) > 1 or not records):
         return None
     if _narrow_vectors():
-        if records and kernel == (5, 5) and _FEW_PIXELS < pixels <= 4 * _FEW_PIXELS:
-            return f"PyTorch is faster at kernel {kernel} on {pixels} pixels"
         if not (records or block.training) and _is_little_work(block, pixels):
             return None
         if records and block.transposed and kernel == stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK:
@@ -52,10 +50,12 @@ def _narrow_vectors() -> bool:
     return _extension.cpu_isa() != "avx512"
 
 
-def _suits_pytorch_alone(block: Block, pixels: int) -> bool:
-    """In training on one image, which PyTorch hands to a product of matrices."""
-    few = _narrow_vectors() and _VERY_FEW_PIXELS < pixels <= _FEW_PIXELS
-    return few and (max(block.weight.shape[2:]) != 4 or block.weight.numel() < _LARGE_WEIGHT)
+def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
+    """In training, of a block that is no part of a chain, with narrow vectors."""
+    kernel = tuple(block.weight.shape[2:])
+    if images == 1 and _VERY_FEW_PIXELS < pixels <= _FEW_PIXELS:  # one image PyTorch hands to a product of matrices
+        return max(kernel) != 4 or block.weight.numel() < _LARGE_WEIGHT
+    return kernel == (5, 5) and _FEW_PIXELS < pixels <= 4 * _FEW_PIXELS
 
 
 def _is_little_work(block: Block, pixels: int) -> bool:
@@ -126,8 +126,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     trains = records or any(block.training for block in blocks)
     if trains and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
-    if records and len(blocks) == 1 and shape[0] == 1 and _suits_pytorch_alone(first, pixels):
-        return f"a lone layer on one image of {pixels} pixels"
+    if records and len(blocks) == 1 and _narrow_vectors() and _suits_pytorch_alone(first, shape[0], pixels):
+        return f"PyTorch is faster at a lone layer of kernel {tuple(kernel)} on {pixels} pixels"
     lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
     if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
