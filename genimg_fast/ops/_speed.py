@@ -24,7 +24,7 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     one_pixel = pixels == input_shape[0] if block.transposed else _makes_one_pixel(block, input_shape)
     if one_pixel and (max(kernel) > 1 or not records):
         return None
-    if _narrow_vectors():
+    if _on_avx2():
         if not (records or block.training) and _is_little_work(block, pixels):
             return None
         if records and block.transposed and kernel == stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK:
@@ -46,12 +46,12 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     return None
 
 
-def _narrow_vectors() -> bool:
-    return _extension.cpu_isa() != "avx512"
+def _on_avx2() -> bool:
+    return _extension.cpu_isa() == "avx2"
 
 
 def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
-    """In training, of a block that is no part of a chain, with narrow vectors."""
+    """In training, of a block that is no part of a chain, on AVX2."""
     kernel = tuple(block.weight.shape[2:])
     if images == 1 and _VERY_FEW_PIXELS < pixels <= _FEW_PIXELS:  # one image PyTorch hands to a product of matrices
         return max(kernel) != 4 or block.weight.numel() < _LARGE_WEIGHT
@@ -67,8 +67,8 @@ def _made_for(block: Block, records: bool) -> bool:
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
     if stride == (1, 1) and block.transposed:
-        # forward kernel 4 pays on large images alone, but for narrow vectors
-        mirrored = kernel == (3, 3) or (kernel == (4, 4) and (records or _narrow_vectors()))
+        # elsewhere kernel 4 pays forward on large images alone
+        mirrored = kernel == (3, 3) or (kernel == (4, 4) and (records or _on_avx2()))
         return mirrored and min(block.weight.shape[:2]) >= fewest
     if stride == (1, 1):
         out_channels, in_channels = block.weight.shape[:2]
@@ -110,7 +110,7 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     kernel = first.weight.shape[2:]
     image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
     image_layer = image_layer and not _makes_one_pixel(first, shape)
-    little_inference = _narrow_vectors() and not records and _is_little_work(first, pixels)
+    little_inference = _on_avx2() and not records and _is_little_work(first, pixels)
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)
@@ -126,7 +126,7 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     trains = records or any(block.training for block in blocks)
     if trains and work * len(blocks) < _FEWEST_MULTIPLY_ADDS:
         return "so little work that to prepare for its gradients would take longer"
-    if records and len(blocks) == 1 and _narrow_vectors() and _suits_pytorch_alone(first, shape[0], pixels):
+    if records and len(blocks) == 1 and _on_avx2() and _suits_pytorch_alone(first, shape[0], pixels):
         return f"PyTorch is faster at a lone layer of kernel {tuple(kernel)} on {pixels} pixels"
     lone = len(blocks) == 1 and memory_format(input) is torch.contiguous_format
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS

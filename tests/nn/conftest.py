@@ -15,6 +15,6 @@ def backend(request):
 
 
 @pytest.fixture
-def wide_vectors(monkeypatch):
-    """PyTorch serves what it serves on AVX-512, where that is more, whatever this machine has."""
-    monkeypatch.setattr(_speed, "_narrow_vectors", lambda: False)
+def not_on_avx2(monkeypatch):
+    """PyTorch serves what it serves on AVX-512, which is more, whatever this machine has."""
+    monkeypatch.setattr(_speed, "_on_avx2", lambda: False)

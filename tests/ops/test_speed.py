@@ -12,9 +12,9 @@ from genimg_fast._backend import record_decisions
 from genimg_fast.ops import _speed
 
 
-@pytest.fixture(params=[False, True], ids=["AVX-512", "narrower"])
-def narrow(request, monkeypatch):
-    monkeypatch.setattr(_speed, "_narrow_vectors", lambda: request.param)
+@pytest.fixture(params=[False, True], ids=["AVX-512", "AVX2"])
+def avx2(request, monkeypatch):
+    monkeypatch.setattr(_speed, "_on_avx2", lambda: request.param)
     return request.param
 
 
@@ -26,22 +26,22 @@ def runs_natively(layer: nn.Module, *shape: int, training: bool) -> bool:
     return all(decision.native for decision in decisions)
 
 
-def test_what_the_kernels_are_made_for(narrow):
+def test_what_the_kernels_are_made_for(avx2):
     for training in (True, False):
         assert runs_natively(nn.ConvTranspose2d(64, 64, 4, 2, 1), 2, 64, 16, 16, training=training)
 
 
-def test_a_kernel_of_the_size_of_the_image_makes_one_pixel_unless_padded(narrow):
+def test_a_kernel_of_the_size_of_the_image_makes_one_pixel_unless_padded(avx2):
     assert runs_natively(nn.Conv2d(64, 64, 7), 8, 64, 7, 7, training=True)
     assert not runs_natively(nn.Conv2d(64, 64, 7, padding=3), 8, 64, 7, 7, training=True)
 
 
-def test_little_work_in_inference(narrow):
-    assert runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=False) == narrow
+def test_little_work_in_inference(avx2):
+    assert runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=False) == avx2
     assert not runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=True)
     assert not runs_natively(nn.Conv2d(512, 512, 1), 16, 512, 8, 8, training=False)
 
 
-def test_one_small_image_in_training(narrow):
-    assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 1, 192, 8, 8, training=True) != narrow
+def test_one_small_image_in_training(avx2):
+    assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 1, 192, 8, 8, training=True) != avx2
     assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 8, 192, 8, 8, training=True)
