@@ -277,7 +277,8 @@ void gather(const RowBlockJob<T>& job, Gathered<T>& to) {
   for (int64_t tap = 0; tap < taps; ++tap) {
     const int64_t first = first_seen[tap], count = last_seen[tap] + 1 - first;
     TapRows* before = to.parts ? &to.part[to.parts - 1] : nullptr;
-    if (before && before->first_row == first && before->rows == count)
+    const bool follows = before && before->first_tap + before->taps == tap;  // no tap between them that no row sees
+    if (follows && before->first_row == first && before->rows == count)
       ++before->taps;
     else if (count > 0)
       to.part[to.parts++] = {tap, 1, first, count};

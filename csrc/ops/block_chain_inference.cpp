@@ -56,37 +56,68 @@ std::optional<cpu::PackedLayout> layout_of(const Tensor& packed, const cpu::Conv
   const T* trailer = data<T>(packed) + count;
   if (!(trailer[0] >= 0 && trailer[0] < 256)) return std::nullopt;  // some other tensor
   const auto layout = cpu::layout_of_variant<T>(layer, static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0])));
-  if (layout.count != count || trailer[1] != static_cast<T>(layout.isa)) return std::nullopt;
+  const bool is_that = trailer[0] == static_cast<T>(layout.variant) && trailer[1] == static_cast<T>(layout.isa);
+  if (layout.count != count || !is_that) return std::nullopt;
   const T* sample = trailer + kCodes;  // compared bit by bit: a NaN equals itself
   if (!each_sample<T>(weight, [&](const T& value) { return std::memcmp(&value, sample++, sizeof value) == 0; }))
     return std::nullopt;
   return layout;
 }
 
-std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
-                         std::vector<double> numbers) {
-  std::vector<Tensor> packed;
+// Calls visit(i, block, layer, layout, zero) for each block, with the layout that serves it where the weight stays
+// packed.
+template <typename Visit>
+void each_layout(const Tensor& input, const std::vector<Tensor>& parameters, const std::vector<int64_t>& codes,
+                 const std::vector<double>& numbers, const Visit& visit) {
   std::vector<int64_t> sizes = sizes_of(input);
-  for (const Block& block : read_blocks(input, parameters, codes, numbers)) {
-    const cpu::ConvolutionLayer layer = block.geometry.layer(sizes, block.weight);
+  const std::vector<Block> blocks = read_blocks(input, parameters, codes, numbers);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const cpu::ConvolutionLayer layer = blocks[i].geometry.layer(sizes, blocks[i].weight);
     sizes = output_sizes(layer);
     dispatch_float_double(input, [&](auto zero) {
-      using T = decltype(zero);
-      const cpu::PackedLayout layout = cpu::choose_layout<T>(layer, false);
-      packed.push_back(torch::stable::new_empty(block.weight, {layout.count + kCodes + count_samples(block.weight)}));
-      T* values = mutable_data<T>(packed.back());
-      cpu::advise_huge_pages(values, layout.count * sizeof(T));
-      cpu::pack_weight(layer, layout, contiguous_values<T>(block.weight), values);
-      T* trailer = values + layout.count;
-      *trailer++ = static_cast<T>(layout.variant);
-      *trailer++ = static_cast<T>(layout.isa);
-      if (block.weight.numel() > 0)
-        each_sample<T>(block.weight, [&](const T& value) {
-          *trailer++ = value;
-          return true;
-        });
+      visit(static_cast<int64_t>(i), blocks[i], layer, cpu::choose_layout<decltype(zero)>(layer, false), zero);
     });
   }
+}
+
+// The variant of each block: what is packed for one of them serves images of other sizes too.
+std::vector<int64_t> variants(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
+                              std::vector<double> numbers) {
+  std::vector<int64_t> found;
+  each_layout(input, parameters, codes, numbers,
+              [&](int64_t, const Block&, const cpu::ConvolutionLayer&, const cpu::PackedLayout& layout, auto) {
+                found.push_back(static_cast<int64_t>(layout.variant));
+              });
+  return found;
+}
+
+template <typename T>
+Tensor pack_one(const Tensor& weight, const cpu::ConvolutionLayer& layer, const cpu::PackedLayout& layout) {
+  Tensor packed = torch::stable::new_empty(weight, {layout.count + kCodes + count_samples(weight)});
+  T* values = mutable_data<T>(packed);
+  cpu::advise_huge_pages(values, layout.count * sizeof(T));
+  cpu::pack_weight(layer, layout, contiguous_values<T>(weight), values);
+  T* trailer = values + layout.count;
+  *trailer++ = static_cast<T>(layout.variant);
+  *trailer++ = static_cast<T>(layout.isa);
+  if (weight.numel() > 0)
+    each_sample<T>(weight, [&](const T& value) {
+      *trailer++ = value;
+      return true;
+    });
+  return packed;
+}
+
+// The weights of the blocks whose numbers are in `which`, in its order, which ascends.
+std::vector<Tensor> pack(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
+                         std::vector<double> numbers, std::vector<int64_t> which) {
+  std::vector<Tensor> packed;
+  each_layout(input, parameters, codes, numbers,
+              [&](int64_t i, const Block& block, const cpu::ConvolutionLayer& layer, const cpu::PackedLayout& layout,
+                  auto zero) {
+                if (std::find(which.begin(), which.end(), i) != which.end())
+                  packed.push_back(pack_one<decltype(zero)>(block.weight, layer, layout));
+              });
   return packed;
 }
 
@@ -223,7 +254,9 @@ void release(int64_t id) {
 }  // namespace genimg_fast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
-  library.def("block_chain_pack(Tensor input, Tensor[] parameters, int[] codes, float[] numbers) -> Tensor[]");
+  library.def("block_chain_variants(Tensor input, Tensor[] parameters, int[] codes, float[] numbers) -> int[]");
+  library.def(
+      "block_chain_pack(Tensor input, Tensor[] parameters, int[] codes, float[] numbers, int[] which) -> Tensor[]");
   library.def(
       "block_chain_inference(Tensor input, Tensor[] parameters, Tensor[] fixed, Tensor[] packed, int[] codes, "
       "float[] numbers) -> Tensor");
@@ -235,6 +268,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
+  library.impl("block_chain_variants", TORCH_BOX(&genimg_fast::variants));
   library.impl("block_chain_pack", TORCH_BOX(&genimg_fast::pack));
   library.impl("block_chain_inference", TORCH_BOX(&genimg_fast::inference));
   library.impl("block_chain_keep", TORCH_BOX(&genimg_fast::keep));

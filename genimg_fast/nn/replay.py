@@ -53,8 +53,7 @@ def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
 def forget(module: nn.Module) -> None:
     """The passes that start with this module, which hold its tensors and those of the layers after it; and their packed weights."""
     weights = [weight for known in _known.pop(module, {}).values() for weight in known.weights]
-    for weight in (*weights, *module.parameters(recurse=False)):
-        _packed.forget(weight)
+    _packed.forget((*weights, *module.parameters(recurse=False)))
 
 
 class Recording:

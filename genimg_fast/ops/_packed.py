@@ -9,29 +9,29 @@ only inside `kept_on_cuda`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from genimg_fast import _backend
+from genimg_fast import _backend, _extension
 from genimg_fast._block import Block
 
 if TYPE_CHECKING:
     from genimg_fast.ops.block_chain import Description
 
-_SHAPES = 4  # of the input, for which a chain keeps packed weights
+_WAYS = 4  # in which one weight is kept packed
 
-# First weight of a chain -> {(codes of its blocks, sizes): (state of all its weights, packed weights)}, the oldest first.
+# Weight -> {how it is packed: (its state, packed)}, the oldest first.
 # Several threads may run a model at once: each step below is a whole one, whatever others keep and forget in between.
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def state(weights: Sequence[torch.Tensor]) -> list[int]:
+def _state(weight: torch.Tensor) -> tuple[int, int]:
     """What changes when a weight does."""
-    return [number for w in weights for number in (w.data_ptr(), w._version)]
+    return weight.data_ptr(), weight._version
 
 
 _used_on_cuda: list[torch.Tensor] | None = None
@@ -54,68 +54,76 @@ def kept_on_cuda() -> Iterator[list[torch.Tensor]]:
 
 
 def keep(
-    weights: Sequence[torch.Tensor], codes: Sequence[int], sizes: tuple, pack: Callable[[], list[torch.Tensor]]
+    weights: Sequence[torch.Tensor], ways: Sequence[Hashable], pack: Callable[[list[int]], list[torch.Tensor]]
 ) -> list[torch.Tensor]:
-    """What `pack` made of the weights in this state, or makes of them now; nothing at all where it cannot be kept.
+    """The weights packed, as they are now; nothing at all where that cannot be kept.
 
     Args:
-        codes: what convolutions the weights are of: one weight may serve two, of which each packs it in its own way.
-        sizes: all else that `pack` depends on.
+        ways: how each is packed: one weight may serve several convolutions, of which each packs it in its own way.
+        pack: packs those whose numbers it is given.
     """
-    packed = _keep(weights, (tuple(codes), sizes), pack)
+    packed = _keep(weights, ways, pack)
     if _used_on_cuda is not None:
         _used_on_cuda.extend(packed)
     return packed
 
 
-def _keep(weights: Sequence[torch.Tensor], key: tuple, pack: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
+def _keep(
+    weights: Sequence[torch.Tensor], ways: Sequence[Hashable], pack: Callable[[list[int]], list[torch.Tensor]]
+) -> list[torch.Tensor]:
     # a tensor that is no Parameter may be gone after this call, and one made in inference mode has no version counter
     if torch.compiler.is_compiling() or any(not isinstance(w, torch.nn.Parameter) or w.is_inference() for w in weights):
         return []
     if torch._C._len_torch_dispatch_stack():  # which may record what is called, to call it again with other weights
         return []
-    now = state(weights)
-    kept = _kept.setdefault(weights[0], {})
-    known = kept.get(key)
-    if known is not None and known[0] == now:
-        return known[1]
+    states = list(map(_state, weights))
+    found = [_kept.setdefault(w, {}).get(way, (None, None)) for w, way in zip(weights, ways, strict=True)]
+    packed: list[Any] = [p if state == now else None for (state, p), now in zip(found, states, strict=True)]
+    missing = [i for i, p in enumerate(packed) if p is None]
+    if not missing:
+        return packed
     if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():  # nothing is written before the graph runs
         return []
-    packed = pack()
-    for (codes, _), (other_state, other) in tuple(kept.items()):  # what is packed alike for another shape is kept once
-        if codes == key[0] and other_state == now:
-            packed = [o if _same(o, p) else p for o, p in zip(other, packed, strict=True)]
-    kept.pop(key, None)
-    for oldest in tuple(kept)[: 1 - _SHAPES]:
-        kept.pop(oldest, None)
-    kept[key] = (now, packed)
+    for i, made in zip(missing, pack(missing), strict=True):
+        packed[i] = made
+        _remember(weights[i], ways[i], states[i], made)
     return packed
+
+
+def _remember(weight: torch.Tensor, way: Hashable, state: tuple[int, int], packed: torch.Tensor) -> None:
+    of_weight = _kept.setdefault(weight, {})
+    for other, (other_state, _) in tuple(of_weight.items()):
+        if other_state != state:
+            of_weight.pop(other, None)
+    for oldest in tuple(of_weight)[: 1 - _WAYS]:
+        of_weight.pop(oldest, None)
+    of_weight[way] = (state, packed)
 
 
 def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: Description) -> list[torch.Tensor]:
     """One for each block of a chain; none at all where they cannot be kept."""
-    # torch.compile does not take cpu_settings() into its graph, and torch.vmap has no rule for the packing
+    # torch.compile does not take the variants into its graph, and torch.vmap has no rule for the packing
     if torch.compiler.is_compiling() or _backend.stacks(input):
         return []
-
-    def pack() -> list[torch.Tensor]:
-        return torch.ops.genimg_fast.block_chain_pack(
-            input, description.parameters, description.codes, description.numbers
-        )
-
-    sizes = (*input.shape, torch.ops.genimg_fast.cpu_settings())
-    return keep([block.weight for block in blocks], description.codes, sizes, pack)
+    parameters, _, codes, numbers = description
+    variants = torch.ops.genimg_fast.block_chain_variants(input, parameters, codes, numbers)
+    ways = [
+        (*block.geometry.codes(), variant, _extension.cpu_isa())
+        for block, variant in zip(blocks, variants, strict=True)
+    ]
+    return keep(
+        [block.weight for block in blocks],
+        ways,
+        lambda which: torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers, which),
+    )
 
 
 def keeps_on_cuda() -> bool:
     return _used_on_cuda is not None
 
 
-def forget(weight: torch.Tensor) -> None:
-    """What is kept of the chains that start with it."""
+def forget(weights: Iterable[torch.Tensor]) -> None:
+    """What is kept of them."""
     if not torch.compiler.is_compiling():
-        _kept.pop(weight, None)
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.is_cpu and torch.equal(a, b)
+        for weight in weights:
+            _kept.pop(weight, None)

@@ -20,15 +20,14 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     pay in inference where there is little work.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    if block.dilation != (1, 1):
+        return f"PyTorch is faster at dilation {block.dilation}"
     pixels = _pixels(block, input_shape)
     one_pixel = pixels == input_shape[0] if block.transposed else _makes_one_pixel(block, input_shape)
     if one_pixel and (max(kernel) > 1 or not records):
         return None
-    if _on_avx2():
-        if not (records or block.training) and _is_little_work(block, pixels):
-            return None
-        if records and block.transposed and kernel == stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK:
-            return None
+    if _on_avx2() and _pays_on_avx2(block, records, pixels):
+        return None
     # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
     if records and kernel == (3, 3) and block.weight.numel() >= _LARGE_WEIGHT // 2 and pixels <= _VERY_FEW_PIXELS:
         return f"PyTorch is faster at kernel {kernel} on {pixels} pixels with so large a weight"
@@ -58,8 +57,18 @@ def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
     return kernel == (5, 5) and _FEW_PIXELS < pixels <= 4 * _FEW_PIXELS
 
 
+def _pays_on_avx2(block: Block, records: bool, pixels: int) -> bool:
+    if records or block.training:
+        kernel = tuple(block.weight.shape[2:])
+        return block.transposed and kernel == block.stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK
+    # what a transposed convolution of few channels does to each pixel fills no vector
+    return _is_little_work(block, pixels) and not (
+        block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
+    )
+
+
 def _is_little_work(block: Block, pixels: int) -> bool:
-    # torch.compile would make graphs of its own for each answer about pixels, and spares PyTorch what is saved here
+    # not in torch.compile, which makes a graph of its own for each answer about pixels, and fuses the three operators itself
     return not torch.compiler.is_compiling() and block.weight.numel() * pixels <= _LITTLE_WORK
 
 
@@ -83,7 +92,8 @@ _FEWEST_MULTIPLY_ADDS = 12_000_000
 """Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
 each of two, whose setting up is one."""
 _LITTLE_WORK = 50_000_000
-"""Multiply-adds that take as long as PyTorch's way into three operators."""
+"""Multiply-adds up to which, on AVX2, one call of ours in inference beats three operators of PyTorch's at any kernel: its convolutions
+are not so much faster than plain sums that they make up for what a call costs, and for passes over memory."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
@@ -110,7 +120,7 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     kernel = first.weight.shape[2:]
     image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
     image_layer = image_layer and not _makes_one_pixel(first, shape)
-    little_inference = _on_avx2() and not records and _is_little_work(first, pixels)
+    little_inference = _on_avx2() and not records and max(kernel) > 1 and _is_little_work(first, pixels)
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)

@@ -49,7 +49,7 @@ def block_chain(input: torch.Tensor, blocks: Sequence[Block], keeps_packed: bool
         packed = _packed.packed_weights(input, blocks, description) if keeps_packed else []
         return torch.ops.genimg_fast.block_chain_inference(input, parameters, fixed, packed, codes, numbers)
 
-    _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory
+    _packed.forget([block.weight for block in blocks])  # what changes with every step is not worth its memory
     if torch.compiler.is_compiling() or _backend.inside_func_transform():
         output, _, statistics = torch.ops.genimg_fast.block_chain_training(input, parameters, fixed, codes, numbers)
     else:

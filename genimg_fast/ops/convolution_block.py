@@ -98,7 +98,7 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
             update_running_statistics(block.running_mean, block.running_var, mean, var, count, block.momentum)
         return output
     if records_gradient(input, weight, bias, block.bn_weight, block.bn_bias):
-        _packed.forget(block.weight)  # what changes with every step is not worth its memory
+        _packed.forget([block.weight])  # what changes with every step is not worth its memory
         if block.running_mean is None:
             return _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, *epilogue, False if nchw else None)
         raw = _inference(input, weight, None, bias, (None,) * 4, 0.0, codes, 0, 0.0, *allowed)
@@ -120,10 +120,10 @@ def _inference(
 
 
 def _packed_weight(input: torch.Tensor, weight: torch.Tensor, codes: list[int]) -> torch.Tensor | None:
-    def pack() -> list[torch.Tensor]:
+    def pack(which: list[int]) -> list[torch.Tensor]:
         return [torch.ops.genimg_fast.convolution_block_pack(input, weight, codes)]
 
-    kept = _packed.keep([weight], codes, tuple(input.shape[2:]), pack)
+    kept = _packed.keep([weight], [(*codes, *input.shape[2:])], pack)
     return kept[0] if kept else None
 
 

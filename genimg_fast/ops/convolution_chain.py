@@ -31,7 +31,7 @@ def convolution_chain(input: torch.Tensor, blocks: Sequence[Block], nchw: bool =
         input: channels_last.
         nchw: the output in this order where a last block without batch normalisation can write it.
     """
-    _packed.forget(blocks[0].weight)  # what changes with every step is not worth its memory
+    _packed.forget([block.weight for block in blocks])  # what changes with every step is not worth its memory
     parameters = [t for block in blocks for t in _given(block, _PARAMETERS)]
     return _Node.apply(input, tuple(blocks), nchw, *parameters)
 

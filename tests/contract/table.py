@@ -184,8 +184,9 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
 
 - In inference on the CPU weights are kept packed. A change is noticed by the parameter's version counter, which optimizers,
   `load_state_dict` and writes under `torch.no_grad()` advance. A write that bypasses the counter, through `weight.data`,
-  `weight.detach()` or NumPy, is noticed by samples: one of each input channel, each output channel and each tap. A change of many
-  weights or of a whole channel is, that of single values may not be. Edit single values under `torch.no_grad()`.
+  `weight.detach()` or NumPy, is noticed by samples: one value of each input channel, each output channel and each tap. A change of
+  many weights is, that of a whole channel unless its sample stays what it is (a pruned 0 that is doubled), that of single values may
+  not be. Edit such under `torch.no_grad()`.
 - What is kept holds the tensors. `torch.utils.swap_tensors`, and conversions under
   `torch.__future__.set_swap_module_params_on_conversion(True)`, refuse the parameters of a model that has run in inference: `unfuse`
   it first, which lets go of all, and `fuse` it again after that.

@@ -268,7 +268,7 @@ def test_operator_contract():
     finally:
         chain.block_chain = original
     parameters, fixed, codes, numbers = ops.describe(seen["blocks"])
-    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers)
+    packed = torch.ops.genimg_fast.block_chain_pack(input, parameters, codes, numbers, [0, 1, 2, 3, 4, 5])
     detached = [p.detach() for p in parameters]
     for weights in ([], packed):
         torch.library.opcheck(

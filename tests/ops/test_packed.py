@@ -29,8 +29,8 @@ def native():
 
 @pytest.fixture
 def packings(monkeypatch):
-    """How many times weights were packed."""
-    count = []
+    """How many weights were packed, each time."""
+    counts = []
     original = torch.ops.genimg_fast.block_chain_pack
 
     class Ops:
@@ -38,12 +38,12 @@ def packings(monkeypatch):
             return getattr(namespace, name)
 
         def block_chain_pack(self, *args):
-            count.append(1)
+            counts.append(len(args[-1]))
             return original(*args)
 
     namespace = torch.ops.genimg_fast
     monkeypatch.setattr(torch.ops, "genimg_fast", Ops())
-    return count
+    return counts
 
 
 def edit_in_place(model):
@@ -112,8 +112,9 @@ def test_packed_weights_follow_the_settings_and_the_shape(packings):
     for variant in cpu.VARIANTS:
         with cpu.force_variant(variant):
             check()
+            so_far = sum(packings)
             check()
-    assert len(packings) == 1 + len(cpu.VARIANTS)
+            assert sum(packings) == so_far
     with torch.no_grad():
         for n in (1, 2, 5, 7):
             torch.testing.assert_close(
@@ -121,18 +122,42 @@ def test_packed_weights_follow_the_settings_and_the_shape(packings):
             )
 
 
+@torch.no_grad()
+def test_a_weight_is_packed_once_for_images_of_all_sizes(packings):
+    model = FusedSequential(nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 16, 3, 1, 1)).eval()
+    plain = unfuse(copy.deepcopy(model))
+    with cpu.force_variant("toom_cook_2"):
+        for shape in ((1, 5, 6), (3, 9, 4), (2, 16, 16)):
+            input = _cases.randn((shape[0], 16, *shape[1:]))
+            torch.testing.assert_close(model(input), plain(input), rtol=1e-4, atol=1e-4)
+    assert packings == [2]
+
+
+@torch.no_grad()
+def test_what_else_is_packed_of_a_weight_goes_when_it_changes():
+    model, input = FusedSequential(nn.ConvTranspose2d(16, 32, 4, 2, 1)).eval(), _cases.randn((1, 16, 8, 8))
+    for variant in cpu.VARIANTS:
+        with cpu.force_variant(variant):
+            model(input)
+    weight = model[0].weight
+    assert 1 < len(_packed._kept[weight]) <= _packed._WAYS
+    weight.mul_(2)
+    model(input)
+    assert len(_packed._kept[weight]) == 1
+
+
 def test_packed_weights_live_as_long_as_the_model_and_not_through_training():
     model, input = generator().eval(), _cases.randn((3, 6, 2, 2))
-    before = len(_packed._kept)
+    before, weights = len(_packed._kept), [p for p in model.parameters() if p.dim() == 4]
     with torch.no_grad():
         model(input)
-    assert len(_packed._kept) == before + 1
+    assert len(_packed._kept) == before + len(weights)
     model.train()(input)
     assert len(_packed._kept) == before
     with torch.no_grad():
         model.eval()(input)
     copy.deepcopy(model)
-    del model
+    del model, weights
     assert len(_packed._kept) == before
 
 
@@ -151,21 +176,20 @@ def test_threads_that_pack_the_same_weights_for_different_shapes(monkeypatch):
     model = generator().eval()
     inputs = [_cases.randn((n, 6, 1, 1)) for n in range(1, 8)]
     expected = [unfuse(copy.deepcopy(model))(input) for input in inputs]
-    model(inputs[0])
-    original, others = _packed._same, iter(inputs[2:])
+    original, others = _packed._remember, iter(inputs[1:])
 
-    def same(a, b):
-        if (input := next(others, None)) is not None:  # between any two lines of the thread that packs
+    def remember(*args):
+        if (input := next(others, None)) is not None:  # between any two weights of the thread that packs
             thread = threading.Thread(target=torch.no_grad()(model), args=(input,))
             thread.start()
             thread.join()
-        return original(a, b)
+        original(*args)
 
-    monkeypatch.setattr(_packed, "_same", same)
-    for input, output in zip(inputs[1:], expected[1:], strict=True):
+    monkeypatch.setattr(_packed, "_remember", remember)
+    for input, output in zip(inputs, expected, strict=True):
         torch.testing.assert_close(model(input), output, rtol=1e-4, atol=1e-5)
     assert next(others, None) is None
-    assert len(_packed._kept[model[0].weight]) <= _packed._SHAPES
+    assert len(_packed._kept[model[0].weight]) <= _packed._WAYS
 
 
 @pytest.mark.parametrize("backend", ["auto", "native"])

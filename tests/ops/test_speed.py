@@ -23,6 +23,7 @@ def runs_natively(layer: nn.Module, *shape: int, training: bool) -> bool:
     fuse(model)
     with torch.set_grad_enabled(training), record_decisions() as decisions:
         model.train(training)(torch.ones(shape))
+    assert decisions
     return all(decision.native for decision in decisions)
 
 
@@ -40,6 +41,13 @@ def test_little_work_in_inference(avx2):
     assert runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=False) == avx2
     assert not runs_natively(nn.Conv2d(32, 32, 1), 1, 32, 8, 8, training=True)
     assert not runs_natively(nn.Conv2d(512, 512, 1), 16, 512, 8, 8, training=False)
+
+
+def test_dilation_and_layers_of_few_sums_for_each_pixel(avx2):
+    for training in (True, False):
+        assert not runs_natively(nn.Conv2d(64, 64, 3, padding=2, dilation=2), 2, 64, 16, 16, training=training)
+    assert not runs_natively(nn.Conv2d(32, 3, 1), 1, 32, 64, 64, training=False)
+    assert not runs_natively(nn.ConvTranspose2d(3, 16, 3, 1, 1), 1, 3, 16, 16, training=False)
 
 
 def test_one_small_image_in_training(avx2):
