@@ -31,7 +31,7 @@ KERNELS: list[tuple[Any, tuple[int, ...]]] = [
     *((nn.Conv2d, o) for o in ((1,), (3, 1, 1), (3, 2, 1), (4, 1, 1), (4, 2, 1), (5, 1, 2), (5, 2, 2), (7, 1, 3))),
     *((nn.ConvTranspose2d, o) for o in ((2, 2), (3, 1, 1), (3, 2, 1, 1), (4, 1), (4, 2, 1), (5, 2, 2, 1))),
 ]
-CHANNELS = (3, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+CHANNELS = (1, 3, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
 SIZES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)
 BATCHES = (1, 1, 2, 4, 8, 32)
 LEAST, MOST = 10**6, 7 * 10**8  # multiply-adds
@@ -45,10 +45,12 @@ class Drawn(NamedTuple):
 
 
 class Measured(NamedTuple):
-    ratio: float
-    """How many times as fast as PyTorch the kernels are."""
+    """How many times as fast as PyTorch."""
+
+    kernels: float
+    auto: float
     chosen: bool
-    """Whether "auto" takes them."""
+    """Whether "auto" takes the kernels for the convolution."""
 
 
 def draw(pick: random.Random) -> Iterator[Drawn]:
@@ -70,11 +72,18 @@ def draw(pick: random.Random) -> Iterator[Drawn]:
 def measure(plain: nn.Module, input: torch.Tensor, training: bool) -> Measured:
     plain.train(training)
     input.requires_grad_(training)
-    auto, native = (genimg_fast.fuse(model) and model for model in (copy.deepcopy(plain), copy.deepcopy(plain)))
     with torch.set_grad_enabled(training), _backend.record_decisions() as decisions:
-        grad = torch.randn_like(auto(input))
+        grad = torch.randn_like(fused(plain)(input))
+    auto = times_as_fast(*(a_pass(m, input, grad) for m in (fused(plain), plain)))
     with genimg_fast.use_backend("native"):
-        return Measured(times_as_fast(*(a_pass(m, input, grad) for m in (native, plain))), decisions[0].native)
+        kernels = times_as_fast(*(a_pass(m, input, grad) for m in (fused(plain), plain)))
+    return Measured(kernels, auto, decisions[0].native)
+
+
+def fused(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    genimg_fast.fuse(model)
+    return model
 
 
 def a_pass(model: nn.Module, input: torch.Tensor, grad: torch.Tensor) -> Callable[[], object]:
@@ -106,12 +115,11 @@ def seconds_of(function: Callable[[], object], calls: int) -> float:
 
 
 def table(rows: dict[tuple[str, int], list[Measured]]) -> Iterator[str]:
-    yield f"{'kernel':22} {'multiply-adds':13} {'blocks':>6} {'kernels':>8} {'worst':>6} {'chosen':>7} {'auto':>6}"
+    yield f"{'kernel':22} {'multiply-adds':13} {'blocks':>6} {'kernels':>8} {'chosen':>7} {'auto':>6} {'worst':>6}"
     for (kernel, power), measured in sorted(rows.items()):
-        kernels = statistics.geometric_mean(m.ratio for m in measured)
-        auto = statistics.geometric_mean(m.ratio if m.chosen else 1.0 for m in measured)
-        worst, chosen = min(m.ratio for m in measured), sum(m.chosen for m in measured)
-        yield f"{kernel:22} {f'from 10^{power}':13} {len(measured):6} {kernels:8.2f} {worst:6.2f} {chosen:7} {auto:6.2f}"
+        kernels, auto = (statistics.geometric_mean(ratios) for ratios in list(zip(*measured, strict=True))[:2])
+        worst, chosen = min(m.auto for m in measured), sum(m.chosen for m in measured)
+        yield f"{kernel:22} {f'from 10^{power}':13} {len(measured):6} {kernels:8.2f} {chosen:7} {auto:6.2f} {worst:6.2f}"
 
 
 def main() -> None:

@@ -83,6 +83,11 @@ class Block(NamedTuple):
             del arguments["output_padding"]
         return arguments
 
+    def covers(self, input_shape: Sequence[int]) -> bool:
+        """Whether it makes one pixel of each image, by a kernel of its size."""
+        kernel_is_image = tuple(self.weight.shape[2:]) == tuple(input_shape[2:])
+        return kernel_is_image and not self.transposed and self.padding == (0, 0)
+
     def output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         return input_shape[0], self.out_channels, *output_size(self, input_shape, self.weight.shape)
 

@@ -23,7 +23,7 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     if block.dilation != (1, 1):
         return f"PyTorch is faster at dilation {block.dilation}"
     pixels = _pixels(block, input_shape)
-    one_pixel = pixels == input_shape[0] if block.transposed else _makes_one_pixel(block, input_shape)
+    one_pixel = pixels == input_shape[0] if block.transposed else block.covers(input_shape)
     if one_pixel and (max(kernel) > 1 or not records):
         return None
     if _on_avx2() and _pays_on_avx2(block, records, pixels):
@@ -60,7 +60,7 @@ def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
 def _pays_on_avx2(block: Block, records: bool, pixels: int) -> bool:
     if records or block.training:
         kernel = tuple(block.weight.shape[2:])
-        return block.transposed and kernel == block.stride == (2, 2) and block.weight.numel() * pixels > _LITTLE_WORK
+        return block.transposed and kernel == block.stride == (2, 2) and block.weight.numel() * pixels > _MUCH_WORK
     # what a transposed convolution of few channels does to each pixel fills no vector
     return _is_little_work(block, pixels) and not (
         block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
@@ -94,6 +94,8 @@ each of two, whose setting up is one."""
 _LITTLE_WORK = 50_000_000
 """Multiply-adds up to which, on AVX2, one call of ours in inference beats three operators of PyTorch's at any kernel: its convolutions
 are not so much faster than plain sums that they make up for what a call costs, and for passes over memory."""
+_MUCH_WORK = 50_000_000
+"""Multiply-adds from which on, on AVX2, PyTorch's transposed convolution by pixels that do not overlap trains slower."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
@@ -118,8 +120,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     """
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]
-    image_layer = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
-    image_layer = image_layer and not _makes_one_pixel(first, shape)
+    of_images = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
+    image_layer = of_images and not first.covers(shape)
     little_inference = _on_avx2() and not records and max(kernel) > 1 and _is_little_work(first, pixels)
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
@@ -149,11 +151,6 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
         if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
             return "a lone layer on images: changing the memory order costs more than the kernel saves"
     return None
-
-
-def _makes_one_pixel(block: Block, input_shape: Sequence[int]) -> bool:
-    """Of each image, by a kernel of its size."""
-    return tuple(block.weight.shape[2:]) == tuple(input_shape[2:]) and block.padding == (0, 0)
 
 
 def _pixels(block: Block, input_shape: Sequence[int]) -> int:

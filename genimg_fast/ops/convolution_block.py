@@ -66,8 +66,7 @@ def slower(shape: Sequence[int], dtype: torch.dtype, block: Block) -> str | None
     if reason:
         return f"cuDNN outruns the plain CUDA kernel; {reason}"
     kernel = tuple(block.weight.shape[2:])
-    makes_one_pixel = not block.transposed and kernel == tuple(shape[2:]) and block.padding == (0, 0)
-    if len(shape) != 4 or tuple(shape[2:]) == (1, 1) or makes_one_pixel:
+    if len(shape) != 4 or tuple(shape[2:]) == (1, 1) or block.covers(shape):
         return None
     made_for = _TRANSPOSED if block.transposed else _PLAIN
     if (kernel, block.stride) in made_for:
