@@ -26,12 +26,12 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     if not blocks:
         return input
     if not may_chain(input):
-        return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else _block_by_block(input, blocks)
+        return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else block_by_block(input, blocks)
     runs = native_runs(input, blocks)
     # not of a frozen part of what trains: images come in many sizes there, and a moving average may move its weights in each step
     keeps_packed = len(runs) == 1 or not any(map(_records, blocks))
     for served, _, run in runs:
-        input = _run(input, run, keeps_packed) if served else _block_by_block(input, run)
+        input = _run(input, run, keeps_packed) if served else block_by_block(input, run)
     return input
 
 
@@ -102,7 +102,7 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
                 _backend.record_native(block.op)
             input = convolution_chain(_for_kernels(input, run), run, nchw=put_back and i + 1 == len(runs))
         else:
-            input = _block_by_block(input, run)
+            input = block_by_block(input, run)
         chained = chained or served
     return input.contiguous() if chained and put_back else input
 
@@ -167,7 +167,7 @@ def _is_like(t: torch.Tensor, input: torch.Tensor, or_float32: bool = False) -> 
     return is_of_dtype and t.device == input.device and t.layout is torch.strided
 
 
-def _block_by_block(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+def block_by_block(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     given, laid_out, put_back = input, False, False
     for i, block in enumerate(blocks):
         if len(blocks) > 1 and _wants_channels_last(input, block):

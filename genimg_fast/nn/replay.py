@@ -9,6 +9,7 @@ the layers between them are called.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Hashable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -21,12 +22,13 @@ from torch.nn.modules.module import _has_any_global_hook
 from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.nn import plain
-from genimg_fast.nn.chain import gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, takes_batch_statistics
+from genimg_fast.nn.chain import block_by_block, gives_channels_last, may_chain, native_runs
+from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, block, pad_before, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
+from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
 from genimg_fast.ops.block_chain import describe
 
 
@@ -103,14 +105,27 @@ class Recording:
             self.fits = False
             return
         for served, shape, run in native_runs(input, blocks):
-            self.add(plain.call_each, [layer for together in layers[: len(run)] for layer in together])
-            chain = _keep(input.new_empty(shape), run) if served else None
-            if chain is not None:
+            of_run, layers = layers[: len(run)], layers[len(run) :]
+            if served:
+                self.add(plain.call_each, [layer for together in of_run for layer in together])
+                chain = _keep(input.new_empty(shape), run)
+                if chain is None:
+                    self.fits = False
+                    return
                 self.parts[-1] = self.parts[-1]._replace(chain=chain, pad=pad)
                 self.weights += [block.weight for block in run]
-            elif served or _backend.current_backend() != "auto":
+            elif _backend.current_backend() != "auto":
                 self.fits = False
-            layers, pad = layers[len(run) :], None
+            else:
+                self._add_one_by_one(run, of_run, shape)
+            pad = None
+
+    def _add_one_by_one(self, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], shape: Sequence[int]) -> None:
+        """Blocks that PyTorch convolves; what comes after a convolution runs as it did in the pass that is recorded."""
+        for each, together in zip(blocks, layers, strict=True):
+            shape = each.output_shape(shape)
+            normalizes = each.running_mean is not None and is_worth_a_kernel(math.prod(shape), training=False)
+            self.add(_run_block if normalizes else plain.call_each, together)
 
     def keep(self) -> None:
         """What was added is all that the pass runs."""
@@ -118,6 +133,13 @@ class Recording:
             return
         replay = _Replay(self.modules, self.input, self.weights, self.parts)
         plain.remember(_known, self.modules[0], _kind(self.modules, self.input), replay, _MOST_PASSES)
+
+
+def _run_block(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    pad = pad_before(layers[0])
+    if pad is not None:
+        input = pad(input)
+    return block_by_block(input, [block(layers, input)])
 
 
 class _KeptChain:

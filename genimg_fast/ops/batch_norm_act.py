@@ -106,13 +106,18 @@ def _move_towards(running: torch.Tensor, batch: torch.Tensor, momentum: float, s
         running.copy_(torch.add(batch * (momentum * scale), running, alpha=1 - momentum))
 
 
+def is_worth_a_kernel(count: int, training: bool) -> bool:
+    """Whether that many elements are."""
+    return count >= (_WORTH_A_KERNEL if training else _WORTH_A_KERNEL_IN_INFERENCE)
+
+
 def _why_slower(input: torch.Tensor, training: bool, activation: str) -> str | None:
     if input.device.type != "cpu":
         return None
     if not training and activation == "none":
         return "a fixed scale and shift alone, which is one pass in PyTorch too"
-    least = _WORTH_A_KERNEL if training else _WORTH_A_KERNEL_IN_INFERENCE
-    if input.numel() < least:
+    if not is_worth_a_kernel(input.numel(), training):
+        least = _WORTH_A_KERNEL if training else _WORTH_A_KERNEL_IN_INFERENCE
         return f"fewer than {least} elements, for which calling PyTorch's own operators is quicker"
     plane = math.prod(input.shape[2:])
     if 1 < plane < 16 and input.stride(1) == plane:
