@@ -28,7 +28,7 @@ TRANSPOSED = "conv_transpose2d_bn_act"
 
 # Around one, the tiles of Toom-Cook (2, 4) and of the direct kernel (12 rows), and the vector widths (4, 8, 16).
 SIZES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 23, 33]
-CHANNELS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65]
+CHANNELS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 65, 96]
 # kernel, stride, padding, output_padding of the models' own blocks, which have kernels of their own
 COMMON = [
     (4, 2, 1, 0),
@@ -133,8 +133,8 @@ def random_configuration(seed: int) -> Configuration:
             kernel, stride, padding, output_padding = ((n, n) for n in rng.choice(COMMON))
             dilation = (1, 1)
         else:
-            kernel, stride = both(lambda: rng.randint(1, 5)), both(lambda: rng.randint(1, 3))
-            padding = both(lambda: rng.randint(0, 3))
+            kernel, stride = both(lambda: rng.randint(1, 9)), both(lambda: rng.randint(1, 4))
+            padding = both(lambda: rng.randint(0, 4))
             dilation = both(lambda: one_of((1, 5), (2, 1), (3, 1)))
             output_padding = tuple(rng.randrange(max(s, d)) for s, d in zip(stride, dilation, strict=True))
         configuration = Configuration(
