@@ -23,7 +23,7 @@ inline Tensor to_channels_last(const Tensor& t) {
   return out;
 }
 inline Tensor to_nchw(const Tensor& t) {
-  if (t.is_contiguous()) return t;
+  if (t.is_contiguous()) return is_channels_last(t) ? with_strides_of_nchw(t) : t;
   const Tensor from = to_channels_last(t);
   Tensor out = new_image(t, sizes_of(t), false);
   dispatch_float_double(t, [&](auto zero) {

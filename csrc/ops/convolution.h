@@ -30,12 +30,24 @@ std::vector<int64_t> output_sizes(const Geometry& conv) {
 inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptionalTensor to_contiguous(const OptionalTensor& t) { return t ? OptionalTensor(to_contiguous(*t)) : t; }
 
+inline std::array<int64_t, 4> image_strides(const std::vector<int64_t>& sizes, bool channels_last) {
+  const int64_t c = sizes[1], h = sizes[2], w = sizes[3];
+  if (channels_last) return {c * h * w, 1, c * w, c};
+  return {c * h * w, h * w, w, 1};
+}
+// The same memory, for images of one channel or one pixel, which lie in both orders: PyTorch's operators lay out what
+// they return by what the strides say.
+inline Tensor with_strides_of_nchw(const Tensor& t) {
+  const std::vector<int64_t> sizes = sizes_of(t);
+  AtenTensorHandle made = nullptr;
+  check(aoti_torch__reinterpret_tensor(t.get(), 4, sizes.data(), image_strides(sizes, false).data(), 0, &made) == 0,
+        "genimg_fast: an image took no strides");
+  return Tensor(made);
+}
 // By the C shim, which unlike torch::stable::empty does not look an operator up by its name: five blocks of one small
 // image take little longer than that.
 inline Tensor new_image(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
-  const int64_t c = sizes[1], h = sizes[2], w = sizes[3];
-  const std::array<int64_t, 4> strides =
-      channels_last ? std::array<int64_t, 4>{c * h * w, 1, c * w, c} : std::array<int64_t, 4>{c * h * w, h * w, w, 1};
+  const std::array<int64_t, 4> strides = image_strides(sizes, channels_last);
   int32_t dtype = 0, device_type = 0, device_index = 0;
   AtenTensorHandle made = nullptr;
   check(aoti_torch_get_dtype(like.get(), &dtype) == 0 && aoti_torch_get_device_type(like.get(), &device_type) == 0 &&

@@ -15,7 +15,7 @@ from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import autocasts, to_autocast_dtype
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
-from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last
+from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
 from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
@@ -104,7 +104,7 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
         else:
             input = block_by_block(input, run)
         chained = chained or served
-    return input.contiguous() if chained and put_back else input
+    return to_nchw(input) if chained and put_back else input
 
 
 def _for_kernels(input: torch.Tensor, run: list[Block]) -> torch.Tensor:
@@ -178,7 +178,7 @@ def block_by_block(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor
             input = ops.conv_transpose2d_bn_act(input, **block.arguments(), nchw=True)  # type: ignore[arg-type]
         else:
             input = getattr(functional, block.op)(input, **block.arguments())
-    return input.contiguous() if put_back else input
+    return to_nchw(input) if put_back else input
 
 
 def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:

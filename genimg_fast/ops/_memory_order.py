@@ -28,6 +28,12 @@ def to_channels_last(image: torch.Tensor) -> torch.Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
+def to_nchw(image: torch.Tensor) -> torch.Tensor:
+    """Contiguous, and by its strides too, where one channel or one pixel leaves both orders possible: later layers go by them."""
+    image = image.contiguous()
+    return image if memory_format(image) is torch.contiguous_format else image.flatten().view(image.shape)
+
+
 class Reordered(torch.autograd.Function):
     """`to_channels_last`, whose gradient is contiguous, as the image was: users take views of it, and F.instance_norm differentiates
     wrongly in another order than its input's."""
@@ -38,4 +44,4 @@ class Reordered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return grad.contiguous()
+        return to_nchw(grad)

@@ -17,7 +17,7 @@ from genimg_fast._block import Block, Geometry
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _convolution, _packed
 from genimg_fast.ops._convolution import activate_backward_from_output, records_gradient
-from genimg_fast.ops._memory_order import memory_format
+from genimg_fast.ops._memory_order import memory_format, to_nchw
 from genimg_fast.ops._registration import register, wanted
 from genimg_fast.ops.batch_norm_act import batch_norm_act, update_running_statistics
 from genimg_fast.reference.activation import activate_backward
@@ -202,7 +202,7 @@ def convolution_backward(
         )  # fmt: skip
     grad_input = made[0] if grad_input is None else grad_input
     if grad_input is not None and channels_last and not was_channels_last:
-        grad_input = grad_input.contiguous()  # as PyTorch's: users take views of it
+        grad_input = to_nchw(grad_input)  # as PyTorch's: users take views of it
     return grad_input, made[1], made[2]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from genimg_fast import _backend, functional, fuse
 from genimg_fast.nn import FusedSequential
 from genimg_fast.ops._memory_order import memory_format
+from tests import _cases
 
 
 def channels_last(*shape):
@@ -75,6 +76,32 @@ def test_strides_are_those_of_pytorch(name, records):
         expected = theirs(input)
         assert strides(actual) == strides(expected)
         torch.testing.assert_close(actual.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["native", "auto"])
+@pytest.mark.parametrize("records", [False, True])
+def test_contiguous_images_of_one_channel_or_pixel_do_not_pass_for_channels_last(records, backend):
+    """Later layers go by the strides: a discriminator that takes a view of its features raised an error on grey images."""
+    torch.manual_seed(0)
+    for layers in (
+        [nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Tanh()],
+        [nn.Conv2d(4, 1, 3, padding=1), nn.BatchNorm2d(1), nn.ReLU()],
+        [nn.Conv2d(4, 16, 8), nn.BatchNorm2d(16), nn.LeakyReLU(0.2)],
+        [nn.Conv2d(4, 1, 3), nn.ReLU(), nn.ConvTranspose2d(1, 8, 4, 2, 1), nn.Sigmoid()],
+    ):
+        for model in (FusedSequential(*layers), nn.Sequential(*layers)):
+            input = _cases.randn((8, 4, 8, 8)).requires_grad_(records)
+            with _backend.use_backend(backend), torch.set_grad_enabled(records):
+                assert memory_format(model.eval()(input)) is torch.contiguous_format
+
+
+def test_the_gradient_of_a_contiguous_grey_image_does_not_pass_for_channels_last():
+    layers = [nn.Conv2d(1, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU()]
+    for model in (FusedSequential(*layers), nn.Sequential(*layers)):
+        image = _cases.randn((4, 1, 8, 8)).requires_grad_()
+        with _backend.use_backend("native"):
+            (grad,) = torch.autograd.grad(model(image).square().sum(), image)
+        assert memory_format(grad) is torch.contiguous_format
 
 
 def chains():
