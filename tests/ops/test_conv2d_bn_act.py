@@ -287,21 +287,6 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
     assert torch.equal(run_with(True), forced("toom_cook_4"))
 
 
-@pytest.mark.parametrize(
-    ("shape", "weight_shape", "stride", "native"),
-    [((2, 8, 8, 8), (5, 8, 4, 4), 2, True), ((2, 8, 8, 8), (5, 8, 3, 3), 1, True), ((2, 8, 4, 4), (1, 8, 4, 4), 1, True),
-     ((2, 3, 8, 8), (8, 3, 4, 4), 2, False), ((2, 8, 8, 8), (3, 8, 3, 3), 1, False),
-     ((2, 16, 8, 8), (16, 16, 4, 4), 1, True), ((2, 8, 8, 8), (16, 8, 4, 4), 1, False), ((2, 8, 8, 8), (8, 8, 5, 5), 2, True),
-     ((2, 8, 8, 8), (8, 8, 3, 3), 2, True), ((1, 8, 8, 8), (8, 8, 7, 7), 1, True), ((2, 8, 8, 8), (8, 8, 7, 7), 1, False),
-     ((2, 16, 12, 12), (3, 16, 7, 7), 1, True),
-     ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, True)],
-)  # fmt: skip
-def test_auto_leaves_to_pytorch_what_it_does_faster(shape, weight_shape, stride, native):
-    with _backend.record_decisions() as decisions, torch.no_grad():
-        conv2d_bn_act(torch.zeros(shape), torch.zeros(weight_shape), stride=stride)
-    assert decisions[0].native == native
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if g[0]])
 def test_gradients_match_float64(isa, geometry, training):

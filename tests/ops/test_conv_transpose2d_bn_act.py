@@ -242,17 +242,6 @@ def test_the_cost_rule_prefers_plain_sums_only_if_told(isa):
     assert torch.equal(run_with(True), forced("toom_cook_4"))
 
 
-@pytest.mark.parametrize(
-    ("batch", "kernel", "stride", "records", "native"),
-    [(1, 4, 2, True, True), (4096, 4, 2, True, True), (1, 4, 2, False, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, True), (64, 6, 2, False, False), (1, 6, 2, False, True), (64, 3, 1, False, False)],
-)  # fmt: skip
-def test_auto_leaves_to_pytorch_what_it_does_faster(batch, kernel, stride, records, native):
-    input = torch.zeros(batch, 8, 4, 4, requires_grad=records)
-    with _backend.record_decisions() as decisions:
-        conv_transpose2d_bn_act(input, torch.zeros(8, 4, kernel, kernel), stride=stride)
-    assert decisions[0].native == native
-
-
 def test_an_unknown_variant_is_refused():
     with (
         pytest.raises(ValueError, match="variant is 'winograd'; allowed are 'direct', 'toom_cook_2'"),

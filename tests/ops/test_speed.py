@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from genimg_fast import fuse
-from genimg_fast._backend import record_decisions
+from genimg_fast import _backend, functional, fuse
 from genimg_fast.ops import _speed
 
 
@@ -18,10 +17,13 @@ def avx2(request, monkeypatch):
     return request.param
 
 
+not_on_avx2 = pytest.mark.parametrize("avx2", [False], indirect=True)
+
+
 def runs_natively(layer: nn.Module, *shape: int, training: bool) -> bool:
     model = nn.Sequential(layer, nn.ReLU())
     fuse(model)
-    with torch.set_grad_enabled(training), record_decisions() as decisions:
+    with torch.set_grad_enabled(training), _backend.record_decisions() as decisions:
         model.train(training)(torch.ones(shape))
     assert decisions
     return all(decision.native for decision in decisions)
@@ -53,3 +55,33 @@ def test_dilation_and_layers_of_few_sums_for_each_pixel(avx2):
 def test_one_small_image_in_training(avx2):
     assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 1, 192, 8, 8, training=True) != avx2
     assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 8, 192, 8, 8, training=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "stride", "native"),
+    [((2, 8, 8, 8), (5, 8, 4, 4), 2, True), ((2, 8, 8, 8), (5, 8, 3, 3), 1, True), ((2, 8, 4, 4), (1, 8, 4, 4), 1, True),
+     ((2, 3, 8, 8), (8, 3, 4, 4), 2, False), ((2, 8, 8, 8), (3, 8, 3, 3), 1, False),
+     ((2, 16, 8, 8), (16, 16, 4, 4), 1, True), ((2, 8, 8, 8), (16, 8, 4, 4), 1, False), ((2, 8, 8, 8), (8, 8, 5, 5), 2, True),
+     ((2, 8, 8, 8), (8, 8, 3, 3), 2, True), ((1, 8, 8, 8), (8, 8, 7, 7), 1, True), ((2, 8, 8, 8), (8, 8, 7, 7), 1, False),
+     ((2, 16, 12, 12), (3, 16, 7, 7), 1, True),
+     ((2, 8, 8, 8), (4, 8, 1, 1), 1, False), ((2, 3, 8, 8), (4, 3, 7, 7), 1, False), ((1, 512, 4, 4), (512, 512, 3, 3), 1, True)],
+)  # fmt: skip
+@not_on_avx2
+def test_auto_leaves_convolutions_to_pytorch_that_it_does_faster(avx2, shape, weight_shape, stride, native):
+    with _backend.record_decisions() as decisions, torch.no_grad():
+        functional.conv2d_bn_act(torch.zeros(shape), torch.zeros(weight_shape), stride=stride)
+    assert decisions[0].native == native
+
+
+@pytest.mark.parametrize(
+    ("batch", "kernel", "stride", "records", "native"),
+    [(1, 4, 2, True, True), (4096, 4, 2, True, True), (1, 4, 2, False, True), (64, 2, 2, False, True), (64, 2, 2, True, False), (64, 5, 2, False, True), (64, 6, 2, False, False), (1, 6, 2, False, True), (64, 3, 1, False, False)],
+)  # fmt: skip
+@not_on_avx2
+def test_auto_leaves_transposed_convolutions_to_pytorch_that_it_does_faster(
+    avx2, batch, kernel, stride, records, native
+):
+    input = torch.zeros(batch, 8, 4, 4, requires_grad=records)
+    with _backend.record_decisions() as decisions:
+        functional.conv_transpose2d_bn_act(input, torch.zeros(8, 4, kernel, kernel), stride=stride)
+    assert decisions[0].native == native
