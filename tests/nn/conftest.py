@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 import genimg_fast
+from genimg_fast.nn import replay
 from genimg_fast.ops import _speed
 
 
@@ -18,3 +19,9 @@ def backend(request):
 def not_on_avx2(monkeypatch):
     """PyTorch serves what it serves on AVX-512, which is more, whatever this machine has."""
     monkeypatch.setattr(_speed, "_on_avx2", lambda: False)
+
+
+@pytest.fixture
+def recorded_at_once(monkeypatch):
+    """The first pass of all, instead of the second with the same weights."""
+    monkeypatch.setattr(replay, "_have_settled", lambda *_: True)
