@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from genimg_fast.nn.fused import Fused, FusedType, plain_class
+from genimg_fast.nn.fused import Fused, plain_class
 from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused, why_not_norm
 from genimg_fast.nn.norm import FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
@@ -26,6 +26,7 @@ class _Alone(Fused):
         if of is not cls:
             cls.__module__, cls.__qualname__, cls.__doc__ = of.__module__, of.__qualname__, of.__doc__
             cls.__name__ = of.__name__
+            cls._genimg_fast_made_by = _alone, (of,)  # type: ignore[attr-defined]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if plain_class(type(self)) is type(self):  # a subclass that somebody made of it
@@ -45,13 +46,6 @@ def _new(cls: type[nn.Module]) -> nn.Module:
 
 def _alone(cls: type[nn.Module]) -> type[nn.Module]:
     return ALONE[cls]
-
-
-def _reduce_class(cls: type) -> Any:
-    return (_alone, (plain_class(cls),)) if any(cls is alone for alone in ALONE.values()) else cls.__qualname__
-
-
-copyreg.pickle(FusedType, _reduce_class)  # type: ignore[arg-type]
 
 
 # A class's own methods are named, and none of the fused class is called: whoever holds forward() may call it after `unfuse`.

@@ -221,6 +221,8 @@ def _norm(block: Block) -> tuple[torch.Tensor | None, ...]:
 def _fits(shape: tuple[int, ...], block: Block) -> bool:
     """Whether the sizes of a block's tensors go together, and with an input of this shape."""
     channels = (block.out_channels,)
+    if (block.running_mean is None) != (block.running_var is None):
+        return False
     if 0 in block.weight.shape or any(t is not None and t.shape != channels for t in (block.bias, *_norm(block))):
         return False
     if shape[1] != block.weight.shape[0 if block.transposed else 1]:

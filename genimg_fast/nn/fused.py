@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
 
@@ -32,6 +33,18 @@ class FusedType(type):
 def _in_torch(cls: type) -> type:
     plain = plain_class(cls)
     return plain if str(plain.__module__).startswith("torch.nn.") else cls
+
+
+def pickle_classes_of(metaclass: type) -> None:
+    """A fused class has the name of another: it is pickled as the function that makes it, with arguments."""
+    copyreg.pickle(metaclass, _reduce_class)  # type: ignore[arg-type]
+
+
+def _reduce_class(cls: type) -> Any:
+    return vars(cls).get("_genimg_fast_made_by", cls.__qualname__)
+
+
+pickle_classes_of(FusedType)
 
 
 class Fused(metaclass=FusedType):

@@ -78,6 +78,11 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
+    # what starts a pass is what it is remembered by, and a fused call: a function, as in `self.conv(F.relu(x))`, is neither
+    while layers and not isinstance(layers[0], nn.Module):
+        input, layers = layers[0](input), layers[1:]
+    if not layers:
+        return input
     if len(layers) == 1 and isinstance(layers[0], nn.Sequential):
         # whose forward() may do more than to run its layers, of which it remembers passes itself
         return layers[0](input)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from genimg_fast.nn.fused import Fused, FusedType, plain_class
+from genimg_fast.nn.fused import Fused, FusedType, pickle_classes_of, plain_class
 from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, plan
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, run_in_turn
@@ -123,9 +123,16 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     return _twins[cls, roles]
 
 
+class _Unannounced:
+    """`__init_subclass__` of the class behind it is not told of a twin, whose name, say, a registry would take for a new class."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     # behind cls, FusedSequential takes the place of nn.Sequential alone
-    bases = cls, FusedSequential if runs_its_layers(cls) else Fused
+    bases = _Unannounced, cls, FusedSequential if runs_its_layers(cls) else Fused
     twin: Any = new_class(cls.__name__, bases, {"metaclass": _metaclass(type(cls))})  # type: ignore[arg-type]
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
@@ -143,6 +150,7 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 
     twin.__reduce_ex__ = __reduce_ex__
     twin._genimg_fast_plain_class = cls
+    twin._genimg_fast_made_by = twin_of, (cls, roles)
     # all names are those of cls: libraries write them into the files that they save, and look a model's parts up by them
     twin.__module__, twin.__qualname__, twin.__doc__ = cls.__module__, cls.__qualname__, cls.__doc__
     return twin
@@ -153,14 +161,16 @@ def _metaclass(of: Any) -> Any:
     """That of the twin of a class whose metaclass is `of`, such as ABCMeta."""
     if of is type or issubclass(of, FusedType):
         return FusedType if of is type else of
-    return type(of.__name__, (FusedType, of), {})
+    metaclass = type(of.__name__, (FusedType, of), {})
+    pickle_classes_of(metaclass)
+    return metaclass
 
 
 class _Rewritten:
     """A method of a twin, in which calls are joined for as long as the plain class has the method that it was made of."""
 
     def __init__(self, twin: type, name: str, method: FunctionType, rewritten: FunctionType):
-        self.twin, self.plain, self.name, self.method = twin, twin.__bases__[0], name, method
+        self.twin, self.plain, self.name, self.method = twin, twin.__bases__[1], name, method
         self.joined = f"_genimg_fast_joined_{name}"  # in the class, where torch.compile finds how to bind it
         setattr(twin, self.joined, rewritten)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import io
 import pickle
@@ -223,6 +224,31 @@ def test_own_way_to_be_pickled_counts():
     torch.testing.assert_close(twin.eval()(x), model.eval()(x))
 
 
+class Recreated(Block):
+    """It is pickled as a call of its class, whatever that is."""
+
+    def __reduce__(self):
+        return type(self), (self.activation,), {"state": self.state_dict()}
+
+    __setstate__ = Pickled.__setstate__
+
+
+class Abstract(Block, abc.ABC):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Block, Recreated, Abstract, Stage])
+def test_classes_are_pickled(cls):
+    model = cls(*((3, 4) if cls is Stage else (nn.Tanh(),)))
+    genimg_fast.fuse(model)
+    assert type(model) is not cls
+    assert pickle.loads(pickle.dumps(type(model))) is type(model)
+    copied = pickle.loads(pickle.dumps(model.eval())).eval()
+    assert type(copied) is type(model)
+    x = _cases.randn((2, 3 if cls is Stage else 4, 4, 4))
+    torch.testing.assert_close(copied(x), model(x))
+
+
 @pytest.mark.parametrize("backend", ["auto"], indirect=True)  # the kernels of the CPU serve no such numbers
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -411,10 +437,34 @@ def test_a_layer_parametrized_since_becomes_plain_too():
     assert type(fused.loose[0]) is nn.Conv2d
 
 
-def test_class_that_refuses_a_subclass_is_left_alone():
-    class Final(Block):
+def test_a_class_is_not_told_of_its_twin():
+    registry = {}
+
+    class Registered(Block):
         def __init_subclass__(cls):
-            raise TypeError("Final is final")
+            assert cls.__name__ not in registry
+            registry[cls.__name__] = cls
+
+    class Net(Registered):
+        pass
+
+    model = Net(nn.ReLU())
+    genimg_fast.fuse(model)
+    assert type(model) is not Net
+    assert registry == {"Net": Net}
+    assert type(genimg_fast.unfuse(model)) is Net
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, AssertionError])  # of registries, that a name is taken
+def test_class_that_refuses_a_subclass_is_left_alone(error):
+    class Refuses(type):
+        def __new__(mcs, name, bases, namespace):
+            if bases != (Block,):
+                raise error("Final is final")
+            return super().__new__(mcs, name, bases, namespace)
+
+    class Final(Block, metaclass=Refuses):
+        pass
 
     model = Final(nn.ReLU())
     report = genimg_fast.fuse(model)

@@ -11,11 +11,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from genimg_fast import fuse, unfuse, use_backend
 from genimg_fast.nn import FusedSequential, replay
+from genimg_fast.nn.layers import Call
 from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
@@ -426,6 +428,33 @@ def test_a_run_at_the_start_of_longer_chain_is_kept():
     known = replay._known[conv]
     run_in_turn([conv, relu, gelu], input)
     assert replay._known[conv] is known
+
+
+class ActivatedBefore(nn.Module):
+    """As residual blocks call their convolutions: the layers that feed each other begin with a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.conv(F.leaky_relu(x, 0.2)))
+
+
+@torch.no_grad()
+def test_a_pass_that_begins_with_a_function(monkeypatch):
+    monkeypatch.undo()
+    plain = ActivatedBefore()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    x = _cases.randn((2, 16, 8, 8))
+    with use_backend("native"):
+        for _ in range(2):
+            for _ in range(3):
+                torch.testing.assert_close(fused(x), plain(x))
+            assert replay.replay([fused.conv, Call(torch.tanh, (), {})], F.leaky_relu(x, 0.2)) is not None
+            for model in (fused, plain):
+                model.conv.weight.mul_(1.5)
 
 
 @torch.no_grad()
