@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Batch normalisation and activation on the CPU, in the fewest passes over memory:
 //   statistics  1 read.   Sums of (x - K) and (x - K)^2 in double, K being the channel's first element, so that a mean
-//                         far larger than the deviation costs no digits.
+//                         far larger than the deviation costs no digits.  In float64 once more, about the mean, where
+//                         the first element lies far from it.
 //   forward     1 read, 1 write.
 //   backward    2 reads for the two sums, then 2 reads and 1 write.  Mask and normalised value are recomputed from x.
 // Sums are kept per chunk of a channel and added in order: a result does not depend on the number of threads.
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 namespace genimg_fast::cpu {
@@ -127,6 +129,9 @@ void apply_gradient(const T* grad, const T* input, const ChannelLayout& layout, 
   });
 }
 
+// Squared distance of the shift from the mean, in variances, from which on a second pass pays.
+constexpr double kFarFromMean = 100;
+
 }  // namespace
 
 template <typename T, typename Result>
@@ -139,9 +144,23 @@ void batch_norm_statistics(const T* input, const ChannelLayout& layout, Result* 
       const double first = input[c * layout.inner];
       shift[c] = std::isfinite(first) ? first : 0.0;  // inf - inf would hide which infinity the mean is
     }
-  const std::vector<double> sums = channel_sums(layout, [&](const ChannelSlice& slice, double* out) {
-    GENIMG_FAST_DISPATCH_ISA(shifted_moments<T>(input, layout, shift.data(), slice, out));
-  });
+  const auto moments = [&] {
+    return channel_sums(layout, [&](const ChannelSlice& slice, double* out) {
+      GENIMG_FAST_DISPATCH_ISA(shifted_moments<T>(input, layout, shift.data(), slice, out));
+    });
+  };
+  std::vector<double> sums = moments();
+  if constexpr (std::is_same_v<T, double>) {
+    // A first element far from the others costs digits: of float64 those that count, of float32 none.
+    bool again = false;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double offset = sums[c] / count, square = offset * offset;
+      if (!std::isfinite(square) || square <= kFarFromMean * (sums[channels + c] / count - square)) continue;
+      shift[c] += offset;
+      again = true;
+    }
+    if (again) sums = moments();
+  }
   for (int64_t c = 0; c < channels; ++c) {
     const double offset = sums[c] / count;
     mean[c] = static_cast<Result>(shift[c] + offset);

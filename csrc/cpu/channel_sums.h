@@ -9,8 +9,8 @@
 
 namespace genimg_fast::cpu {
 
-// Sums of (value - origin) and its square over one part, for one channel.  The origin is a value of the part, so
-// nothing cancels however far the mean lies from zero.
+// Sums of (value - origin) and its square over one part, for one channel.  The origin lies among the values of the
+// part, so nothing cancels however far the mean lies from zero.
 template <typename T>
 struct ChannelSums {
   T origin = 0;

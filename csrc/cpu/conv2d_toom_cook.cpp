@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Convolution with kernel 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook products
+// Convolution with kernel 3, 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by Toom-Cook products
 // (toom_cook.h).
 //
 // Kernel 4, stride 2: the input's rows and columns fall into two phases by the tap pair that sees them.  Along a row:
@@ -10,16 +10,16 @@
 //
 // with (h0, h1) = taps (0, 2) for phase 0 and (1, 3) for phase 1: correlations of two taps, the transposes of the
 // products that conv_transpose2d_toom_cook.cpp adds up.  Stride 1 is the case of one phase and three or four taps. With
-// kernel 5 and stride 2 a phase has three taps, the last of phase 1 being 0.
+// kernel 5 and stride 2 a phase has three taps, the last of phase 1 being 0; with kernel 3 and stride 2 it has two.
 //
 // In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated
 // at P^2 points, and each point is one GEMM over all phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
 // tiles do not overlap.  Multiplications an output, input and output channel:
 //
-//      kernel, stride        4, 2                   5, 2               3, 1              4, 1
-//      direct                 16                     25                 9                 16
-//      M = 2           4 * 9 / 4 = 9         4 * 16 / 4 = 16       16 / 4 = 4        25 / 4 = 6.25
-//      M = 4           4 * 25 / 16 = 6.25    4 * 36 / 16 = 9       36 / 16 = 2.25
+//      kernel, stride        4, 2                   5, 2               3, 1              4, 1             3, 2
+//      direct                 16                     25                 9                 16                9
+//      M = 2           4 * 9 / 4 = 9         49 / 4 = 12.25        16 / 4 = 4        25 / 4 = 6.25    25 / 4 = 6.25
+//      M = 4           4 * 25 / 16 = 6.25    121 / 16 = 7.56       36 / 16 = 2.25                     81 / 16 = 5.06
 //
 // Work.  Tiles of all images are numbered through and cut into bands:
 //
@@ -131,7 +131,8 @@ bool supports(const Convolution& conv, int64_t m) {
   // Sums of few products err so little that the roundings at so many points would stand out: not with few channels, nor
   // in images so small that most outputs see padding.
   const bool many_products = conv.in_channels >= 8 && std::min(conv.y.output, conv.x.output) >= 2 * m;
-  return conv.has(4, 2) || (many_products && (conv.has(3, 1) || conv.has(5, 2) || (m == 2 && conv.has(4, 1))));
+  return conv.has(4, 2) ||
+         (many_products && (conv.has(3, 1) || conv.has(3, 2) || conv.has(5, 2) || (m == 2 && conv.has(4, 1))));
 }
 
 template <typename T>
@@ -299,6 +300,22 @@ struct UpcomingMemory {
   }
 };
 
+// What of the depth a point multiplies.  With an odd kernel and stride 2 the second phase of an axis has a tap fewer:
+// its value at the last point, inf, is that tap's, 0.
+struct LivePhases {
+  int64_t runs, length, stride;  // of the depth
+
+  LivePhases(const Convolution& conv, bool last_row, bool last_column) {
+    const int64_t row = conv.y.stride * conv.in_channels;  // the phases of one row of phases
+    const bool fewer_taps = conv.y.stride == 2 && conv.y.kernel % 2 == 1;
+    const int64_t rows = fewer_taps && last_row ? 1 : conv.y.stride;
+    const bool apart = fewer_taps && last_column;
+    runs = apart ? rows : 1;
+    length = apart ? conv.in_channels : rows * row;
+    stride = row;
+  }
+};
+
 // band.evaluated x weights -> band.products.
 template <typename T>
 void multiply_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_t point_stride) {
@@ -308,14 +325,20 @@ void multiply_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_
     return band.call.packed + (point * band.tiling.panels + panel) * panel_size;
   };
   UpcomingMemory<T> upcoming(band, depth, points * panels * ((tiles + kTileRows - 1) / kTileRows));
-  for (int64_t point = 0; point < points; ++point)
+  const int64_t edge = band.tiling.m + band.call.conv.y.phase_taps() - 1;
+  for (int64_t point = 0; point < points; ++point) {
+    const LivePhases live(band.call.conv, point / edge + 1 == edge, point % edge + 1 == edge);
     for (int64_t panel = band.first_panel; panel < band.last_panel; ++panel) {
       const T* next = panel + 1 < band.last_panel ? weights(point, panel + 1)
                                                   : weights(point + 1 < points ? point + 1 : point, band.first_panel);
       T* c = band.products + ((panel - band.first_panel) * points + point) * kTileColumns<T>;
-      multiply_panel<T>(tiles, band.evaluated + point * point_stride, lda, weights(point, panel), depth, c,
-                        panels * points * kTileColumns<T>, next, [&](Prefetch& prefetch) { upcoming.fetch(prefetch); });
+      for (int64_t run = 0; run < live.runs; ++run)
+        multiply_panel<T>(
+            tiles, band.evaluated + point * point_stride + run * live.stride, lda,
+            weights(point, panel) + run * live.stride * kTileColumns<T>, live.length, c,
+            panels * points * kTileColumns<T>, next, [&](Prefetch& prefetch) { upcoming.fetch(prefetch); }, run > 0);
     }
+  }
 }
 
 // Interpolates one vector of channels of all tiles, and stores what lies inside the image.

@@ -16,7 +16,8 @@ std::atomic<Variant> forced{Variant::automatic};
 std::atomic<bool> winograd{true};
 
 bool supports(const Deconvolution& conv, Variant variant) {
-  if (is_toom_cook(variant)) return toom_cook::supports(conv) || subpixel::supports(conv, tile_edge(variant));
+  if (is_toom_cook(variant))
+    return toom_cook::supports(conv, tile_edge(variant)) || subpixel::supports(conv, tile_edge(variant));
   if (variant == Variant::unpacked) return unpacked::supports(conv);
   return variant == Variant::direct || (variant == Variant::narrow && narrow::supports(conv));
 }

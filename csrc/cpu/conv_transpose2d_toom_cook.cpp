@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Transposed convolution with kernel 4, stride 2, padding 1 by Toom-Cook products (toom_cook.h), overlap-add.
+// Transposed convolution with kernel 4 or 3, stride 2, padding 1 by Toom-Cook products (toom_cook.h), overlap-add.
 //
 // One row of the image.  Position p lies between input p - 1 and input p, and gives two output columns, one a phase:
 //
@@ -8,6 +8,7 @@
 //      output, phase 0    0       2       4       6               column 2p      (h0, h1) = taps 1 and 3
 //      output, phase 1        1       3       5       7           column 2p - 1  (h0, h1) = taps 0 and 2
 //
+// Kernel 3 has no tap 3, which is 0; its output may lack the last column.
 // So each phase is a product of two polynomials, inputs and taps.  A tile of M inputs gives M + 1 positions; tiles do
 // not overlap, their last and first positions do, and are added:
 //
@@ -71,11 +72,18 @@ struct StripJob {
 
 namespace genimg_fast::cpu::toom_cook {
 
-bool supports(const Deconvolution& conv) {
-  auto fits = [](const DeconvolutionAxis& axis) {
-    return axis.kernel == 4 && axis.stride == 2 && axis.padding == 1 && axis.output == 2 * axis.input;
+bool supports(const Deconvolution& conv, int64_t m) {
+  auto fits = [](const DeconvolutionAxis& axis, int64_t kernel, int64_t output) {
+    return axis.kernel == kernel && axis.stride == 2 && axis.padding == 1 && axis.output == output;
   };
-  return fits(conv.y) && fits(conv.x);
+  auto whole = [&](const DeconvolutionAxis& axis) { return fits(axis, 4, 2 * axis.input); };
+  auto of_three = [&](const DeconvolutionAxis& axis) {
+    return fits(axis, 3, 2 * axis.input) || fits(axis, 3, 2 * axis.input - 1);
+  };
+  // A quarter of the outputs sees one tap: sums of so few products err so little that the roundings at all points would
+  // stand out.
+  const bool many_products = conv.in_channels >= 8 * m && std::min(conv.y.input, conv.x.input) >= m;
+  return (whole(conv.y) && whole(conv.x)) || (many_products && of_three(conv.y) && of_three(conv.x));
 }
 
 template <typename T>
@@ -165,25 +173,34 @@ INSTANTIATE(double)
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
 // Weights of items [begin, end), an item being one vector of output channels of one input channel.
-template <int M, bool Stream, typename T>
+template <int M, int Kernel, bool Stream, typename T>
 void pack_items(const Deconvolution& conv, const T* weight, T* packed, int64_t begin, int64_t end) {
-  constexpr int kTaps = 16, kPoints = (M + 1) * (M + 1), kItemsAhead = 4;
-  constexpr int kTap[2][2] = {{1, 3}, {0, 2}};  // of a phase: h0 and h1
+  constexpr int kTaps = Kernel * Kernel, kPoints = (M + 1) * (M + 1), kItemsAhead = 4;
+  constexpr int kLoads = (kTaps + kLanes<T> - 1) / kLanes<T>;  // that see the taps of one channel
+  constexpr int kTap[2][2] = {{1, 3}, {0, 2}};                 // of a phase: h0 and h1
   const int64_t panel_size = conv.in_channels * kTileColumns<T>;
+  const T* weight_end = weight + conv.in_channels * conv.out_channels * kTaps;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / conv.in_channels, k = item % conv.in_channels;
     const int64_t channel = group * kLanes<T>, left = conv.out_channels - channel;
     const T* rows = weight + (k * conv.out_channels + channel) * kTaps;
     for (int lane = 0; lane < kLanes<T>; ++lane)
       __builtin_prefetch(rows + (kItemsAhead * conv.out_channels + lane) * kTaps, 0, 3);
-    Vec<T> taps[kTaps];
+    Vec<T> taps[kLoads * kLanes<T>];
 #pragma GCC unroll 4
     for (int first = 0; first < kTaps; first += kLanes<T>) {
 #pragma GCC unroll 16
-      for (int lane = 0; lane < kLanes<T>; ++lane)
-        taps[first + lane] = lane < left ? load(rows + lane * kTaps + first) : Vec<T>{};
+      for (int lane = 0; lane < kLanes<T>; ++lane) {
+        const T* from = rows + lane * kTaps + first;
+        taps[first + lane] = lane >= left                     ? Vec<T>{}
+                             : from + kLanes<T> <= weight_end ? load(from)
+                                                              : load(from, Tail{static_cast<int>(weight_end - from)});
+      }
       transpose<T>(taps + first);
     }
+    auto tap = [&](int ky, int kx) __attribute__((always_inline)) {
+      return ky < Kernel && kx < Kernel ? taps[ky * Kernel + kx] : Vec<T>{};
+    };
     T* to = packed + group * kPoints * 2 * panel_size + k * kTileColumns<T>;
 #pragma GCC unroll 2
     for (int a = 0; a < 2; ++a) {
@@ -191,7 +208,7 @@ void pack_items(const Deconvolution& conv, const T* weight, T* packed, int64_t b
 #pragma GCC unroll 4
       for (int b = 0; b < 2; ++b)
         for (int tx = 0; tx < 2; ++tx)
-          ToomCook<T, M>::weight(taps[4 * kTap[a][0] + kTap[b][tx]], taps[4 * kTap[a][1] + kTap[b][tx]], half[b][tx]);
+          ToomCook<T, M>::weight(tap(kTap[a][0], kTap[b][tx]), tap(kTap[a][1], kTap[b][tx]), half[b][tx]);
 #pragma GCC unroll 8
       for (int i = 0; i <= M; ++i) {
 #pragma GCC unroll 2
@@ -212,8 +229,12 @@ void pack_items(const Deconvolution& conv, const T* weight, T* packed, int64_t b
 template <int M, typename T>
 void pack_channels(const Deconvolution& conv, const T* weight, T* packed, bool past_caches, int64_t begin,
                    int64_t end) {
-  past_caches ? pack_items<M, true, T>(conv, weight, packed, begin, end)
-              : pack_items<M, false, T>(conv, weight, packed, begin, end);
+  auto pack_kernel = [&](auto kernel) __attribute__((always_inline)) {
+    constexpr int kKernel = decltype(kernel)::value;
+    past_caches ? pack_items<M, kKernel, true, T>(conv, weight, packed, begin, end)
+                : pack_items<M, kKernel, false, T>(conv, weight, packed, begin, end);
+  };
+  conv.y.kernel == 3 ? pack_kernel(Number<3>{}) : pack_kernel(Number<4>{});
 }
 
 // The M x M pixels of a tile -> their values at all points.
@@ -299,12 +320,19 @@ void multiply_points(const StripJob<T>& job, int64_t first_row, int64_t last_row
     const Panel panel = job.panel(number);
     return job.call.packed + ((panel.group * kPoints + point) * 2 + panel.row_phase) * depth * kTileColumns<T>;
   };
+  // With kernel 3 the first phase has one tap, whose value at the last point, inf, is 0.
+  const bool one_tap = job.call.conv.y.kernel == 3;
   OutputPrefetch<T> output(job, first_row, last_row - first_row, first);
   for (int64_t point = 0; point < kPoints; ++point)
     for (int64_t number = first; number < last; ++number) {
       const T* next =
           number + 1 < last ? weights(point, number + 1) : weights(point + 1 < kPoints ? point + 1 : point, first);
       T* c = job.products + ((number - first) * tiles * kPoints + point) * kTileColumns<T>;
+      if (one_tap && point >= kPoints - (M + 1) && job.panel(number).row_phase == 0) {
+        for (int64_t tile = 0; tile < tiles; ++tile)
+          for (int v = 0; v < kPanelVectors; ++v) store(c + tile * kPoints * kTileColumns<T> + v * kLanes<T>, Vec<T>{});
+        continue;
+      }
       multiply_panel<T>(tiles, job.evaluated + point * point_stride, lda, weights(point, number), depth, c,
                         kPoints * kTileColumns<T>, next, [&](Prefetch& prefetch) { output.add_to(prefetch); });
     }

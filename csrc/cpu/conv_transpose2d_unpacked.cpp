@@ -148,7 +148,7 @@ GF_INLINE void sum_values(const T* values, int64_t stride, int64_t pixels, Vec<T
   for (int64_t first = 0; first < pixels; first += kSums) {
     const int64_t last = first + kSums < pixels ? first + kSums : pixels;
     LaneSums<T> sums(to, lanes);
-    if (first == 0) sums.origin = mean, sums.has_origin = true;
+    if (first == 0) sums.start_at(mean);
     for (int64_t p = first; p < last; ++p) sums.add(load(values + p * stride));
     sums.save(to, lanes);
   }

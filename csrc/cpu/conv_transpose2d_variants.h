@@ -31,7 +31,7 @@ void run(const ConvTranspose2dCall<T>& call, std::vector<ChannelSums<T>>* sums);
 }  // namespace direct
 
 namespace toom_cook {
-bool supports(const Deconvolution& conv);
+bool supports(const Deconvolution& conv, int64_t m);
 template <typename T>
 int64_t packed_count(const Deconvolution& conv, int64_t m);
 template <typename T>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weight gradient of a convolution with kernel 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by
+// Weight gradient of a convolution with kernel 3, 4 or 5 and stride 2, or kernel 3 or 4 and stride 1, any padding, by
 // Toom-Cook products (toom_cook.h): conv2d_toom_cook.cpp read backwards.
 //
 // A tile is M x M pixels of small and, of each phase of large, the P x P positions that these see, P = M + taps - 1.
@@ -14,8 +14,8 @@
 // [Cout x tiles] x [tiles x phases Cin], summed over all tiles; weight_transposed() makes taps of the sums.
 // Multiplications a pixel, input and output channel:
 //
-//      kernel, stride        4, 2                   5, 2               3, 1              4, 1
-//      direct                 16                     25                 9                 16
+//      kernel, stride     4 or 3, 2                 5, 2               3, 1              4, 1
+//      direct              16 or 9                   25                 9                 16
 //      M = 2           4 * 9 / 4 = 9         4 * 16 / 4 = 16       16 / 4 = 4        25 / 4 = 6.25
 //      M = 4           4 * 25 / 16 = 6.25    4 * 36 / 16 = 9       36 / 16 = 2.25
 //
@@ -68,7 +68,9 @@ WeightGradPlan make_plan(const Convolution& conv, int64_t m) {
 // Of few channels PyTorch sums each weight's products in many parts, and errs less than so many points do.
 bool supports_weight_grad(const Convolution& conv, int64_t m) {
   const bool many_channels = conv.in_channels * conv.out_channels >= 64;
-  return conv.has(4, 2) || (many_channels && (conv.has(3, 1) || conv.has(5, 2) || (m == 2 && conv.has(4, 1))));
+  const bool large = std::min(conv.y.output, conv.x.output) >= m;
+  return conv.has(4, 2) || (many_channels && (conv.has(3, 1) || (large && conv.has(3, 2)) || conv.has(5, 2) ||
+                                              (m == 2 && conv.has(4, 1))));
 }
 
 template <typename T>

@@ -264,12 +264,14 @@ GF_INLINE void with_tile(int64_t m, int64_t kernel, int64_t stride, const Body& 
   auto with_edge = [&](auto kernel_tag, auto stride_tag) {
     m == 2 ? body(Number<2>{}, kernel_tag, stride_tag) : body(Number<4>{}, kernel_tag, stride_tag);
   };
-  if (kernel == 3)
-    with_edge(Number<3>{}, Number<1>{});
-  else if (kernel == 5)
-    with_edge(Number<5>{}, Number<2>{});
-  else if (stride == 2)
+  if (stride == 2 && kernel == 3)
+    with_edge(Number<3>{}, Number<2>{});
+  else if (stride == 2 && kernel == 4)
     with_edge(Number<4>{}, Number<2>{});
+  else if (stride == 2)
+    with_edge(Number<5>{}, Number<2>{});
+  else if (kernel == 3)
+    with_edge(Number<3>{}, Number<1>{});
   else
     body(Number<2>{}, Number<4>{}, Number<1>{});
 }

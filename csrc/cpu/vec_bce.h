@@ -34,12 +34,13 @@ GF_INLINE BceTerm<T> bce_term(Vec<T> input, Vec<T> target) {
 
 // Of a logit.  One exp serves both the logarithm and the sigmoid of the derivative.
 //     loss = -(positive * log(s) + (1 - target) * log(1 - s)), s = sigmoid(input)
+// What grows with the input is added up first: of a target of 0 or 1 it is exact, and the logarithm keeps its digits.
 template <typename T>
 GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> positive, Vec<T> log_weight) {
   const Vec<T> e = exp_of_negative(-abs<T>(input));
   const Vec<T> sigmoid = (input < 0 ? e : broadcast(T(1))) / (T(1) + e);
-  const Vec<T> log_sigmoid = min<T>(input, Vec<T>{}) - log1p(e);
-  return {(T(1) - target) * input - log_weight * log_sigmoid, log_weight * sigmoid - positive};
+  const Vec<T> linear = (T(1) - target) * input - log_weight * min<T>(input, Vec<T>{});
+  return {linear + log_weight * log1p(e), log_weight * sigmoid - positive};
 }
 template <typename T>
 GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target) {

@@ -7,19 +7,7 @@ import torch
 
 from genimg_fast import _backend
 from genimg_fast.ops._check import HALF_TYPES
-from genimg_fast.ops._registration import register
-
-
-def wants_gradient(*inputs: torch.Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-
-
-def why_not_differentiable(**constants: torch.Tensor | None) -> str | None:
-    """The reason against the native kernels if one of `constants`, by which they do not differentiate, requires grad."""
-    for name, value in constants.items():
-        if value is not None and wants_gradient(value):
-            return f"{name} requires grad, and the kernels do not differentiate with respect to it"
-    return None
+from genimg_fast.ops._registration import register, wants_gradient
 
 
 def why_not_one_dtype(input: torch.Tensor, **others: torch.Tensor | None) -> str | None:

@@ -52,6 +52,18 @@ def register(
     torch.library.register_vmap(qualified, vmap)
 
 
+def wants_gradient(*inputs: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+
+
+def why_not_differentiable(**constants: torch.Tensor | None) -> str | None:
+    """The reason against the native kernels if one of `constants`, by which they do not differentiate, requires grad."""
+    for name, value in constants.items():
+        if value is not None and wants_gradient(value):
+            return f"{name} requires grad, and the kernels do not differentiate with respect to it"
+    return None
+
+
 def wanted(ctx: Any) -> list[bool]:
     """Of each argument of a node of the autograd graph, those of a list one by one: whether the backward pass that runs wants its
     gradient.

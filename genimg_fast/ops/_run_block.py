@@ -14,6 +14,7 @@ from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
+from genimg_fast.ops._registration import why_not_differentiable
 from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.batch_norm_act import batch_norm_act
 from genimg_fast.ops.block_chain import block_chain
@@ -34,10 +35,11 @@ def run_block(
     if block.training:
         check_batch_statistics(block.op, block.output_shape(input.shape))
     norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    constant = why_not_differentiable(running_mean=block.running_mean, running_var=block.running_var)
     if input.device.type == "cuda":
         native = _backend.use_native(
             block.op, input, block.weight, block.bias, *norm,
-            unless=convolution_block.unsupported(input.shape, input.dtype, block),
+            unless=constant or convolution_block.unsupported(input.shape, input.dtype, block),
             slower=lambda: convolution_block.slower(input.shape, input.dtype, block),
         )  # fmt: skip
         if native:
@@ -45,7 +47,7 @@ def run_block(
     else:
         native = _backend.use_native(
             block.op, input, block.weight, block.bias, *norm,
-            unless=unsupported_on_cpu(input, block),
+            unless=constant or unsupported_on_cpu(input, block),
             slower=lambda: _slower_on_cpu(input, block),
         )  # fmt: skip
         if native:

@@ -59,8 +59,9 @@ def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
 
 def _pays_on_avx2(block: Block, records: bool, pixels: int) -> bool:
     if records or block.training:
-        kernel = tuple(block.weight.shape[2:])
-        return block.transposed and kernel == block.stride == (2, 2) and block.weight.numel() * pixels > _MUCH_WORK
+        kernel, much_work = tuple(block.weight.shape[2:]), block.weight.numel() * pixels > _MUCH_WORK
+        by_own_pixels = block.transposed and kernel == block.stride == (2, 2)
+        return much_work and (by_own_pixels or (kernel, block.stride) == ((3, 3), (2, 2)))
     # what a transposed convolution of few channels does to each pixel fills no vector
     return _is_little_work(block, pixels) and not (
         block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
@@ -95,7 +96,8 @@ _LITTLE_WORK = 50_000_000
 """Multiply-adds up to which, on AVX2, one call of ours in inference beats three operators of PyTorch's at any kernel: its convolutions
 are not so much faster than plain sums that they make up for what a call costs, and for passes over memory."""
 _MUCH_WORK = 50_000_000
-"""Multiply-adds from which on, on AVX2, PyTorch's transposed convolution by pixels that do not overlap trains slower."""
+"""Multiply-adds from which on, on AVX2, PyTorch trains slower at kernel 3 with stride 2, and at a transposed convolution by pixels that
+do not overlap."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""

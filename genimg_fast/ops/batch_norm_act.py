@@ -10,7 +10,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check
 from genimg_fast.ops._memory_order import memory_format
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, why_not_differentiable
 from genimg_fast.reference import batch_norm_act as reference
 
 # On the CPU: elements on which the kernels save as much time, in a training step or in inference, as it takes to get to
@@ -38,9 +38,11 @@ def batch_norm_act(
         raise ValueError(
             f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
         )
+    unless = why_not_differentiable(running_mean=running_mean, running_var=running_var)
     if not _backend.use_native(
-        op, input, running_mean, running_var, weight, bias, slower=lambda: _why_slower(input, training, activation)
-    ):
+        op, input, running_mean, running_var, weight, bias, unless=unless,
+        slower=lambda: _why_slower(input, training, activation),
+    ):  # fmt: skip
         return reference.batch_norm_act(
             input, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps,
             activation=activation, negative_slope=negative_slope,

@@ -8,7 +8,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _loss
 from genimg_fast.ops._autocast import float32_loss_under_autocast, to_float32
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, wants_gradient, why_not_differentiable
 from genimg_fast.reference import bce_loss as reference
 
 # Elements, with and without a gradient, on which the kernel saves as much time as it takes to get to it from Python.
@@ -35,7 +35,7 @@ def bce_loss(
     _check.expands(op, input, "input", weight=weight)
     _check.choice(op, "reduction", reduction, ("none", "mean", "sum"))
     promotes = _loss.why_not_one_dtype(input, weight=weight)
-    unless = promotes or _loss.why_not_differentiable(target=target, weight=weight)
+    unless = promotes or why_not_differentiable(target=target, weight=weight)
     if not _backend.use_native(
         op, input, target, weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
     ):
@@ -44,7 +44,7 @@ def bce_loss(
         return reference.bce_loss(input, target, weight, reduction)
     weight = weight if weight is None else weight.expand_as(input)
     code = _check.REDUCTIONS[reduction]
-    loss, _ = torch.ops.genimg_fast.bce_loss(input, target, weight, code, _loss.wants_gradient(input), float32_loss)
+    loss, _ = torch.ops.genimg_fast.bce_loss(input, target, weight, code, wants_gradient(input), float32_loss)
     return loss
 
 

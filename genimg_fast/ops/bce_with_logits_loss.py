@@ -8,7 +8,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _loss
 from genimg_fast.ops._autocast import float32_loss_under_autocast, to_float32
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, wants_gradient, why_not_differentiable
 from genimg_fast.reference import bce_with_logits_loss as reference
 
 # Elements, with and without a gradient, on which the kernel saves as much time as it takes to get to it from Python.
@@ -36,7 +36,7 @@ def bce_with_logits_loss(
         input, target, weight, pos_weight = to_float32(input, target, weight, pos_weight)
     constants = {"target": target, "weight": weight, "pos_weight": pos_weight}
     promotes = None if as_they_are else _loss.why_not_one_dtype(input, **constants)
-    unless = promotes or _loss.why_not_differentiable(**constants)
+    unless = promotes or why_not_differentiable(**constants)
     if not _backend.use_native(
         op, input, target, weight, pos_weight, unless=unless, slower=lambda: _loss.why_slower(input, *_WORTH_A_KERNEL)
     ):
@@ -47,7 +47,7 @@ def bce_with_logits_loss(
     pos_weight = pos_weight if pos_weight is None else pos_weight.expand_as(input)
     code = _check.REDUCTIONS[reduction]
     loss, _ = torch.ops.genimg_fast.bce_with_logits_loss(
-        input, target, weight, pos_weight, code, _loss.wants_gradient(input), float32_loss
+        input, target, weight, pos_weight, code, wants_gradient(input), float32_loss
     )
     return loss
 

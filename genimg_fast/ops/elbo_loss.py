@@ -8,7 +8,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _loss
 from genimg_fast.ops._autocast import float32_loss_under_autocast, to_float32
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, wants_gradient, why_not_differentiable
 from genimg_fast.reference import elbo_loss as reference
 
 
@@ -40,15 +40,18 @@ def elbo_loss(
             f"{op}: recon has shape {tuple(recon.shape)} and mu {tuple(mu.shape)}; reduction 'batchmean' needs the same "
             "batch size in both"
         )
-    unless = _loss.why_not_differentiable(target=target)
+    unless = why_not_differentiable(target=target)
     if not _backend.use_native(op, recon, target, mu, logvar, unless=unless):
         if as_they_are:
             recon, target, mu, logvar = to_float32(recon, target, mu, logvar)
         return reference.elbo_loss(recon, target, mu, logvar, reconstruction, beta, reduction)
     total, reconstruction_loss, kl, *_ = torch.ops.genimg_fast.elbo_loss(
         recon, target, mu, logvar, _check.RECONSTRUCTIONS[reconstruction], beta, _check.REDUCTIONS[reduction],
-        _loss.wants_gradient(recon, mu, logvar), float32_loss,
+        wants_gradient(recon, mu, logvar), float32_loss,
     )  # fmt: skip
+    if total.requires_grad and not _backend.inside_func_transform():  # inside vmap nothing tells who requires grad
+        reconstruction_loss = reconstruction_loss if wants_gradient(recon) else reconstruction_loss.detach()
+        kl = kl if wants_gradient(mu, logvar) else kl.detach()
     return total, reconstruction_loss, kl
 
 

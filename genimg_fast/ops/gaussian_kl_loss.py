@@ -8,7 +8,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast.ops import _check, _loss
 from genimg_fast.ops._autocast import float32_under_autocast
-from genimg_fast.ops._registration import register
+from genimg_fast.ops._registration import register, wants_gradient
 from genimg_fast.reference import gaussian_kl_loss as reference
 
 
@@ -22,7 +22,7 @@ def gaussian_kl_loss(mu: torch.Tensor, logvar: torch.Tensor, reduction: str = "m
     if not _backend.use_native(op, mu, logvar):
         return reference.gaussian_kl_loss(mu, logvar, reduction)
     loss, *_ = torch.ops.genimg_fast.gaussian_kl_loss(
-        mu, logvar, _check.REDUCTIONS[reduction], _loss.wants_gradient(mu, logvar)
+        mu, logvar, _check.REDUCTIONS[reduction], wants_gradient(mu, logvar)
     )
     return loss
 

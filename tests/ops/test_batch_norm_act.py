@@ -151,6 +151,25 @@ def test_mean_far_larger_than_the_deviation_costs_no_digits(isa, layout):
     torch.testing.assert_close(var.double(), exact_var, rtol=2e-7, atol=0)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_float64_keeps_its_digits_where_an_outlier_comes_first(isa, layout):
+    x = _cases.randn((16, 5, 64, 64), torch.float64, 1)
+    x[0, :3, 0, 0] = torch.tensor([1e3, 1e6, -1e9], dtype=torch.float64)
+    x = x.contiguous(memory_format=layout)
+    _, mean, var = torch.ops.genimg_fast.batch_norm_act_training(x, None, None, 1e-5, 0, 0.0)
+    exact_var, exact_mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean, exact_mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(var, exact_var, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", _backend.BACKENDS)
+def test_running_statistics_are_not_differentiable_as_in_torch(backend, training):
+    running_mean, running_var, *_ = parameters(3, torch.float32)
+    with _backend.use_backend(backend), pytest.raises(RuntimeError, match="running_mean"):
+        batch_norm_act(torch.randn(4, 3, 5), running_mean.requires_grad_(), running_var, training=training)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ["none", "relu", "sigmoid"])
 def test_nan_and_inf_travel(isa, activation, training):

@@ -82,7 +82,7 @@ def test_inference_matches_float64(isa, geometry, layout):
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# Of Toom-Cook (kernel 4 or 5 and stride 2, kernel 3 or 4 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
+# Of Toom-Cook (kernel 3, 4 or 5 and stride 2, kernel 3 or 4 and stride 1): sizes around its tiles of 2 and 4, odd ones, any padding,
 # bands that end inside an image and bands of several images, channels around the vector widths, weights so many that
 # they are packed past the caches.  Of narrow: one to four channels, any kernel.  Of direct, where it reads padded rows
 # (few channels): rows of several tiles, images below the kernel's height, padding beyond the kernel, gaps between the
@@ -110,6 +110,10 @@ VARIANT_GEOMETRIES = [
     (1, 20, 70, 21, 20, 5, 2, 0, 1),
     (9, 8, 8, 16, 17, 5, 2, 1, 1),
     (2, 150, 65, 16, 16, 5, 2, 2, 1),
+    (2, 17, 33, 15, 17, 3, 2, 1, 1),
+    (1, 20, 70, 21, 20, 3, 2, 0, 1),
+    (9, 8, 8, 16, 17, 3, 2, 2, 1),
+    (2, 150, 65, 16, 16, 3, 2, 1, 1),
     (1, 16, 4, 5, 20, 5, 1, 2, 1),
     (2, 6, 2, 7, 3, 3, 3, 1, 2),
     (2, 3, 33, 20, 41, 4, 2, 1, 1),
@@ -200,6 +204,9 @@ DATA_GRADIENTS = [
     (2, 12, 35, 9, 8, 4, 1, 2, False),
     (2, 33, 17, 8, 9, 5, 2, 2, True),
     (2, 17, 33, 17, 16, 5, 2, 2, False),
+    (2, 33, 17, 8, 9, 3, 2, 1, True),
+    (2, 17, 33, 17, 16, 3, 2, 1, False),
+    (2, 9, 40, 16, 15, 3, 2, 1, False),
     (2, 17, 33, 6, 4, 3, 1, 1, False),
     (1, 16, 48, 3, 4, 4, 2, 1, True),
     (1, 48, 40, 8, 8, 4, 2, 1, False),
@@ -230,7 +237,7 @@ def test_data_gradients_match_float64(isa, geometry, variant):
 
 # Channels around the vectors; padding, which must stay 0.
 @pytest.mark.parametrize("variant", cpu.VARIANTS)
-@pytest.mark.parametrize("kernel", [(4, 2, 1, 1), (3, 1, 1, 1), (4, 1, 1, 1), (5, 2, 2, 1)])
+@pytest.mark.parametrize("kernel", [(4, 2, 1, 1), (3, 1, 1, 1), (4, 1, 1, 1), (5, 2, 2, 1), (3, 2, 1, 1)])
 @pytest.mark.parametrize("channels", [(19, 35), (16, 2)])
 def test_the_block_before_is_normalised_as_it_is_read(isa, channels, kernel, variant):
     middle, c_out = channels
@@ -329,6 +336,22 @@ def test_statistics_survive_a_mean_far_from_zero(isa):
     with _backend.use_backend("native"):
         actual = conv2d_bn_act(input, weight, bias, training=True, **options(geometry))
     _cases.assert_accurate(actual, exact, torch_result)
+
+
+@pytest.mark.parametrize("kernel", [(4, 2), (3, 1)])
+def test_statistics_survive_an_outlier_that_comes_first(isa, kernel):
+    input, weight, *_ = make_inputs(geometry := (16, 16, 32, 32, 32, *kernel, 1, 1))
+    input[0, :, :2, :2] *= 1000
+    exact_var, exact_mean = torch.var_mean(conv2d_of(input.double(), weight.double(), kernel), (0, 2, 3))
+    mean, var = torch.zeros(32), torch.ones(32)
+    with _backend.use_backend("native"):
+        conv2d_bn_act(input, weight, None, mean, var, training=True, momentum=1.0, **options(geometry))
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=0, atol=1e-6 * exact_var.max().sqrt().item())
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
+
+
+def conv2d_of(input, weight, kernel):
+    return torch.nn.functional.conv2d(input, weight, None, kernel[1], 1)
 
 
 def test_nan_and_inf_travel(isa):

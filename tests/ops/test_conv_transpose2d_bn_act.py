@@ -90,7 +90,7 @@ def test_inference_matches_float64(isa, geometry, layout):
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# Of Toom-Cook (kernel 4, stride 2, padding 1; kernel 5, stride 2, any padding; kernel 3 or 4 and stride 1): sizes around
+# Of Toom-Cook (kernel 3 or 4, stride 2, padding 1; kernel 5, stride 2, any padding; kernel 3 or 4 and stride 1): sizes around
 # its tiles of 2 and 4, strips that begin inside an image (the tall one), bands of several images, channels around the
 # vector widths.  Of narrow: one to four channels, any kernel.  Of unpacked (up to 64 pixels): one pixel, several blocks
 # of channels, weights whose rows end inside a vector, a depth that is no multiple of the rows multiplied at once.
@@ -110,6 +110,11 @@ VARIANT_GEOMETRIES = [
     (1, 8, 7, 11, 10, 5, 2, 3, 1),
     (1, 8, 16, 12, 11, 5, 2, 4, 0),
     (40, 8, 16, 8, 8, 5, 2, 2, 1),
+    (2, 33, 17, 7, 9, 3, 2, 1, 0),
+    (2, 40, 33, 9, 8, 3, 2, 1, 1),
+    (1, 32, 3, 130, 34, 3, 2, 1, 1),
+    (40, 32, 8, 4, 5, 3, 2, 1, 0),
+    (2, 150, 37, 8, 8, 3, 2, 1, 1),
     (2, 17, 33, 8, 9, 3, 1, 1, 0),
     (1, 20, 70, 9, 8, 3, 1, 0, 0),
     (2, 9, 18, 8, 7, 4, 1, 1, 0),
@@ -294,6 +299,22 @@ def test_statistics_survive_a_mean_far_from_zero(isa):
     with _backend.use_backend("native"):
         actual = conv_transpose2d_bn_act(input, weight, bias, training=True, **options(geometry))
     _cases.assert_accurate(actual, exact, torch_result)
+
+
+@pytest.mark.parametrize("kernel", [(4, 2), (3, 1)])
+def test_statistics_survive_an_outlier_that_comes_first(isa, kernel):
+    input, weight, *_ = make_inputs(geometry := (16, 16, 32, 32, 32, *kernel, 1, 0))
+    input[0, :, :2, :2] *= 1000
+    exact_var, exact_mean = torch.var_mean(conv_transpose2d_of(input.double(), weight.double(), kernel), (0, 2, 3))
+    mean, var = torch.zeros(32), torch.ones(32)
+    with _backend.use_backend("native"):
+        conv_transpose2d_bn_act(input, weight, None, mean, var, training=True, momentum=1.0, **options(geometry))
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=0, atol=1e-6 * exact_var.max().sqrt().item())
+    torch.testing.assert_close(var.double(), exact_var, rtol=1e-5, atol=0)
+
+
+def conv_transpose2d_of(input, weight, kernel):
+    return torch.nn.functional.conv_transpose2d(input, weight, None, kernel[1], 1)
 
 
 def test_nan_and_inf_travel(isa):

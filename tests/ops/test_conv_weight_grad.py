@@ -70,7 +70,7 @@ def test_direct_matches_float64(isa, geometry, dtype):
         assert_parity(native(small, large, geometry), small, large, geometry)
 
 
-# Of Toom-Cook (kernel 4 or 5, stride 2; kernel 3 or 4, stride 1): sizes around its tiles of 2 and 4, channels around the vectors
+# Of Toom-Cook (kernel 3, 4 or 5, stride 2; kernel 3 or 4, stride 1): sizes around its tiles of 2 and 4, channels around the vectors
 # and the blocks, bands that end inside an image, parts of a few channels' many tiles, one block of small after another,
 # any padding.
 TOOM_COOK_GEOMETRIES = [
@@ -97,6 +97,10 @@ TOOM_COOK_GEOMETRIES = [
     (40, 5, 18, 13, 14, 5, 2, 1, 1, 0),
     (9, 300, 20, 4, 4, 5, 2, 2, 1, 0),
     (10, 140, 90, 9, 9, 5, 2, 0, 1, 1),
+    (2, 17, 33, 7, 9, 3, 2, 1, 1, 0),
+    (40, 5, 18, 13, 14, 3, 2, 0, 1, 1),
+    (9, 300, 20, 4, 4, 3, 2, 1, 1, 1),
+    (10, 140, 90, 9, 9, 3, 2, 2, 1, 0),
 ]
 
 

@@ -53,6 +53,19 @@ def test_matches_float64(isa, dtype, image, latent, reconstruction, reduction):
             _cases.assert_accurate(a, e, t, what=name)
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(0, [True, True, False]), (2, [True, False, True]), (3, [True, False, True]), (None, [False, False, False])],
+)
+def test_a_value_requires_grad_where_what_it_is_made_of_does(backend, given, expected):
+    tensors = operands()
+    if given is not None:
+        tensors[given].requires_grad_()
+    with _backend.use_backend(backend):
+        assert [v.requires_grad for v in elbo_loss(*tensors)] == expected
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.3, 0.0])
 @pytest.mark.parametrize("upstreams", UPSTREAMS)
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -45,6 +45,12 @@ def test_little_work_in_inference(avx2):
     assert not runs_natively(nn.Conv2d(512, 512, 1), 16, 512, 8, 8, training=False)
 
 
+def test_kernel_3_with_stride_2_in_training(avx2):
+    assert runs_natively(nn.Conv2d(32, 64, 3, 2, 1), 16, 32, 32, 32, training=True) == avx2
+    assert runs_natively(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), 16, 64, 16, 16, training=True) == avx2
+    assert not runs_natively(nn.Conv2d(32, 64, 3, 2, 1), 1, 32, 32, 32, training=True)
+
+
 def test_dilation_and_layers_of_few_sums_for_each_pixel(avx2):
     for training in (True, False):
         assert not runs_natively(nn.Conv2d(64, 64, 3, padding=2, dilation=2), 2, 64, 16, 16, training=training)
