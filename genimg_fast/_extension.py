@@ -11,10 +11,13 @@ import functools
 import os
 import platform
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).resolve().parent
 _OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries are built for
@@ -69,7 +72,13 @@ def status(device_type: str) -> LibraryStatus:
     return LibraryStatus(False, f"there are no kernels for device type '{device_type}' (only cpu and cuda)")
 
 
-@torch.compiler.assume_constant_result  # torch.compile asks once, while it traces
+def constant_to_compile(function: _Function) -> _Function:
+    """`torch.compiler.assume_constant_result`, which sets this attribute and imports all of torch._dynamo for it: seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_to_compile  # torch.compile asks once, while it traces
 def why_not_on(device: torch.device) -> str | None:
     """Why there are no kernels for a device, or None: in one line."""
     library = status(device.type)

@@ -13,6 +13,12 @@ def test_every_public_name_exists():
         assert not missing, f"{module.__name__} names {missing} in __all__"
 
 
+def test_import_leaves_the_compiler_of_torch_alone():
+    """It takes seconds."""
+    code = "import sys, genimg_fast.cli; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_needs_torch_and_numpy_alone():
     extras = [
         "accelerate",

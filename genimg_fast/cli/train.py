@@ -94,9 +94,16 @@ def run(args: argparse.Namespace) -> None:
     from genimg_fast.training import TrainConfig, train
 
     given = settings(args)
-    recorded = Path(given.get("out", "")) / "config.json"
-    if args.resume and not args.config and "out" in given and recorded.exists():
-        args.config = recorded
+    if "epochs" in given:  # wins over the max_steps of a file too, which would take its place
+        given.setdefault("max_steps", None)
+    if args.resume and not args.config and "out" in given:
+        recorded = Path(given["out"]) / "config.json"
+        if recorded.exists():
+            args.config = recorded
+        elif not {"model", "data"} <= given.keys():
+            raise _common.CommandError(
+                f"there is no {recorded} with the settings of a run to resume; if it was lost, give model and data as well"
+            )
     if args.config:
         model_args = given.pop("model_args", {})
         config = TrainConfig.from_file(args.config, **given)

@@ -18,11 +18,14 @@ from genimg_fast.data.transforms import to_unit_range
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Files with these endings, in any case, are taken for images. What decodes them is their content."""
 
+_HELD_OUT = ("test", "val", "validation", "valid")
+
 
 class ImageFolder(Dataset[torch.Tensor]):
     """Every image below a folder, in the order of their paths; float32 (channels, image_size, image_size) in [0, 1].
 
-    Split: if the folder holds `train/` and one of `test/` and `val/`, these are the splits and nothing else is read.
+    Split: if the folder holds `train/` and one of `test/`, `val/`, `validation/` and `valid/` (the first of them that there
+    is), these are the splits and nothing else is read.
     Otherwise "test" is a tenth of the files (at least one), chosen by a hash of their paths within the folder, so that
     new files hardly move old ones; "train" is the rest. A folder of one image serves it to both.
 
@@ -83,7 +86,7 @@ class ImageFolder(Dataset[torch.Tensor]):
 
 
 def _files_of_split(folder: Path, split: str) -> list[str]:
-    held_out = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    held_out = next((folder / name for name in _HELD_OUT if (folder / name).is_dir()), None)
     if held_out and (folder / "train").is_dir():
         return _image_files(folder / "train" if split == "train" else held_out)
     files = _image_files(folder)

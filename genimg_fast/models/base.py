@@ -237,5 +237,5 @@ def stage_widths(image_size: int, width: int) -> list[int]:
 
 def check_positive(name: str, **values: int) -> None:
     for argument, value in values.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: {argument} must be a positive integer, got {value!r}")

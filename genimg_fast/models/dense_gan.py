@@ -36,7 +36,7 @@ class DenseGAN(GAN):
             "dropout": dropout,
         }
         check_positive(self.name, image_size=image_size, channels=channels, hidden=hidden, latent=latent)
-        if not 0 <= dropout < 1:
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise ValueError(f"{self.name}: dropout must be at least 0 and less than 1, got {dropout!r}")
         super().__init__((channels, image_size, image_size), (latent,), config)
         self.generator = DenseGenerator(latent, hidden, self.image_shape)

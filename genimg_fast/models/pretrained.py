@@ -150,6 +150,9 @@ def _build(
     if wrong:
         more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
         raise ValueError(f"{path} does not fit the model it names: {wrong[0]}{more}")
+    for key, tensor in expected.items():
+        if tensors[key].is_floating_point() != tensor.is_floating_point() or tensors[key].is_complex():
+            raise ValueError(f"{path} does not fit the model it names: {key} is of {tensors[key].dtype}")
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from genimg_fast import _backend
+from genimg_fast import _backend, _extension
 from genimg_fast._block import Block, Geometry
 from genimg_fast.backends import cuda
 from genimg_fast.ops import _check, _convolution, _packed
@@ -24,7 +24,7 @@ from genimg_fast.reference.activation import activate_backward
 from genimg_fast.reference.batch_norm_act import batch_norm_act_backward
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot read the setting
+@_extension.constant_to_compile  # torch.compile cannot read the setting
 def allows_tf32() -> bool:
     """Whether tensor cores may serve float32."""
     return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]

@@ -57,7 +57,15 @@ def warn_of_settings(config: TrainConfig, model: models.ImageModel, device: torc
     """Of what is allowed, and most often a mistake."""
     if config.mixed_precision == "bf16" and device.type == "cpu" and not _multiplies_bfloat16():
         warnings.warn("mixed_precision is 'bf16', for which this CPU has no instructions: 'no' is faster", stacklevel=2)
-    if config.gradient_penalty and isinstance(model, models.GAN):
+    if not isinstance(model, models.GAN):
+        return
+    if config.gan_loss == "wasserstein" and not config.gradient_penalty:
+        warnings.warn(
+            "gan_loss is 'wasserstein' without gradient_penalty, so nothing bounds the slope of the discriminator: "
+            "Gulrajani et al. 2017 give it a weight of 10",
+            stacklevel=2,
+        )
+    if config.gradient_penalty:
         norm = next((m for m in model.discriminator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)), None)
         if norm is not None:
             warnings.warn(

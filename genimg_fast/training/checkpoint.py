@@ -26,7 +26,16 @@ from genimg_fast.training.errors import UserError
 
 _FORMAT = "genimg_fast resume file 1"
 _RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints")
-_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
@@ -126,6 +135,8 @@ def _read_resume(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError("not written by this version")
+        if int(state["step"]) < 0:
+            raise ValueError(f"step is {state['step']}")
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it holds more than tensors and plain values, so reading it could run code; "

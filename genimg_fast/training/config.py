@@ -9,6 +9,7 @@ import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,13 +211,31 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: the suffix is {suffix!r}; allowed: .yaml, .yml, .json")
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            _check_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return node
+
     try:
-        values = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        values = json.loads(text, object_pairs_hook=_unique) if suffix == ".json" else yaml.load(text, Loader)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not valid {suffix[1:]}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values, got {type(values).__name__}")
     return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_unique([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _check_unique(keys: list[str]) -> None:
+    """Of two values for a key both parsers take the last, in silence."""
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise ValueError(f"key {key!r} is given {count} times")
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -225,6 +244,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if origin is types.UnionType:  # every optional field here is `something | None`
         return None if value in (None, "null", "none") else _typed(name, value, args[0])
     if origin is Literal:
+        if value is False and "no" in args:  # YAML 1.1 reads a bare no as false
+            value = "no"
         if value not in args:
             raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(repr, args))}")
         return value

@@ -45,7 +45,7 @@ class RunLog:
             self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def add_images(self, step: int, images: torch.Tensor) -> None:
-        self._tensorboard.add_images("samples", images, step)
+        self._tensorboard.add_images("samples", images.nan_to_num(nan=0.0), step)
         if self._wandb:
             import wandb
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm import tqdm
@@ -92,7 +93,8 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
 
     Raises:
         UserError: for what the user can put right, in one line: the folder already holds a run, the configuration differs
-            from the resumed run's, a checkpoint is damaged, the disk is full, a loss is no longer finite.
+            from the resumed run's, a checkpoint is damaged, the disk is full, a loss is no longer finite, or no validation
+            was.
         Interrupted: a UserError: the run was stopped by Ctrl-C or SIGTERM.
         genimg_fast.data.DataError: for data that cannot be read.
     """
@@ -167,6 +169,8 @@ class _Run:
         if resume:
             self._on_main(self._open_logs)
             self.recorded = True
+        if state is not None:
+            self._on_main(self._complete_save)
         self.bar = tqdm(
             total=self.total_steps * self.sampler.images_per_step,
             initial=self.step * self.sampler.images_per_step,
@@ -224,6 +228,8 @@ class _Run:
             with checkpoint.restoring(self.checkpoints):
                 self._check_same_run(state)
                 state["images_per_step"] = int(state["images_per_step"])
+                if state["images_per_step"] < 1:
+                    raise ValueError(f"images_per_step is {state['images_per_step']} and must be positive")
         return state
 
     def _divide_steps(self, state: dict[str, Any] | None) -> StepSampler:
@@ -284,6 +290,16 @@ class _Run:
         except UserError as error:
             raise UserError(f"{error}; {self.how_to_resume()}") from error
 
+    def _complete_save(self) -> None:
+        """Writes the last.safetensors of the checkpoint, if a kill came between last.pt and it."""
+        path = self.checkpoints / "last.safetensors"
+        try:
+            saved = checkpoint.step_of_weights(path) or 0
+        except (OSError, safetensors.SafetensorError):
+            saved = 0
+        if saved < self.step:
+            checkpoint.save_weights(path, self._averaged_model(), step=self.step)
+
     def _load(self, state: dict[str, Any]) -> None:
         if self.ema:
             self.ema.load_state_dict(state["ema"])
@@ -342,6 +358,11 @@ class _Run:
                 if signals:
                     raise Interrupted(f"stopped by {signals[0].name}; {self.how_to_resume()}", signals[0])
                 began = time.perf_counter()
+        if self.best is None and self.validations_since_best:
+            raise UserError(
+                f"no validation gave a finite {self.objective.metric}: start a new run with a lower lr or with grad_clip; "
+                f"what was trained is in {self.out}"
+            )
         return TrainResult(
             out=self.out,
             steps=self.step,

@@ -49,6 +49,15 @@ def test_resume_goes_on(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("3 steps, ")
 
 
+def test_epochs_win_over_the_max_steps_of_the_run(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    half = ["--data", "digits", "--image-size", "8", "--batch-size", "718", "--model-arg", "hidden=8"]
+    assert cli.main(["train", "vae", *half, "--max-steps", "1", "--quiet", "--out", out]) == 0
+    capsys.readouterr()
+    assert cli.main(["train", "--out", out, "--resume", "--epochs", "2", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("4 steps, ")
+
+
 def test_flag_wins_over_file_wins_over_default(tmp_path, monkeypatch):
     file = tmp_path / "settings.yaml"
     file.write_text("epochs: 7\nbatch_size: 16\nmodel_args: {width: 4, latent: 8}\n")
@@ -305,6 +314,10 @@ def test_models_lists_all(capsys):
         (["train", "vae", "--data", "digits", "--out", "x", "--lr", "x"], "train: lr is 'x'; allowed: a number"),
         (["train", "vae", "--data", "digits", "--out", "x", "--max", "4"], "train: unknown arguments: --max 4; see "),
         (["train", "vae", "--data", "digits", "--out", "{tmp}/run", "--resume"], "{tmp}/run holds no run to resume"),
+        (
+            ["train", "--out", "{tmp}/run", "--resume"],
+            "train: there is no {tmp}/run/config.json with the settings of a run to resume; if it was lost, give model and",
+        ),
         (["sample", "{tmp}/nothing", "--out", "{tmp}/x.png"], "{tmp}/nothing"),
         (
             ["export", "{tmp}", "--format", "onnx", "--out", "{tmp}/x.pt2"],

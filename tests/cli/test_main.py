@@ -5,6 +5,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from genimg_fast import _backend, cli
 from genimg_fast._backend import BackendError
 from genimg_fast.cli import models as command  # stands in for any command
 from genimg_fast.training import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -153,6 +156,25 @@ def test_bugs_keep_their_traceback(monkeypatch, error):
     monkeypatch.setattr(command, "run", fail)
     with pytest.raises(type(error)):
         cli.main(["models"])
+
+
+@pytest.mark.parametrize("imported", ["torch", "genimg_fast.cli.doctor"])
+def test_ctrl_c_during_the_imports_is_one_line(imported):
+    code = f"""
+import signal, sys
+
+class Interrupting:
+    def find_spec(name, *place):
+        if name == {imported!r}:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes away from what it runs in the background
+sys.meta_path.insert(0, Interrupting)
+from genimg_fast_command import main
+sys.exit(main())
+"""
+    result = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "genimg-fast: interrupted\n")
 
 
 def test_closed_pipe_is_one_line():

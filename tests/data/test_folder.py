@@ -35,7 +35,7 @@ def test_recursive_sorted_and_only_images(tmp_path):
     assert levels(open_folder(tmp_path, max_bad_files=0)) == [0, 9, 0, 1]
 
 
-@pytest.mark.parametrize("name", ["test", "val"])
+@pytest.mark.parametrize("name", ["test", "val", "validation", "valid"])
 def test_split_folders(tmp_path, name):
     _samples.write_folder(tmp_path / "train", 3)
     _samples.write_folder(tmp_path / name, 1)

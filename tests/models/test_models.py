@@ -145,6 +145,13 @@ def test_wrong_latents_get_one_clear_line(model):
         ),
         ("dcgan", {"width": -1}, ValueError, "dcgan: width must be a positive integer, got -1"),
         ("dense_gan", {"latent": 2.5}, ValueError, "dense_gan: latent must be a positive integer, got 2.5"),
+        ("vae", {"hidden": True}, ValueError, "vae: hidden must be a positive integer, got True"),
+        (
+            "dense_gan",
+            {"dropout": "abc"},
+            ValueError,
+            "dense_gan: dropout must be at least 0 and less than 1, got 'abc'",
+        ),
         ("dense_gan", {"dropout": 2}, ValueError, r"dense_gan: dropout must be at least 0 and less than 1, got 2"),
         (
             "vae",

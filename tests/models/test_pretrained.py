@@ -73,6 +73,15 @@ def edit_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def convert_a_weight(folder, dtype):
+    path = folder / "model.safetensors"
+    with safetensors.safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = safetensors.torch.load_file(path)
+    name = "discriminator.main.0.weight"
+    safetensors.torch.save_file({**tensors, name: tensors[name].to(dtype)}, path, metadata)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -100,6 +109,18 @@ def edit_config(folder, **changes):
         (
             lambda f: edit_config(f, model="vae", config={}),
             r"model.safetensors does not fit .* is not there and should be .*",
+        ),
+        (
+            lambda f: convert_a_weight(f, torch.int32),
+            r"does not fit .*: discriminator\.main\.0\.weight is of torch\.int32",
+        ),
+        (
+            lambda f: convert_a_weight(f, torch.bool),
+            r"does not fit .*: discriminator\.main\.0\.weight is of torch\.bool",
+        ),
+        (
+            lambda f: convert_a_weight(f, torch.complex64),
+            r"does not fit .*: .*\.main\.0\.weight is of torch\.complex64",
         ),
         (lambda f: os.truncate(f / "model.safetensors", 900), r"model.safetensors is damaged or is not .*"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 999), r"model.safetensors is damaged or is not .*"),

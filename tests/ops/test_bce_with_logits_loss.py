@@ -75,7 +75,9 @@ def test_nan_inf_and_large_logits_travel(isa):
         with _backend.use_backend("native"):
             actual = run(bce_with_logits_loss, input, target, pos_weight=pos_weight, reduction="none")
         expected = run(reference.bce_with_logits_loss, input, target, pos_weight=pos_weight, reduction="none")
-        if pos_weight is not None:  # a weight of inf, by a logarithm that is 0 in one order of the sum and not in the other
+        if (
+            pos_weight is not None
+        ):  # a weight of inf, by a logarithm that is 0 in one order of the sum and not in the other
             actual, expected = ([t[~target.isinf()] for t in results] for results in (actual, expected))
         torch.testing.assert_close(actual, expected, equal_nan=True)
 

@@ -65,7 +65,18 @@ def empty(file):
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
+def with_step(step):
+    def damage(file):
+        torch.save({**torch.load(file), "step": step}, file)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip_a_bit, empty, with_step(-1), with_step("many"), with_step(float("inf"))],
+    ids=["truncated", "a bit", "empty", "step -1", "step many", "step inf"],
+)
 def test_damage_is_noticed_and_the_previous_one_serves(folder, damage):
     save(folder, 1)
     save(folder, 2)

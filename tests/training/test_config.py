@@ -31,6 +31,12 @@ def test_yaml_and_json_mean_the_same(tmp_path):
     assert TrainConfig.from_file(yaml) == TrainConfig.from_file(json) == expected
 
 
+def test_a_bare_no_of_yaml_is_the_precision(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: vae\ndata: digits\nout: runs/x\nmixed_precision: no\n")
+    assert TrainConfig.from_file(file).mixed_precision == "no"
+
+
 def test_overrides_win_over_the_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model: vae\ndata: digits\nout: runs/x\nbatch_size: 4\nseed: 3\n")
@@ -51,13 +57,25 @@ def test_a_dict_round_trip():
         ("zzz: 4", r"unknown key 'zzz'; allowed: model, .*"),
         ("- 1\n- 2", "expected keys and values, got list"),
         ("model: [", "not valid yaml: .*"),
+        pytest.param("[" * 5000, "not valid yaml: .*", id="deep"),
+        ("seed: 2026-99-99", "not valid yaml: .*"),
+        ("lr: 1\nseed: 3\nlr: 2", "not valid yaml: key 'lr' is given 2 times"),
+        ("model_args: {hidden: 8, hidden: 9}", "not valid yaml: key 'hidden' is given 2 times"),
+        ('{"lr": 1, "seed": 3, "lr": 2}', "not valid json: key 'lr' is given 2 times"),
+        ('{"model_args": {"hidden": 8, "hidden": 9}}', "not valid json: key 'hidden' is given 2 times"),
     ],
 )
 def test_bad_files(tmp_path, text, message):
-    file = tmp_path / "run.yaml"
+    file = tmp_path / ("run.json" if "json" in message else "run.yaml")
     file.write_text(text)
     with pytest.raises(UserError, match=rf"\A{re.escape(str(file))}: {message}\Z"):
         TrainConfig.from_file(file)
+
+
+def test_a_key_of_yaml_may_take_the_place_of_a_merged_one(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: vae\ndata: digits\nout: x\nmodel_args: {<<: &small {hidden: 8, latent: 2}, hidden: 9}\n")
+    assert TrainConfig.from_file(file).model_args == {"hidden": 9, "latent": 2}
 
 
 def test_missing_file_suffix_and_keys(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from genimg_fast import data, models
 from genimg_fast.training import Interrupted, TrainConfig, UserError, _setup, checkpoint, load_model, loop, train
+from genimg_fast.training.logging import RunLog
 from tests.training._runs import GAN, VAE, assert_same, assert_same_end, config, resume_state
 
 KINDS = pytest.mark.parametrize("kind", [VAE, GAN], ids=["vae", "gan"])
@@ -70,6 +71,14 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
         [r["loss"] for r in result.history if r["split"] == "train"]
     )
     assert events.Tags()["images"]
+
+
+def test_tensorboard_gets_images_of_nan_as_black_ones(tmp_path):
+    log = RunLog(tmp_path, step=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of NumPy's "invalid value encountered in cast"
+        log.add_images(1, torch.full((2, 1, 8, 8), float("nan")))
+    log.close()
 
 
 def test_the_elbo_soon_beats_predicting_the_mean_image(tmp_path):
@@ -149,6 +158,24 @@ def test_a_metric_that_is_not_a_number_is_not_the_best(tmp_path, monkeypatch):
     assert run(tmp_path, GAN, max_steps=4, validate_every=1).best_metric == 4.0
 
 
+def test_a_run_that_no_validation_measured_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.VAEObjective, "validate", staticmethod(lambda *a, **k: {"elbo": float("nan")}))
+    message = (
+        r"\Ano validation gave a finite elbo: start a new run with a lower lr or with grad_clip; what .* is in .*\Z"
+    )
+    for resume in (False, True):
+        with pytest.raises(UserError, match=message):
+            run(tmp_path, max_steps=2, validate_every=1, resume=resume)
+        assert resume_state(tmp_path)["step"] == 2
+
+
+def test_a_resumed_run_without_steps_or_validations_is_none(tmp_path, monkeypatch):
+    break_at(2, monkeypatch, lambda run: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    assert run(tmp_path, max_steps=3, resume=True).best_metric is None
+
+
 def test_nothing_is_overwritten(tmp_path):
     run(tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -182,6 +209,26 @@ def test_resuming_falls_back_to_the_previous_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match=r"last.pt is damaged"):
         run(tmp_path / "damaged", checkpoint_every=2, resume=True)
     assert_same_end(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_weights_that_a_kill_kept_from_being_written_are_written_by_the_next_session(tmp_path, monkeypatch):
+    real = checkpoint.save_weights
+
+    def killed(path, model, *, step):
+        if path.name == "last.safetensors" and step == 4:
+            raise SystemExit
+        real(path, model, step=step)
+
+    monkeypatch.setattr(checkpoint, "save_weights", killed)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "killed", max_steps=4, checkpoint_every=2)
+    monkeypatch.undo()
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
+    assert checkpoint.step_of_weights(last) == 2
+    run(tmp_path / "killed", max_steps=4, checkpoint_every=2, resume=True)
+    assert checkpoint.step_of_weights(last) == 4
+    run(tmp_path / "whole", max_steps=4, checkpoint_every=2)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
@@ -410,7 +457,10 @@ def test_settings_that_are_mostly_mistakes_are_told_of(tmp_path, monkeypatch):
         run(tmp_path / "run", dcgan, gan_loss="wasserstein", gradient_penalty=10.0, max_steps=1)
     model = models.create("dense_gan", image_size=32)
     with_penalty = TrainConfig("dense_gan", "digits", str(tmp_path), gan_loss="wasserstein", gradient_penalty=10.0)
+    without_penalty = TrainConfig("dense_gan", "digits", str(tmp_path), gan_loss="wasserstein")
     in_bfloat16 = TrainConfig("dense_gan", "digits", str(tmp_path), mixed_precision="bf16")
+    with pytest.warns(UserWarning, match="gan_loss is 'wasserstein' without gradient_penalty"):
+        _setup.warn_of_settings(without_penalty, model, torch.device("cpu"))
     monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="mixed_precision is 'bf16', for which this CPU has no instructions"):
         _setup.warn_of_settings(in_bfloat16, model, torch.device("cpu"))
