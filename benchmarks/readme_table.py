@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Rewrites the measured tables of README.md, and their pictures, from the reports in benchmarks/results/.
 
-A report is the bench.json of `genimg-fast bench --suite cpu`, or what `make gpu-check` writes.  To publish one: copy it to
-benchmarks/results/<machine>.json and run `python -m benchmarks.readme_table`.
+A report is the bench.json of `genimg-fast bench --suite cpu`, or what `python -m benchmarks.architectures` or `make gpu-check` writes.
+To publish one: copy it to benchmarks/results/<machine>.json and run `python -m benchmarks.readme_table`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genimg_fast.benchmark import charts, machine
 from genimg_fast.benchmark.runtimes import RUNTIMES
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU, GPU = "measured table", "GPU ledger"
+CPU, ARCHITECTURES, GPU = "measured table", "table of architectures", "GPU ledger"
 ALT_TEXTS = {
     "rows.png": "Bars: milliseconds of every runtime, for each row of the table",
     "roofline.png": "Rooflines: FLOP/s of the convolutions, bandwidth of the losses",
@@ -109,6 +109,8 @@ def main() -> int:
     gpus = [report for report in reports.values() if gpu_ledger.is_gpu_report(report)]
     readme = ROOT / "README.md"
     text = rewrite(readme.read_text(), CPU, sections)
+    architectures = [table(report) for report in reports.values() if report.get("suite") == "architectures"]
+    text = rewrite(text, ARCHITECTURES, architectures)
     text = rewrite(text, GPU, [gpu_ledger.section(gpus, gpu_ledger.source_hash(ROOT))])
     write_atomically(readme, lambda file: file.write(text.encode()))
     print(f"README.md: {len(sections)} CPU(s), {len(gpus)} GPU(s)")

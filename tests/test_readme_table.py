@@ -32,7 +32,9 @@ REPORT = {
 }  # fmt: skip
 START, END = readme_table.markers(readme_table.CPU)
 README = f"before\n{START}\nold\n{END}\nafter\n"
-GPU_PART = "\n".join(readme_table.markers(readme_table.GPU))
+OTHER_PARTS = "\n".join(
+    "\n".join(readme_table.markers(name)) for name in (readme_table.ARCHITECTURES, readme_table.GPU)
+)
 
 
 def test_only_what_is_between_the_markers_changes():
@@ -58,14 +60,17 @@ def test_markers_must_be_there_once(readme):
 
 def test_main_reads_the_results_folder_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(readme_table, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(README + GPU_PART)
+    (tmp_path / "README.md").write_text(README + OTHER_PARTS)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert readme_table.main() == 1
     (tmp_path / "benchmarks" / "results" / "other.json").write_text("{}")  # of another kind
     (tmp_path / "benchmarks" / "results" / "machine.json").write_text(json.dumps(REPORT))
+    of_architectures = {**REPORT, "suite": "architectures", "rows": [{**REPORT["rows"][0], "name": "a U-Net"}]}
+    (tmp_path / "benchmarks" / "results" / "architectures.json").write_text(json.dumps(of_architectures))
     assert readme_table.main() == 0
     text = (tmp_path / "README.md").read_text()
     assert "A CPU" in text
+    assert text.index("| generator |") < text.index("| a U-Net |") < text.index("not yet run on silicon")
     assert "not yet run on silicon" in text
     assert f"![{readme_table.ALT_TEXTS['rows.png']}](docs/benchmarks/machine/rows.png)" in text
     assert (tmp_path / "docs" / "benchmarks" / "machine" / "rows.png").stat().st_size > 1000

@@ -47,11 +47,17 @@ ARCHITECTURES = {
     "pix2pix U-Net generator": Architecture(
         lambda: translation.UnetGenerator(),
         (2, 3, 32, 32),
-        {"conv2d_bn_act": 4, "conv_transpose2d_bn_act": 4},
+        {"conv2d_bn_act": 5, "conv_transpose2d_bn_act": 5},
         {
-            "no convolution or normalisation that fuses stands before it": 6,
-            "Dropout is not a layer that fuses": 2,
+            "no convolution or normalisation that fuses stands before it": 8,
+            "Dropout is not a layer that fuses": 3,
         },
+    ),
+    "CycleGAN generator": Architecture(
+        lambda: translation.ResnetGenerator(),
+        (2, 3, 12, 16),
+        {"conv2d_bn_act": 8, "conv_transpose2d_bn_act": 2, "batch_norm_act": 9},
+        {"ReflectionPad2d is not a layer that fuses": 6},
     ),
     "PatchGAN": Architecture(lambda: translation.NLayerDiscriminator(), (2, 3, 32, 32), {"conv2d_bn_act": 4}, {}),
     "segmentation U-Net": Architecture(

@@ -127,11 +127,11 @@ class UpsampleBlock(nn.Module):
 
 
 class SRGANGenerator(nn.Module):
-    def __init__(self, width=4):
+    def __init__(self, width=4, residual_blocks=2):
         super().__init__()
         self.block1 = nn.Sequential(nn.Conv2d(3, width, kernel_size=9, padding=4), nn.PReLU())
         self.block2 = ResidualBlock(width)
-        self.block3 = ResidualBlock(width)
+        self.block3 = nn.Sequential(*[ResidualBlock(width) for _ in range(residual_blocks - 1)])
         self.block4 = nn.Sequential(nn.Conv2d(width, width, kernel_size=3, padding=1), nn.BatchNorm2d(width))
         self.block5 = nn.Sequential(UpsampleBlock(width, 2), nn.Conv2d(width, 3, kernel_size=9, padding=4))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""pix2pix (Isola et al. 2017) and U-Net (Ronneberger, Fischer and Brox 2015)."""
+"""pix2pix (Isola et al. 2017), CycleGAN (Zhu et al. 2017) and U-Net (Ronneberger, Fischer and Brox 2015)."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ class UnetSkipConnectionBlock(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    def __init__(self, ngf=4):
+    def __init__(self, num_downs=5, ngf=4):
         super().__init__()
-        block = UnetSkipConnectionBlock(ngf * 4, ngf * 4, innermost=True)
+        block = UnetSkipConnectionBlock(ngf * 8, ngf * 8, innermost=True)
+        for _ in range(num_downs - 5):
+            block = UnetSkipConnectionBlock(ngf * 8, ngf * 8, submodule=block)
+        block = UnetSkipConnectionBlock(ngf * 4, ngf * 8, submodule=block)
         block = UnetSkipConnectionBlock(ngf * 2, ngf * 4, submodule=block)
         block = UnetSkipConnectionBlock(ngf, ngf * 2, submodule=block)
         self.model = UnetSkipConnectionBlock(3, ngf, input_nc=3, submodule=block, outermost=True)
@@ -83,6 +86,47 @@ class NLayerDiscriminator(nn.Module):
             ]
         sequence += [nn.Conv2d(ndf * mult, 1, kernel_size=4, stride=1, padding=1)]
         self.model = nn.Sequential(*sequence)
+
+    def forward(self, input):
+        return self.model(input)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, dim, norm_layer):
+        super().__init__()
+        conv_block = []
+        for last in (False, True):
+            conv_block += [nn.ReflectionPad2d(1), nn.Conv2d(dim, dim, kernel_size=3, padding=0), norm_layer(dim)]
+            if not last:
+                conv_block += [nn.ReLU(True)]
+        self.conv_block = nn.Sequential(*conv_block)
+
+    def forward(self, x):
+        return x + self.conv_block(x)
+
+
+class ResnetGenerator(nn.Module):
+    """CycleGAN: padding by reflection as a layer, instance normalisation, residual blocks between two strided layers each way."""
+
+    def __init__(self, ngf=4, n_blocks=2, norm_layer=nn.InstanceNorm2d):
+        super().__init__()
+        model = [nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, kernel_size=7, padding=0), norm_layer(ngf), nn.ReLU(True)]
+        for mult in (1, 2):
+            model += [
+                nn.Conv2d(ngf * mult, ngf * mult * 2, kernel_size=3, stride=2, padding=1),
+                norm_layer(ngf * mult * 2),
+                nn.ReLU(True),
+            ]
+        for _ in range(n_blocks):
+            model += [ResnetBlock(ngf * 4, norm_layer)]
+        for mult in (4, 2):
+            model += [
+                nn.ConvTranspose2d(ngf * mult, ngf * mult // 2, 3, stride=2, padding=1, output_padding=1),
+                norm_layer(ngf * mult // 2),
+                nn.ReLU(True),
+            ]
+        model += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, 3, kernel_size=7, padding=0), nn.Tanh()]
+        self.model = nn.Sequential(*model)
 
     def forward(self, input):
         return self.model(input)
