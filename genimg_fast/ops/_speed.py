@@ -16,8 +16,8 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
     From measurements against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with stride 1, a
-    few output channels, images of one pixel, and large weights on few pixels; elsewhere they have plain sums alone, which on AVX2
-    pay in inference where there is little work.
+    few output channels, images of one pixel, and large weights on few pixels; in inference, and on AVX2 where there is much work,
+    kernel 3 with stride 2.  Elsewhere they have plain sums alone, which on AVX2 pay in inference where there is little work.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     if block.dilation != (1, 1):
