@@ -16,6 +16,16 @@ struct ChannelSums {
   T origin = 0;
   double sum = 0, sum_of_squares = 0;
   int64_t count = 0;
+
+  // To the mean so far.
+  void move_origin() {
+    const T mean = static_cast<T>(origin + sum / static_cast<double>(count));
+    if (!(mean - mean == 0)) return;  // inf - inf would hide which infinity the mean is
+    const double d = static_cast<double>(mean) - static_cast<double>(origin), n = static_cast<double>(count);
+    sum_of_squares -= d * (2 * sum - d * n);
+    sum -= d * n;
+    origin = mean;
+  }
 };
 
 // sums [parts][channels] -> the mean and the biased variance of each channel, by Chan's formula.

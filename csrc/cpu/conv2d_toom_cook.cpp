@@ -13,7 +13,7 @@
 // kernel 5 and stride 2 a phase has three taps, the last of phase 1 being 0; with kernel 3 and stride 2 it has two.
 //
 // In two dimensions a tile is M x M outputs, from P x P positions of each phase, P = M + taps - 1.  They are evaluated
-// at P^2 points, and each point is one GEMM over all phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
+// at P^2 points, and each point is one GEMM over its phases, [tiles x phases Cin] x [phases Cin x Cout].  Outputs of
 // tiles do not overlap.  Multiplications an output, input and output channel:
 //
 //      kernel, stride        4, 2                   5, 2               3, 1              4, 1             3, 2
@@ -336,7 +336,8 @@ void multiply_points(const TileBand<T>& band, int64_t depth, int64_t lda, int64_
         multiply_panel<T>(
             tiles, band.evaluated + point * point_stride + run * live.stride, lda,
             weights(point, panel) + run * live.stride * kTileColumns<T>, live.length, c,
-            panels * points * kTileColumns<T>, next, [&](Prefetch& prefetch) { upcoming.fetch(prefetch); }, run > 0);
+            panels * points * kTileColumns<T>, next + run * live.stride * kTileColumns<T>,
+            [&](Prefetch& prefetch) { upcoming.fetch(prefetch); }, run > 0);
     }
   }
 }

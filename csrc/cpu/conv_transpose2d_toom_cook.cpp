@@ -8,16 +8,17 @@
 //      output, phase 0    0       2       4       6               column 2p      (h0, h1) = taps 1 and 3
 //      output, phase 1        1       3       5       7           column 2p - 1  (h0, h1) = taps 0 and 2
 //
-// Kernel 3 has no tap 3, which is 0; its output may lack the last column.
 // So each phase is a product of two polynomials, inputs and taps.  A tile of M inputs gives M + 1 positions; tiles do
 // not overlap, their last and first positions do, and are added:
 //
 //      tile 0         0   1   2
 //      tile 1                 2   3   4                           M = 2
 //
+// Of kernel 3 tap 3 is 0, and its output may lack the last column.
+//
 // In two dimensions a tile is M x M inputs, evaluated at (M + 1)^2 points that all four phases share.  Each point is
 // one GEMM, [tiles x Cin] x [Cin x 4 Cout]: (M + 1)^2 multiplications a tile, input and output channel instead of 16
-// M^2 / 4, which is 9 for 16 with M = 2 and 25 for 64 with M = 4.
+// M^2 / 4, which is 9 for 16 with M = 2 and 25 for 64 with M = 4 (for 9 and 36 with kernel 3).
 //
 // Work.  Tile rows of all images are numbered through and cut into strips, a strip into bands of some tiles:
 //

@@ -140,8 +140,8 @@ void scatter_products(const UnpackedJob<T>& job) {
         }
 }
 
-// The sums of the values of one vector of channels, about their mean: the outputs that no tap falls on are all alike,
-// and about another value their squares would cancel.
+// The sums of the values of one vector of channels, at first about their mean: the outputs that no tap falls on are all
+// alike, and about another value their squares would cancel.
 template <typename T>
 GF_INLINE void sum_values(const T* values, int64_t stride, int64_t pixels, Vec<T> mean, ChannelSums<T>* to, int lanes) {
   constexpr int64_t kSums = 16;  // values a lane adds up before they are saved

@@ -6,9 +6,9 @@ namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
 // Lanes add up in T; save() folds them into the doubles of ChannelSums.  Call it every hundred values or so.
 //
-// The origin is the first value, then the mean of the first few, and from one save() to the next the mean so far: about
-// an outlier that happens to come first all other squares would be as large as its own, and in T lose the digits of
-// their sum.
+// The origin is the first value, then the mean of the first few, and whenever there are twice as many the mean so far:
+// about an outlier that happens to come first all other squares would be as large as its own, and in T lose the digits
+// of their sum.
 template <typename T>
 struct LaneSums {
   static constexpr int64_t kFew = 8;
@@ -20,10 +20,7 @@ struct LaneSums {
   GF_INLINE LaneSums(const ChannelSums<T>* from, int lanes) {
     if (lanes == 0 || from[0].count == 0) return;
     T origins[kLanes<T>] = {};
-    for (int i = 0; i < lanes; ++i) {
-      const T mean = static_cast<T>(from[i].origin + from[i].sum / static_cast<double>(from[i].count));
-      origins[i] = mean - mean == 0 ? mean : from[i].origin;  // inf - inf would hide which infinity the mean is
-    }
+    for (int i = 0; i < lanes; ++i) origins[i] = from[i].origin;
     start_at(load(origins));
   }
   GF_INLINE void start_at(Vec<T> value) {
@@ -42,14 +39,13 @@ struct LaneSums {
     store(values[0], origin);
     store(values[1], sum);
     store(values[2], sum_of_squares);
+    const bool twice_as_many = lanes > 0 && ((to[0].count ^ (to[0].count + count)) > to[0].count);
     for (int i = 0; i < lanes; ++i) {
-      const double moved =
-          to[i].count == 0 ? 0.0 : static_cast<double>(to[i].origin) - static_cast<double>(values[0][i]);
-      const double earlier = static_cast<double>(to[i].count);
-      to[i].sum_of_squares += moved * (2 * to[i].sum + moved * earlier) + values[2][i];
-      to[i].sum += moved * earlier + values[1][i];
       to[i].origin = values[0][i];
+      to[i].sum += values[1][i];
+      to[i].sum_of_squares += values[2][i];
       to[i].count += count;
+      if (twice_as_many) to[i].move_origin();
     }
   }
 

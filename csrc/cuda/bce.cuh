@@ -53,8 +53,9 @@ struct BceWithLogits {
   __device__ __forceinline__ static BceTerm term(float input, float target, float positive, float log_weight) {
     const float e = expf(-fabsf(input));
     const float sigmoid = __fdividef(input < 0.0f ? e : 1.0f, 1.0f + e);  // the divisor is between 1 and 2
-    const float linear = (1.0f - target) * input - log_weight * (input > 0.0f ? 0.0f : input);
-    return {linear + log_weight * log1p_of_unit(e), log_weight * sigmoid - positive};
+    const float linear = (1.0f - target) * input - (input < 0.0f ? log_weight * input : 0.0f);
+    const float logarithm = e > 0.0f || input > 0.0f ? log_weight * log1p_of_unit(e) : 0.0f;  // a weight may be inf
+    return {linear + logarithm, log_weight * sigmoid - positive};
   }
   __device__ __forceinline__ static BceTerm term(float input, float target) {
     return term(input, target, target, 1.0f);

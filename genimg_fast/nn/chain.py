@@ -153,6 +153,8 @@ def _tensors_served_on_cuda(input: torch.Tensor, block: Block) -> bool:
     """
     if not _is_like(block.weight, input) or (block.bias is not None and not _is_like(block.bias, input)):
         return False
+    if records_gradient(block.running_mean, block.running_var):  # which PyTorch refuses
+        return False
     half, channels = input.dtype in HALF_TYPES, (block.out_channels,)
     for t in (block.bias, *_norm(block)):
         if t is not None and not (
@@ -211,6 +213,8 @@ def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     for t in (block.weight, block.bias, *_norm(block)):
         if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
             return False
+    if records_gradient(block.running_mean, block.running_var):  # which PyTorch refuses
+        return False
     return block.groups == 1 and block.dilation == (1, 1) and block.negative_slope >= 0 and _fits(shape, block)
 
 

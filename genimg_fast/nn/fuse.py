@@ -292,9 +292,8 @@ def _change_class(module: nn.Module, make: Callable[[], type[nn.Module]]) -> str
     """Why it cannot be changed; empty if it was."""
     try:
         module.__class__ = make()
-    except (
-        Exception
-    ) as error:  # of a metaclass: one that keeps a registry may refuse a second class of a name in any way
+    except Exception as error:
+        # of a metaclass: one that keeps a registry may refuse a second class of a name in any way
         return f"its class cannot be subclassed: {error}"
     return ""
 

@@ -126,8 +126,9 @@ def twin_of(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
 class _Unannounced:
     """`__init_subclass__` of the class behind it is not told of a twin, whose name, say, a registry would take for a new class."""
 
-    def __init_subclass__(cls) -> None:
-        pass
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        if _Unannounced not in cls.__bases__:  # a class that somebody made of a twin
+            super().__init_subclass__(**arguments)
 
 
 def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:

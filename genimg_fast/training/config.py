@@ -214,7 +214,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
-            _check_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            _check_unique([key for key in keys if key != "<<"])  # which may be given many times
             return node
 
     try:

@@ -452,7 +452,22 @@ def test_a_class_is_not_told_of_its_twin():
     genimg_fast.fuse(model)
     assert type(model) is not Net
     assert registry == {"Net": Net}
+    twin = type(model)
     assert type(genimg_fast.unfuse(model)) is Net
+
+    class Derived(twin):
+        pass
+
+    assert registry == {"Net": Net, "Derived": Derived}
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_running_statistics_that_require_grad_are_refused_as_in_torch(mode):
+    model = nn.Sequential(nn.Conv2d(64, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.ReLU())
+    model[1].running_mean.requires_grad_()
+    genimg_fast.fuse(model)
+    with pytest.raises(RuntimeError, match="running_mean"):
+        model.train(mode == "train")(torch.ones(2, 64, 16, 16))
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, AssertionError])  # of registries, that a name is taken
