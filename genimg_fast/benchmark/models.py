@@ -45,7 +45,7 @@ def settle_statistics(model: nn.Module, *inputs: torch.Tensor) -> None:
     model.eval()
 
 
-def gradient_tolerances(model: nn.Module) -> dict[str, float]:
+def _gradient_tolerances(model: nn.Module) -> dict[str, float]:
     in_tf32 = next(model.parameters()).is_cuda
     tolerance = TOLERANCE_OF_TRAINING_IN_TF32 if in_tf32 else TOLERANCE_OF_TRAINING
     return {f"gradient of {name}": tolerance for name, _ in model.named_parameters()}
@@ -131,7 +131,7 @@ class GeneratorTraining:
             images = run(z)
             return (images, *torch.autograd.grad(images, parameters, upstream))
 
-        return Prepared(call, tolerances("images") | gradient_tolerances(generator))
+        return Prepared(call, tolerances("images") | _gradient_tolerances(generator))
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class GANStep:
             return (loss_d.detach(), loss_g.detach(), *(p.grad for p in parameters))
 
         after_a_step = {"generator's loss": TOLERANCE_OF_TRAINING}
-        return Prepared(call, tolerances("discriminator's loss") | after_a_step | gradient_tolerances(model))
+        return Prepared(call, tolerances("discriminator's loss") | after_a_step | _gradient_tolerances(model))
 
 
 @dataclass(frozen=True)
@@ -219,5 +219,5 @@ class VAEStep:
             adam.step()
             return (loss, mu, logvar, z, *(p.grad for p in parameters))
 
-        allowed = tolerances("loss", "mu", "logvar", "z") | gradient_tolerances(model)
+        allowed = tolerances("loss", "mu", "logvar", "z") | _gradient_tolerances(model)
         return Prepared(call, allowed, lambda t: noise_of(*t[1:4]))
