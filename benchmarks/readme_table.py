@@ -28,13 +28,15 @@ ALT_TEXTS = {
 def table(report: dict) -> str:
     """One report as Markdown: the machine in a line, a row a workload, then what is not a time."""
     described = report["machine"]
+    columns = ["", "eager PyTorch", "the best alternative", "genimg_fast", "times as fast as the best (quartiles)"]
+    columns += ["gate, goal"] if any("gate" in row for row in report["rows"]) else []
     lines = [
         f"{machine.in_words(described)}; {described['date']}, commit {described['commit']}:",
         "",
-        "| | eager PyTorch | the best alternative | genimg_fast | times as fast as the best (quartiles) | gate, goal |",
-        "|---|---|---|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
-    lines += [_row(row) for row in report["rows"]]
+    lines += [f"| {' | '.join(_cells(row)[: len(columns)])} |" for row in report["rows"]]
     if "saved_bytes" in report:
         s = report["saved_bytes"]
         sizes = f"{s['eager'] / 1e6:.0f} MB | | {s['ours'] / 1e6:.0f} MB"
@@ -49,12 +51,13 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _row(row: dict) -> str:
-    times = {name: f"{r['milliseconds']['median']:.3g} ms" for name, r in row["runtimes"].items()}
+def _cells(row: dict) -> tuple[str, ...]:
+    medians = {name: r["milliseconds"]["median"] for name, r in row["runtimes"].items()}
+    times = {name: f"{ms:.0f} ms" if ms >= 1000 else f"{ms:.3g} ms" for name, ms in medians.items()}
     if row["best"] is None:
-        return f"| {row['name']} | {times.get('eager', '')} | | {times.get('ours', 'failed')} | | |"
+        return row["name"], times.get("eager", ""), "", times.get("ours", "failed"), "", ""
     ratio = row["ratio"]
-    cells = (
+    return (
         row["name"],
         times.get("eager", ""),
         f"{times[row['best']]}, {RUNTIMES[row['best']].label}",
@@ -62,7 +65,6 @@ def _row(row: dict) -> str:
         f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})",
         _targets(row),
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def _targets(result: dict) -> str:
