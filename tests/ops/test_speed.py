@@ -61,6 +61,9 @@ def test_dilation_and_layers_of_few_sums_for_each_pixel(avx2):
 def test_one_small_image_in_training(avx2):
     assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 1, 192, 8, 8, training=True) != avx2
     assert runs_natively(nn.Conv2d(192, 192, 3, padding=1), 8, 192, 8, 8, training=True)
+    for layer, size in ((nn.Conv2d(512, 512, 3, 2, 1), 4), (nn.ConvTranspose2d(512, 512, 3, 2, 1, 1), 2)):
+        assert runs_natively(layer, 1, 512, size, size, training=True) == avx2
+        assert not runs_natively(layer, 4, 512, size, size, training=True)
 
 
 @pytest.mark.parametrize(
