@@ -55,10 +55,8 @@ double cost(const Convolution& conv, Variant variant, bool packed_once) {
     const double m = tile_edge(variant), phases = conv.y.stride * conv.x.stride;
     const double edge = m + static_cast<double>(conv.y.phase_taps()) - 1;
     const double tiles = batch * std::ceil(conv.y.output / m) * std::ceil(conv.x.output / m);
-    // With an odd kernel and stride 2 an axis has a point less, in one of its two phases.
-    const bool fewer = conv.y.stride == 2 && conv.y.kernel % 2 == 1;
-    const double live = fewer ? (1 - 1 / (2 * edge)) * (1 - 1 / (2 * edge)) : 1;
-    return packing + weights * live * std::max(tiles, read + kBehindRead * tiles) +
+    const double live_of_axis = toom_cook::has_short_phase(conv) ? 1 - 1 / (2 * edge) : 1;  // of its points
+    return packing + weights * live_of_axis * live_of_axis * std::max(tiles, read + kBehindRead * tiles) +
            tiles * edge * edge * (kEvaluate * phases * inputs + kInterpolate * outputs);
   }
   const double rows = conv.pixels(), vectors = std::ceil(conv.taps() * conv.in_channels / lanes);

@@ -300,19 +300,17 @@ struct UpcomingMemory {
   }
 };
 
-// What of the depth a point multiplies.  With an odd kernel and stride 2 the second phase of an axis has a tap fewer:
-// its value at the last point, inf, is that tap's, 0.
+// The runs of the depth, phases by rows, that a point multiplies.
 struct LivePhases {
-  int64_t runs, length, stride;  // of the depth
+  int64_t runs, length, stride;
 
   LivePhases(const Convolution& conv, bool last_row, bool last_column) {
-    const int64_t row = conv.y.stride * conv.in_channels;  // the phases of one row of phases
-    const bool fewer_taps = conv.y.stride == 2 && conv.y.kernel % 2 == 1;
-    const int64_t rows = fewer_taps && last_row ? 1 : conv.y.stride;
-    const bool apart = fewer_taps && last_column;
+    const bool is_short = toom_cook::has_short_phase(conv);
+    const int64_t rows = is_short && last_row ? 1 : conv.y.stride;
+    const bool apart = is_short && last_column;
+    stride = conv.y.stride * conv.in_channels;
     runs = apart ? rows : 1;
-    length = apart ? conv.in_channels : rows * row;
-    stride = row;
+    length = apart ? conv.in_channels : rows * stride;
   }
 };
 

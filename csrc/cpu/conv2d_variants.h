@@ -62,6 +62,9 @@ void run(const Conv2dCall<T>& call, Variant variant, std::vector<ChannelSums<T>>
 
 namespace toom_cook {
 bool supports(const Convolution& conv, int64_t m);
+// Whether the second phase of an axis has a tap fewer than the first: its value at the last point, inf, is that tap's,
+// 0, and not multiplied.
+inline bool has_short_phase(const Convolution& conv) { return conv.y.stride == 2 && conv.y.kernel % 2 == 1; }
 template <typename T>
 int64_t packed_count(const Convolution& conv, int64_t m);
 template <typename T>
