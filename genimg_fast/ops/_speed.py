@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -117,6 +118,8 @@ _PIXELS_TO_READ_A_WEIGHT = 80
 """Whose products take as long as to read the weight, which is what few pixels cost."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
+_FRESH_BYTES = 32 << 20
+"""From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
 
 def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
@@ -128,9 +131,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     """
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]
-    of_images = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS
-    image_layer = of_images and not first.covers(shape)
-    little_inference = _on_avx2() and not records and max(kernel) > 1 and _is_little_work(first, pixels)
+    on_images = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and not first.covers(shape)
+    first_output = math.prod(first.output_shape(shape))
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)
@@ -152,13 +154,26 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
     if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
         return "a lone layer of few channels: changing the memory order costs more than the kernels save"
-    if lone and image_layer and not little_inference:
-        made_image, few_taps = first.out_channels <= _IMAGE_CHANNELS, max(kernel) < 5
-        if not records and (few_taps if made_image else pixels < _LARGE_BATCH):
-            return "a lone layer on images: changing the memory order costs more than the kernel saves"
-        if records and not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH:
-            return "a lone layer on images: changing the memory order costs more than the kernel saves"
+    if lone and on_images and _loses_by_order(first, pixels, first_output * input.element_size(), records):
+        return "a lone layer on images: changing the memory order costs more than the kernel saves"
     return None
+
+
+def _loses_by_order(block: Block, pixels: int, output_bytes: int, records: bool) -> bool:
+    """Of a layer on images, by itself and in NCHW: whether to change their order there and back takes longer than its kernel saves."""
+    kernel, made_image = tuple(block.weight.shape[2:]), block.out_channels <= _IMAGE_CHANNELS
+    if not _on_avx2():
+        if records:
+            return not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH
+        return max(kernel) < 5 if made_image else pixels < _LARGE_BATCH
+    if made_image:
+        return not records and max(kernel) == 1
+    normalized = block.training or block.running_mean is not None
+    if output_bytes >= _FRESH_BYTES:
+        return False
+    if records:
+        return kernel == (3, 3) or (kernel == (4, 4) and not normalized)
+    return not (normalized and _is_little_work(block, pixels))
 
 
 def _pixels(block: Block, input_shape: Sequence[int]) -> int:

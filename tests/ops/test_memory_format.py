@@ -66,6 +66,22 @@ def strides(t):
     return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 9, 16, 17, 33])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 7), (3, 5), (2, 8), (17, 1), (13, 40), (9, 60)]
+)  # of 1, few, up to 512 and more pixels
+def test_the_values_are_the_same_in_either_order(isa, channels, size, dtype):
+    image = torch.randn(2, channels, *size, dtype=dtype)
+    layer = nn.Conv2d(channels, 33, 3, padding=1, dtype=dtype)
+    fuse(layer)
+    with _backend.use_backend("native"):
+        for records in (False, True):
+            with torch.set_grad_enabled(records):
+                nchw, other = layer(image), layer(image.to(memory_format=torch.channels_last))
+            assert torch.equal(nchw, other)
+
+
 @pytest.mark.parametrize("records", [False, True])
 @pytest.mark.parametrize("name", INPUTS)
 def test_strides_are_those_of_pytorch(name, records):

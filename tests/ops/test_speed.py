@@ -51,6 +51,16 @@ def test_kernel_3_with_stride_2_in_training(avx2):
     assert not runs_natively(nn.Conv2d(32, 64, 3, 2, 1), 1, 32, 32, 32, training=True)
 
 
+def test_a_lone_layer_on_images_saves_less_than_its_change_of_order(avx2):
+    for size in (32, 64):
+        assert not runs_natively(nn.Conv2d(3, 64, 3, 1, 1), 1, 3, size, size, training=False)
+    assert runs_natively(nn.Conv2d(3, 64, 3, 1, 1), 1, 3, 224, 224, training=False) != avx2
+    assert not runs_natively(nn.Conv2d(3, 64, 3, 1, 1), 4, 3, 64, 64, training=True)
+    assert runs_natively(nn.Conv2d(3, 64, 4, 2, 1), 16, 3, 64, 64, training=True) != avx2
+    assert runs_natively(nn.Conv2d(64, 3, 3, 1, 1), 4, 64, 64, 64, training=False) == avx2
+    assert runs_natively(nn.Conv2d(3, 64, 3, 1, 1), 36, 3, 64, 64, training=False)  # whose output comes in fresh memory
+
+
 def test_dilation_and_layers_of_few_sums_for_each_pixel(avx2):
     for training in (True, False):
         assert not runs_natively(nn.Conv2d(64, 64, 3, padding=2, dilation=2), 2, 64, 16, 16, training=training)
