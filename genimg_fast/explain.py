@@ -64,9 +64,4 @@ def explain(model: nn.Module, example: torch.Tensor | tuple, **kwargs: Any) -> E
     records = torch.is_grad_enabled() and model.training
     with torch.set_grad_enabled(records), torch.random.fork_rng(gpus), _backend.record_decisions() as decisions:
         torch.func.functional_call(model, buffers, arguments, kwargs)
-    plain_layers = [
-        (f"{path}.{layer}".strip("."), name, reason)
-        for path, module in model.named_modules()
-        for layer, name, reason in layers_left_plain(module)
-    ]
-    return ExplainReport(tuple(decisions), tuple(plain_layers))
+    return ExplainReport(tuple(decisions), tuple(layers_left_plain(model)))

@@ -20,7 +20,7 @@ from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
-from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, twin_of
+from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, steps_of, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks
 # stay the objects they are, so optimizers and references to them stay good.
@@ -190,6 +190,8 @@ class _Fuser:
         for name, module in modules:
             if module not in self.left_as_they_are and module not in self.left_to_callers - self.called_apart:
                 self.rows[module] += self.fuse_layer(name, module)
+        for name, module, steps in steps_of(self.model, with_alone=False):
+            self.rows[module] += self.step_rows(name, steps)
         for _, module in modules:
             if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
                 module.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
@@ -215,12 +217,11 @@ class _Fuser:
             self.left_as_they_are |= layers
             return [_whole(name, module, reason)]
         self.left_to_callers |= layers
-        steps = plan(list(module._modules.items()))
         if _fuses(module) and not isinstance(module, FusedSequential):
             exact = type(module) is nn.Sequential
             if reason := _change_class(module, lambda: FusedSequential if exact else twin_of(type(module), ())):
                 return [_whole(name, module, reason)]
-        return self.step_rows(name, steps)
+        return [] if isinstance(module, FusedSequential) else self.step_rows(name, plan(list(module._modules.items())))
 
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
@@ -241,7 +242,7 @@ class _Fuser:
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
             return [*rows, _whole(name, module, reason)]
         self.left_to_callers |= layers
-        return rows + self.step_rows(name, steps)
+        return rows
 
     def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""

@@ -63,8 +63,8 @@ class FusedSequential(Fused, nn.Sequential):
         return run_steps([self], make_plan, partial(nn.Sequential.forward, self), input)
 
     def plan(self) -> list[Step]:
-        """The steps of a forward pass, in order."""
-        return plan(list(self._modules.items()))
+        """The steps of a forward pass, in order; those of a FusedSequential inside it name their layers by paths, such as "0.1"."""
+        return plan(list(flat(self._modules.items())))
 
     def __getitem__(self, idx):
         if isinstance(idx, slice):  # nn.Sequential calls self.__class__(children): not the constructor of each subclass
@@ -86,7 +86,9 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     if len(layers) == 1 and isinstance(layers[0], nn.Sequential):
         # whose forward() may do more than to run its layers, of which it remembers passes itself
         return layers[0](input)
-    return run_steps(layers, lambda: plan([("", layer) for layer in layers]), partial(plain.call_each, layers), input)
+    return run_steps(
+        layers, lambda: plan(list(flat(("", layer) for layer in layers))), partial(plain.call_each, layers), input
+    )
 
 
 def run_steps(
@@ -117,7 +119,6 @@ def run_steps(
 
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
-    steps = _with_those_inside(steps)
     runs = _runs(steps)
     recording = Recording.of(modules, steps, input)
     together = recording is not None or (len(runs) == 1 and len(parts_on(input, runs[0])) == 1)
@@ -197,19 +198,21 @@ def _take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block]
             layers[1].num_batches_tracked.sub_(1)
 
 
-def _with_those_inside(steps: list[Step]) -> list[Step]:
-    """The steps; where a FusedSequential is among them, those of its layers and of the ones around it."""
-    if not any(step.kind is None and _runs_inline(step.layers[0]) for step in steps):
-        return steps
-    return plan(list(_flat(named for step in steps for named in zip(step.names, step.layers, strict=True))))
-
-
-def _flat(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def flat(layers: Iterable[tuple[str, Any]], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The named layers, those of a FusedSequential in its place: its blocks are blocks among those around it."""
     for name, layer in layers:
         if _runs_inline(layer):
-            yield from _flat(layer._modules.items())
+            yield from flat(layer._modules.items(), f"{path}{name}." if name else path)
         else:
-            yield name, layer
+            yield path + name, layer
+
+
+def opened(layers: Iterable[Any]) -> Iterator[FusedSequential]:
+    """Those in whose place `flat` puts their layers."""
+    for layer in layers:
+        if _runs_inline(layer):
+            yield layer
+            yield from opened(layer._modules.values())
 
 
 def _runs_inline(module: Any) -> bool:

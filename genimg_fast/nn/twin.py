@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from genimg_fast.nn.fused import Fused, FusedType, pickle_classes_of, plain_class
-from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, plan
+from genimg_fast.nn.layers import HEADS, Call, Step, activation_of, class_of, plan
 from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
-from genimg_fast.nn.sequential import FusedSequential, run_in_turn
+from genimg_fast.nn.sequential import FusedSequential, flat, opened, run_in_turn
 
 Roles = tuple[tuple[str, str], ...]
 """Layers as methods name them, such as ``self.conv``, and their roles (see `rewrite`)."""
@@ -94,19 +94,37 @@ def holds_layers(layer: Any) -> bool:
     return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
-def layers_left_plain(module: nn.Module) -> Iterator[tuple[str, str, str]]:
-    """(path, name, reason) of each layer that a fused module calls as it is; nothing for other modules."""
-    if isinstance(module, FusedSequential):
-        steps = module.plan()
-    elif plain_class(type(module)) is not type(module):
-        _, joined, alone, *_ = chains_of(module)
-        steps = [step for chain in (*joined, *([layer] for layer in alone)) for step in plan(named(chain, module))]
-    else:
-        return
-    for step in steps:
-        layer = step.layers[0]
-        if step.kind is None and not holds_layers(layer):
-            yield step.names[0], layer.name if isinstance(layer, Call) else type(layer).__name__, step.reason
+def steps_of(model: nn.Module, *, with_alone: bool) -> Iterator[tuple[str, nn.Module, list[Step]]]:
+    """(path, module, its steps) of each fused module in a model, but of those whose layers another one runs among its own.
+
+    Args:
+        with_alone: the steps too of layers that a method joins with no other, though they run by themselves.
+    """
+    found: list[tuple[str, nn.Module, list[Step]]] = []
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, FusedSequential):
+            inside.update(opened(module.children()))
+            found.append((path, module, module.plan()))
+        elif plain_class(type(module)) is not type(module):
+            _, joined, alone, *_ = chains_of(module)
+            chains = [*joined, *([layer] for layer in alone if with_alone)]
+            # a Sequential by itself has steps of its own
+            chains = [chain for chain in chains if len(chain) > 1 or not isinstance(chain[0], nn.Sequential)]
+            inside.update(opened(layer for chain in chains for layer in chain))
+            steps = [step for chain in chains for step in plan(list(flat(named(chain, module))))]
+            found.append((path, module, steps))
+    return ((path, module, steps) for path, module, steps in found if module not in inside)
+
+
+def layers_left_plain(model: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """(path, name, reason) of each layer that a fused module calls as it is."""
+    for path, _, steps in steps_of(model, with_alone=True):
+        for step in steps:
+            layer = step.layers[0]
+            if step.kind is None and not holds_layers(layer):
+                name = layer.name if isinstance(layer, Call) else type(layer).__name__
+                yield f"{path}.{step.names[0]}".strip("."), name, step.reason
 
 
 _twins: dict[tuple[type, Roles], Any] = {}

@@ -92,12 +92,12 @@ def test_hooks_go_on_firing():
 def test_report_names_what_fused_and_why_the_rest_did_not():
     report = genimg_fast.fuse(Autoencoder())
     assert [(row.module, row.layers, row.kind) for row in report.fused] == [
-        ("encoder.0", ("0", "1", "2"), "conv2d_bn_act"),
-        ("decoder", ("0", "1", "2"), "conv_transpose2d_bn_act"),
+        ("", ("encoder.0.0", "encoder.0.1", "encoder.0.2"), "conv2d_bn_act"),
+        ("", ("decoder.0", "decoder.1", "decoder.2"), "conv_transpose2d_bn_act"),
         ("criterion", (), "bce_with_logits_loss"),
     ]
     assert [(row.module, row.layers, row.reason) for row in report.not_fused] == [
-        ("encoder", ("1",), "Dropout is not a layer that fuses"),
+        ("", ("encoder.1",), "Dropout is not a layer that fuses"),
         ("head", ("0",), "Flatten is not a layer that fuses"),
         ("head", ("1",), "Linear is not a layer that fuses"),
     ]
@@ -105,6 +105,25 @@ def test_report_names_what_fused_and_why_the_rest_did_not():
     assert lines[0].split() == ["module", "layers", "what", "fused", "as", "why", "not"]
     assert any("ConvTranspose2d + BatchNorm2d + ReLU" in line and "conv_transpose2d_bn_act" in line for line in lines)
     assert lines[-1] == "3 fused, 3 left as they are"
+
+
+def test_layers_of_several_sequentials_are_reported_as_they_run():
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8)),
+        nn.LeakyReLU(0.2),
+        nn.Sequential(nn.Dropout(), nn.Sequential(nn.Conv2d(8, 8, 3))),
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Softplus()),
+    )
+    report = genimg_fast.fuse(model)
+    assert [(row.module, row.layers, row.kind) for row in report.rows] == [
+        ("", ("0.0",), "conv2d_bn_act"),
+        ("", ("0.1", "1"), "batch_norm_act"),
+        ("", ("2.0",), None),
+        ("", ("2.1.0", "3.0", "3.1"), "conv2d_bn_act"),
+        ("", ("3.2",), None),
+    ]
+    explained = genimg_fast.explain(model, torch.randn(1, 3, 8, 8))
+    assert [path for path, *_ in explained.plain_layers] == ["2.0", "3.2"]
 
 
 def test_fusing_twice_reports_the_same():

@@ -123,9 +123,9 @@ def test_every_way_is_fused():
     report = genimg_fast.fuse(Model())
     assert [(row.module, row.layers, row.kind) for row in report.rows] == [
         ("", ("bn",), "batch_norm_act"),
+        ("", ("stage.0", "stage.1", "stage.2"), "conv2d_bn_act"),
         ("", ("frozen",), "batch_norm_act"),
         ("", ("untracked",), "batch_norm_act"),
-        ("stage", ("0", "1", "2"), "conv2d_bn_act"),
         ("residual", ("0", "1", "2"), "conv2d_bn_act"),
         ("block1", ("conv", "bn", "activation"), "conv_transpose2d_bn_act"),
         ("block2", ("conv", "bn", "activation"), "conv_transpose2d_bn_act"),
