@@ -20,7 +20,7 @@ import genimg_fast
 from genimg_fast import functional, use_backend
 from tests import _cases
 
-NEWEST_KNOWN = "2.14"
+NEWEST_KNOWN = "2.15"
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 

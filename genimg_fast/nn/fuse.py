@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -160,6 +160,8 @@ class _Fuser:
     def __init__(self, model: nn.Module, filter_fn: Callable[[str, nn.Module], bool] | None):
         self.model, self.filter_fn = model, filter_fn
         self.rows: dict[nn.Module, list[FuseRow]] = {}
+        self.joined: dict[nn.Module, list[list[Any]]] = {}
+        """The chains that a module's methods join."""
         self.left_to_callers: set[nn.Module] = set()
         """Layers that the modules which call them fuse."""
         self.left_as_they_are: set[nn.Module] = set()
@@ -190,7 +192,7 @@ class _Fuser:
         for name, module in modules:
             if module not in self.left_as_they_are and module not in self.left_to_callers - self.called_apart:
                 self.rows[module] += self.fuse_layer(name, module)
-        for name, module, steps in steps_of(self.model, with_alone=False):
+        for name, module, steps in steps_of(self.model, lambda module: self.joined.get(module, ())):
             self.rows[module] += self.step_rows(name, steps)
         for _, module in modules:
             if type(module) is FusedSyncBatchNorm and module not in self.fused_layers:
@@ -241,6 +243,7 @@ class _Fuser:
             return rows
         if reason := _change_class(module, lambda: twin_of(cls, roles)):
             return [*rows, _whole(name, module, reason)]
+        self.joined[module] = joined
         self.left_to_callers |= layers
         return rows
 

@@ -10,7 +10,7 @@ import contextlib
 import copyreg
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType, new_class
 from typing import Any, NamedTuple
 
@@ -94,11 +94,13 @@ def holds_layers(layer: Any) -> bool:
     return isinstance(layer, nn.Module) and bool(layer._modules) and not parametrize.is_parametrized(layer)
 
 
-def steps_of(model: nn.Module, *, with_alone: bool) -> Iterator[tuple[str, nn.Module, list[Step]]]:
+def steps_of(
+    model: nn.Module, chains_in: Callable[[nn.Module], Iterable[list[Any]]]
+) -> Iterator[tuple[str, nn.Module, list[Step]]]:
     """(path, module, its steps) of each fused module in a model, but of those whose layers another one runs among its own.
 
     Args:
-        with_alone: the steps too of layers that a method joins with no other, though they run by themselves.
+        chains_in: gives the chains of layers in a module that is no Sequential.
     """
     found: list[tuple[str, nn.Module, list[Step]]] = []
     inside: set[nn.Module] = set()
@@ -107,10 +109,8 @@ def steps_of(model: nn.Module, *, with_alone: bool) -> Iterator[tuple[str, nn.Mo
             inside.update(opened(module.children()))
             found.append((path, module, module.plan()))
         elif plain_class(type(module)) is not type(module):
-            _, joined, alone, *_ = chains_of(module)
-            chains = [*joined, *([layer] for layer in alone if with_alone)]
             # a Sequential by itself has steps of its own
-            chains = [chain for chain in chains if len(chain) > 1 or not isinstance(chain[0], nn.Sequential)]
+            chains = [c for c in chains_in(module) if len(c) > 1 or not isinstance(c[0], nn.Sequential)]
             inside.update(opened(layer for chain in chains for layer in chain))
             steps = [step for chain in chains for step in plan(list(flat(named(chain, module))))]
             found.append((path, module, steps))
@@ -119,7 +119,12 @@ def steps_of(model: nn.Module, *, with_alone: bool) -> Iterator[tuple[str, nn.Mo
 
 def layers_left_plain(model: nn.Module) -> Iterator[tuple[str, str, str]]:
     """(path, name, reason) of each layer that a fused module calls as it is."""
-    for path, _, steps in steps_of(model, with_alone=True):
+
+    def chains_in(module: nn.Module) -> list[list[Any]]:
+        _, joined, alone, *_ = chains_of(module)
+        return [*joined, *([layer] for layer in alone)]
+
+    for path, _, steps in steps_of(model, chains_in):
         for step in steps:
             layer = step.layers[0]
             if step.kind is None and not holds_layers(layer):
