@@ -132,7 +132,6 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]
     on_images = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and not first.covers(shape)
-    first_output = math.prod(first.output_shape(shape))
     for block in blocks:
         fewest = _PIXELS_TO_READ_A_WEIGHT if max(block.weight.shape[2:]) > 1 else 0
         output_shape = block.output_shape(shape)
@@ -154,7 +153,8 @@ def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[i
     few_channels = max(first.weight.shape[:2]) <= _FEW_CHANNELS
     if lone and records and few_channels and kernel == (3, 3) and not (first.transposed or first.training):
         return "a lone layer of few channels: changing the memory order costs more than the kernels save"
-    if lone and on_images and _loses_by_order(first, pixels, first_output * input.element_size(), records):
+    # `shape` is that of the output by now
+    if lone and on_images and _loses_by_order(first, pixels, math.prod(shape) * input.element_size(), records):
         return "a lone layer on images: changing the memory order costs more than the kernel saves"
     return None
 
@@ -168,9 +168,9 @@ def _loses_by_order(block: Block, pixels: int, output_bytes: int, records: bool)
         return max(kernel) < 5 if made_image else pixels < _LARGE_BATCH
     if made_image:
         return not records and max(kernel) == 1
-    normalized = block.training or block.running_mean is not None
     if output_bytes >= _FRESH_BYTES:
         return False
+    normalized = block.training or block.running_mean is not None
     if records:
         return kernel == (3, 3) or (kernel == (4, 4) and not normalized)
     return not (normalized and _is_little_work(block, pixels))

@@ -68,9 +68,7 @@ def strides(t):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [1, 3, 4, 8, 9, 16, 17, 33])
-@pytest.mark.parametrize(
-    "size", [(1, 1), (1, 7), (3, 5), (2, 8), (17, 1), (13, 40), (9, 60)]
-)  # of 1, few, up to 512 and more pixels
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (2, 8), (17, 1), (13, 40), (9, 60), (300, 310)])
 def test_the_values_are_the_same_in_either_order(isa, channels, size, dtype):
     image = torch.randn(2, channels, *size, dtype=dtype)
     layer = nn.Conv2d(channels, 33, 3, padding=1, dtype=dtype)
