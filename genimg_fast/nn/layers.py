@@ -22,6 +22,7 @@ from genimg_fast.nn.norm import (
     run_norm,
 )
 from genimg_fast.ops._autocast import autocasts
+from genimg_fast.ops._check import is_number
 from genimg_fast.ops._memory_order import memory_format
 
 # Exact classes (`class_of`): a subclass may do anything in its forward().
@@ -182,7 +183,8 @@ def _why_not_alone(conv: Any) -> str:
 
 def _may_follow_convolution(layer: Any) -> bool:
     """As a batch normalisation that one call can compute: what waits for other processes ends the call."""
-    return class_of(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
+    is_one = class_of(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
+    return is_one and not why_not_norm(layer)
 
 
 def why_not_head(layer: Any) -> str:
@@ -198,6 +200,8 @@ def why_not_head(layer: Any) -> str:
         return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
+    if kind is nn.LeakyReLU:
+        return f"its negative_slope is {layer.negative_slope!r}; only a number is fused"
     if base := next((base for base in LAYERS if isinstance(layer, base)), None):
         if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
             return "it has no parameters yet: run the model once, then fuse() it again"
@@ -249,6 +253,8 @@ def why_not_norm(norm: Any) -> str:
     """Why a normalisation with these settings does not fuse; empty if it does."""
     if isinstance(norm, nn.InstanceNorm2d) and norm.track_running_stats:
         return "it tracks running statistics, which only a batch normalisation fuses with"
+    if not (is_number(norm.eps) and (norm.momentum is None or is_number(norm.momentum))):
+        return "its eps or momentum is no number"  # as a tensor, which PyTorch takes, or a string, which it refuses
     return ""
 
 
@@ -280,7 +286,8 @@ def activation_of(layer: Any) -> tuple[str, float] | None:
     """The name and negative_slope of an activation that fuses; None for other layers."""
     name = _ACTIVATIONS.get(type(layer))
     if name is not None:
-        return name, (layer.negative_slope if name == "leaky_relu" else 0.01)
+        slope = layer.negative_slope if name == "leaky_relu" else 0.01
+        return (name, slope) if is_number(slope) else None
     if type(layer) is not Call:
         return None
     function, args, kwargs = layer
@@ -292,7 +299,7 @@ def activation_of(layer: Any) -> tuple[str, float] | None:
     if name == "leaky_relu":
         slope = args[0] if args else kwargs.get("negative_slope", 0.01)
         args, known = args[1:], {"inplace", "negative_slope"}
-    if name is None or len(args) > 1 or not known.issuperset(kwargs) or not isinstance(slope, (int, float)):
+    if name is None or len(args) > 1 or not known.issuperset(kwargs) or not is_number(slope):
         return None
     return name, slope
 

@@ -88,14 +88,23 @@ def expands(op: str, like: torch.Tensor, like_name: str, **tensors: torch.Tensor
             )
 
 
+def is_number(value: object) -> bool:
+    """As Python has it: NumPy's will do, a tensor not."""
+    return isinstance(value, (int, float, Real))
+
+
 def number(op: str, name: str, value: float) -> float:
-    """Finite, and as Python has it: NumPy's will do."""
-    if not isinstance(value, (int, float, Real)):
-        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    """Finite, and as Python has it."""
+    _any_number(op, name, value)
     # torch.compile has no value for a number that varies
     if not torch.compiler.is_compiling() and not math.isfinite(value):
         raise ValueError(f"{op}: {name} must be finite, got {value}")
     return value if isinstance(value, (int, float)) else float(value)
+
+
+def _any_number(op: str, name: str, value: object) -> None:
+    if not is_number(value):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
 
 
 def flag(op: str, name: str, value: object) -> None:
@@ -108,10 +117,17 @@ def generator(op: str, value: object) -> None:
         raise TypeError(f"{op}: generator must be a torch.Generator, got {type(value).__name__}")
 
 
-def eps(op: str, value: float, training: bool) -> None:
-    number(op, "eps", value)
-    if value < 0 or (training and value == 0):
-        raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {value}")
+def normalization(op: str, training: bool, momentum: float, eps: float) -> None:
+    flag(op, "training", training)
+    _any_number(op, "momentum", momentum)  # which may be NaN, as in PyTorch
+    number(op, "eps", eps)
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"{op}: eps must be {'> 0 when training' if training else '>= 0'}, got {eps}")
+
+
+def activation(op: str, name: str, negative_slope: float) -> None:
+    choice(op, "activation", name, tuple(ACTIVATIONS))
+    _any_number(op, "negative_slope", negative_slope)
 
 
 def choice(op: str, name: str, value: object, allowed: Sequence[str]) -> None:

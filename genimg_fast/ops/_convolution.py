@@ -28,13 +28,11 @@ def check_arguments(
     bias: torch.Tensor | None,
     norm: dict[str, torch.Tensor | None],
     training: bool,
-    eps: float,
     groups: int,
-    activation: str,
     *,
     transposed: bool,
 ) -> None:
-    """All checks but those of the geometry.  `norm`: running_mean, running_var, bn_weight and bn_bias by name."""
+    """Whether the tensors go together.  `norm`: running_mean, running_var, bn_weight and bn_bias by name."""
     _check.tensor(op, input=input, weight=weight, bias=bias, **norm)
     _check.required(op, weight=weight)
     _check.same_dtype(op, input=input, weight=weight, bias=bias)
@@ -57,9 +55,7 @@ def check_arguments(
     if (norm["running_mean"] is None) != (norm["running_var"] is None):
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     normalizes = training or norm["running_mean"] is not None
-    if normalizes:
-        _check.eps(op, eps, training)
-    elif norm["bn_weight"] is not None or norm["bn_bias"] is not None:
+    if not normalizes and (norm["bn_weight"] is not None or norm["bn_bias"] is not None):
         raise ValueError(
             f"{op}: bn_weight and bn_bias are those of a batch normalisation: give running_mean and running_var too, or training=True"
         )
@@ -67,7 +63,6 @@ def check_arguments(
         raise ValueError(
             f"{op}: batch normalisation needs a batch: input must be (N, C, H, W), got {tuple(input.shape)}"
         )
-    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
 
 
 def unsupported(shape: Sequence[int], block: Block) -> str | None:

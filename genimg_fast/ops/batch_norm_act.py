@@ -33,7 +33,9 @@ def batch_norm_act(
 ) -> torch.Tensor:
     # No autocast rule: like F.batch_norm, it runs in input's dtype.
     op = "batch_norm_act"
-    check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation)
+    check_arguments(op, input, running_mean, running_var, weight, bias, training)
+    _check.normalization(op, training, momentum, eps)
+    _check.activation(op, activation, negative_slope)
     if training and _values_per_channel(input) == 1:
         raise ValueError(
             f"{op}: Expected more than 1 value per channel when training, got input size {tuple(input.shape)}"
@@ -131,7 +133,7 @@ def _values_per_channel(input: torch.Tensor) -> int:
     return input.shape[0] * math.prod(input.shape[2:])
 
 
-def check_arguments(op, input, running_mean, running_var, weight, bias, training, eps, activation):
+def check_arguments(op, input, running_mean, running_var, weight, bias, training):
     per_channel = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     _check.tensor(op, input=input, **per_channel)
     if input.dim() < 2:
@@ -143,8 +145,6 @@ def check_arguments(op, input, running_mean, running_var, weight, bias, training
         raise ValueError(f"{op}: running_mean and running_var must be given together or not at all")
     if not training and running_mean is None:
         raise ValueError(f"{op}: running_mean and running_var must be given when not training")
-    _check.eps(op, eps, training)
-    _check.choice(op, "activation", activation, tuple(_check.ACTIVATIONS))
 
 
 def _new_channels(input):

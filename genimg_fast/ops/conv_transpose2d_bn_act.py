@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from genimg_fast._block import Block
+from genimg_fast.ops import _check
 from genimg_fast.ops._autocast import to_autocast_dtype
 from genimg_fast.ops._convolution import check_arguments, pair, unsupported_on_cpu
 from genimg_fast.ops._run_block import run_block
@@ -36,7 +37,9 @@ def conv_transpose2d_bn_act(
     op = "conv_transpose2d_bn_act"
     input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    check_arguments(op, input, weight, bias, norm, training, eps, groups, activation, transposed=True)
+    check_arguments(op, input, weight, bias, norm, training, groups, transposed=True)
+    _check.normalization(op, training, momentum, eps)
+    _check.activation(op, activation, negative_slope)
     stride, padding = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
     output_padding, dilation = pair(op, "output_padding", output_padding, 0), pair(op, "dilation", dilation, 1)
     if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):

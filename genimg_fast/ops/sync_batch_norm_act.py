@@ -40,7 +40,9 @@ def sync_batch_norm_act(
             input, running_mean, running_var, weight, bias, training=True, momentum=momentum, eps=eps,
             activation=activation, negative_slope=negative_slope,
         )  # fmt: skip
-    check_arguments(op, input, running_mean, running_var, weight, bias, True, eps, activation)
+    check_arguments(op, input, running_mean, running_var, weight, bias, training=True)
+    _check.normalization(op, True, momentum, eps)
+    _check.activation(op, activation, negative_slope)
     if _backend.inside_func_transform():
         raise RuntimeError(
             f"{op}: the statistics are those of {processes} processes, and neither transforms of torch.func nor forward-mode "

@@ -5,6 +5,7 @@ import copy
 import pickle
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -100,6 +101,24 @@ def test_trains_and_evaluates_as_nn_sequential(case):
     ]
     assert all(bool(step.reason) == (step.kind is None) for step in model.plan())
     assert_same_training(model, plain_twin(model), _cases.randn(shape, torch.float64, 1))
+
+
+NO_NUMBER = [CONV, "its eps or momentum is no number", "no convolution or normalisation that fuses stands before it"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "slope", "steps"),
+    [
+        ({"eps": torch.tensor(0.1)}, 0.2, NO_NUMBER),
+        ({"momentum": torch.tensor(0.3)}, 0.2, NO_NUMBER),
+        ({}, torch.tensor(0.5), [CONV, "its negative_slope is tensor(0.5000); only a number is fused"]),
+        ({"momentum": np.float32(0.3), "eps": np.float64(0.1)}, np.float32(0.2), [CONV]),
+    ],
+)
+def test_settings_may_be_all_that_pytorch_takes_for_a_number(settings, slope, steps):
+    model = FusedSequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, **settings), nn.LeakyReLU(slope))
+    assert [step.kind or step.reason for step in model.plan()] == steps
+    assert_same_training(model.double(), plain_twin(model), _cases.randn(IMAGES, torch.float64, 1))
 
 
 def test_each_step_is_one_call(monkeypatch):

@@ -294,6 +294,9 @@ CHANNELS = torch.ones(3)
         ((torch.zeros(2, 3), CHANNELS, CHANNELS), {"eps": -1.0}, ValueError, "eps must be >= 0, got -1.0"),
         ((torch.zeros(2, 3), None, None), {"eps": 0.0, "training": True}, ValueError, "eps must be > 0 when training"),
         ((torch.zeros(2, 3), CHANNELS, CHANNELS), {"activation": "gelu"}, ValueError, "activation must be one of 'none'"),
+        ((torch.zeros(2, 3), CHANNELS, CHANNELS), {"momentum": None}, TypeError, "momentum must be a number, got NoneType"),
+        ((torch.zeros(2, 3), CHANNELS, CHANNELS), {"training": 1}, TypeError, "training must be True or False, got int"),
+        ((torch.zeros(2, 3), CHANNELS, CHANNELS), {"negative_slope": "0"}, TypeError, "negative_slope must be a number, got"),
         ((torch.zeros(2, 3), CHANNELS, CHANNELS.to("meta")), {}, ValueError, "running_var is on meta but input is on cpu"),
     ],
 )  # fmt: skip

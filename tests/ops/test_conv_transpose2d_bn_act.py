@@ -409,6 +409,8 @@ def test_an_output_without_pixels_is_pytorchs():
         ({"stride": 2.0}, ValueError, "stride must be one or two integers >= 1, got 2.0"),
         ({"padding": (1, 1, 1)}, ValueError, r"padding must be one or two integers >= 0, got \(1, 1, 1\)"),
         ({"training": True, "eps": 0.0}, ValueError, "_bn_act: eps must be > 0 when training, got 0.0"),
+        ({"training": True, "momentum": None}, TypeError, "_bn_act: momentum must be a number, got NoneType"),
+        ({"negative_slope": "0.2"}, TypeError, "_bn_act: negative_slope must be a number, got str"),
         ({"output_padding": 2}, ValueError, r"output_padding \(2, 2\) must be smaller than stride \(2, 2\)"),
     ],
 )

@@ -227,6 +227,7 @@ CHANNELS = torch.ones(3)
         ((torch.zeros(2, 3), CHANNELS, None), {}, ValueError, "given together or not at all"),
         ((torch.zeros(2, 3), CHANNELS.double(), CHANNELS), {}, TypeError, "running_mean is torch.float64 but input is"),
         ((torch.zeros(2, 3), None, None), {"eps": 0.0}, ValueError, "eps must be > 0 when training"),
+        ((torch.zeros(2, 3), None, None), {"momentum": "0.1"}, TypeError, "momentum must be a number, got str"),
         ((torch.zeros(2, 3), None, None), {"activation": "gelu"}, ValueError, "activation must be one of 'none'"),
     ],
 )  # fmt: skip
