@@ -197,6 +197,10 @@ A WGAN-GP pair, fused, trains to the weights of the plain pair (`tests/contract/
   PyTorch's own is often a `RuntimeError`.
 - Where a convolution is followed by `LeakyReLU` without a batch normalisation between them, changing the output in place makes
   `backward()` raise. PyTorch does the same for the other activations and for an in-place `LeakyReLU`.
+- Backward makes activations anew of what the convolutions gave, where PyTorch has saved them. What changes a normalisation between forward
+  and backward without advancing a version counter, a write to `bn.weight.data`, or a pass in training mode after one in `eval()`, which
+  moves the running statistics, so reaches the gradient of the weight of the convolution after it as well; PyTorch's own reaches those
+  before it. Neither raises an error: let backward come first.
 - Activation checkpointing that is not reentrant runs forward again only until it has what backward needs. PyTorch's batch normalisations
   have then updated their running statistics twice; those of the fused call that ends the checkpointed part have done so once.
 - `torch.jit.script` wants the plain model: `unfuse` it first. `torch.jit.trace`, `torch.fx` and `torch.export` take it as it is.
