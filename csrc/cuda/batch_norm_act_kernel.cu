@@ -144,6 +144,13 @@ struct GradientSums {
     dy += other.dy;
     dy_centered += other.dy_centered;
   }
+  template <typename Other>
+  __device__ __forceinline__ static GradientSums merged(const GradientSums<Other>* first, int64_t size, int64_t step) {
+    GradientSums all = {};
+#pragma unroll 8
+    for (int64_t i = 0; i < size; ++i) all.merge(first[i * step]);
+    return all;
+  }
 };
 
 // Merges states[lane][y * width + x] over y into y = 0, in a fixed tree.
@@ -209,11 +216,9 @@ template <template <typename> class State>
 __device__ __forceinline__ State<double> merge_partials(const State<float>* partial, int64_t splits, int64_t channels,
                                                         int64_t channel) {
   GENIMG_FAST_SHARED(State<double>, states);  // [kThreads]
-  State<double> state = {};
-  if (channel < channels)
-    for (int64_t s = threadIdx.x / kFinishChannels; s < splits; s += kThreads / kFinishChannels)
-      state.merge(partial[s * channels + channel]);
-  states[threadIdx.x] = state;
+  constexpr int kRows = kThreads / kFinishChannels;
+  const int64_t row = threadIdx.x / kFinishChannels, size = channel < channels ? (splits - row + kRows - 1) / kRows : 0;
+  states[threadIdx.x] = State<double>::merged(partial + row * channels + channel, size, kRows * channels);
   merge_over_block(states, 1, kFinishChannels);
   return states[threadIdx.x];
 }

@@ -149,51 +149,80 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 
 // ---- Packing.
 
-constexpr int kPackIn = 32, kPackOut = 8;  // channels that a block takes with all their taps
-constexpr int kPackPitch = kPackIn + 2;    // consecutive taps lie in different banks
+constexpr int kPackIn = 32, kPackOut = 8;  // channels that a block takes with all their taps: a pair a thread
+static_assert(kPackIn * kPackOut == kThreads);
+constexpr int kTapsAtOnce = 16;  // whose loads are under way together
 constexpr int kMostTaps = 64, kMostTapsOfAxis = 16;
 
-// One tile of the weight goes through shared memory: both sides then move runs of 64 bytes and more.
+// Elements from an output channel to the next in shared memory, [kPackOut][kernel][kPackIn]: eight of them begin in
+// different banks.
+template <typename T>
+constexpr int pack_pitch(int kernel) {
+  return kernel * kPackIn + kChunk / static_cast<int>(sizeof(T));
+}
+
+// One tile of the weight goes through shared memory: both sides then move runs of 64 bytes and more.  No thread
+// divides, and none waits for one load after the other.  wide: taps lie side by side, and those of each pair begin and
+// end at multiples of 16 bytes.
 template <typename T>
 __global__ void pack_weight_kernel(PhasedConvolution conv, const T* weight, WeightStrides strides, int y_kernel,
-                                   int x_kernel, int64_t tap_depth, int64_t depth, T* packed) {
+                                   int x_kernel, bool wide, int64_t tap_depth, int64_t depth, T* packed) {
   await_previous_kernel();
-  GENIMG_FAST_SHARED(T, tile);  // [kPackOut][kernel][kPackPitch]
-  const int kernel = y_kernel * x_kernel;
+  GENIMG_FAST_SHARED(T, tile);
+  const int kernel = y_kernel * x_kernel, pitch = pack_pitch<T>(kernel), thread = static_cast<int>(threadIdx.x);
   const int64_t first_in = static_cast<int64_t>(blockIdx.x) * kPackIn,
                 first_out = static_cast<int64_t>(blockIdx.y) * kPackOut;
-  for (int e = threadIdx.x; e < kPackOut * kPackIn * kernel; e += kThreads) {
+  {
     // The order of memory: of the two channels, the one with the larger stride is slowest.
-    const int tap = e % kernel, pair = e / kernel;
     const bool in_first = strides.in > strides.out;
-    const int o = in_first ? pair % kPackOut : pair / kPackIn, i = in_first ? pair / kPackOut : pair % kPackIn;
-    T value = from_float<T>(0.0f);
-    if (first_in + i < conv.in_channels && first_out + o < conv.out_channels)
-      value = weight[(first_out + o) * strides.out + (first_in + i) * strides.in + tap / x_kernel * strides.y +
-                     tap % x_kernel * strides.x];
-    if constexpr (sizeof(T) == 4) value = __uint_as_float(to_tf32(value));
-    tile[(o * kernel + tap) * kPackPitch + i] = value;
+    const int o = in_first ? thread % kPackOut : thread / kPackIn, i = in_first ? thread / kPackOut : thread % kPackIn;
+    const bool inside = first_in + i < conv.in_channels && first_out + o < conv.out_channels;
+    const T* next = weight + (first_out + o) * strides.out + (first_in + i) * strides.in;
+    const int64_t next_row = strides.y - x_kernel * strides.x;
+    int x = 0;
+#pragma unroll 1
+    for (int first = 0; first < kernel; first += kTapsAtOnce) {
+      T taps[kTapsAtOnce];
+      if (wide) {
+#pragma unroll
+        for (int t = 0; t < kTapsAtOnce; t += kPack<T>) {
+          Pack<T, kPack<T>> pack = {};
+          if (inside && first + t < kernel) pack = *reinterpret_cast<const Pack<T, kPack<T>>*>(next + first + t);
+#pragma unroll
+          for (int k = 0; k < kPack<T>; ++k) taps[t + k] = pack.lane[k];
+        }
+      } else {
+#pragma unroll
+        for (int t = 0; t < kTapsAtOnce; ++t) {
+          taps[t] = inside && first + t < kernel ? *next : from_float<T>(0.0f);
+          next += strides.x;
+          if (++x == x_kernel) x = 0, next += next_row;
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kTapsAtOnce; ++t) {
+        if constexpr (sizeof(T) == 4) taps[t] = __uint_as_float(to_tf32(taps[t]));
+        if (first + t < kernel) tile[o * pitch + (first + t) * kPackIn + i] = taps[t];
+      }
+    }
   }
   __syncthreads();
-  for (int phase = 0; phase < conv.y_phases * conv.x_phases; ++phase) {
-    const PhaseAxis &y = conv.y[phase / conv.x_phases], &x = conv.x[phase % conv.x_phases];
-    const int taps = y.gather.taps * x.gather.taps;
-    for (int e = threadIdx.x; e < kPackOut * kPackIn * taps; e += kThreads) {
-      const int i = e % kPackIn, tap = e / kPackIn % taps, o = e / kPackIn / taps;
-      if (first_in + i >= tap_depth || first_out + o >= conv.out_channels) continue;
-      const int ky = y.first_tap + tap / x.gather.taps * y.tap_stride;
-      const int kx = x.first_tap + tap % x.gather.taps * x.tap_stride;
-      packed[(phase * conv.out_channels + first_out + o) * depth + tap * tap_depth + first_in + i] =
-          tile[(o * kernel + ky * x_kernel + kx) * kPackPitch + i];
+  const int o = thread / kPackIn, i = thread % kPackIn;
+  if (first_out + o >= conv.out_channels) return;
+  const T* column = tile + o * pitch + i;
+  T* row = packed + (first_out + o) * depth;  // of the first phase
+  for (int y_phase = 0; y_phase < conv.y_phases; ++y_phase)
+    for (int x_phase = 0; x_phase < conv.x_phases; ++x_phase, row += conv.out_channels * depth) {
+      const PhaseAxis &y = conv.y[y_phase], &x = conv.x[x_phase];
+      T* to = row + first_in + i;
+      if (first_in + i < tap_depth)
+        for (int ty = 0; ty < y.gather.taps; ++ty)
+          for (int tx = 0; tx < x.gather.taps; ++tx, to += tap_depth)
+            *to = column[((y.first_tap + ty * y.tap_stride) * x_kernel + x.first_tap + tx * x.tap_stride) * kPackIn];
+      const int64_t end = y.gather.taps * x.gather.taps * tap_depth;
+      const int left = blockIdx.x == 0 ? static_cast<int>(end % kStep<T>) : 0;  // of the last step
+      if (left > 0 && i < kStep<T> - left) row[end + i] = from_float<T>(0.0f);
     }
-    if (blockIdx.x > 0) continue;
-    const int filled = static_cast<int>(taps * tap_depth % kStep<T>), missing = filled > 0 ? kStep<T> - filled : 0;
-    for (int e = threadIdx.x; e < kPackOut * missing; e += kThreads) {  // of the last step
-      const int64_t o = first_out + e / missing;
-      if (o < conv.out_channels)
-        packed[(phase * conv.out_channels + o) * depth + taps * tap_depth + e % missing] = from_float<T>(0.0f);
-    }
-  }
 }
 
 // ---- Geometry.
@@ -275,10 +304,13 @@ void pack_weight(DType dtype, const PhasedConvolution& conv, const void* weight,
   if (packed_weight_numel(dtype, conv) == 0) return;
   dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
+    auto in_packs = [](int64_t elements) { return elements % kPack<T> == 0; };
+    const bool wide = strides.x == 1 && strides.y == x_kernel && in_packs(y_kernel * x_kernel) &&
+                      in_packs(strides.in) && in_packs(strides.out) && is_aligned(weight);
     const dim3 grid(static_cast<unsigned>(ceil_div(tap_depth<T>(conv), kPackIn)),
                     static_cast<unsigned>(ceil_div(conv.out_channels, kPackOut)));
-    launch(pack_weight_kernel<T>, grid, dim3(kThreads), kPackOut * kPackPitch * y_kernel * x_kernel * sizeof(T), stream,
-           conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, tap_depth<T>(conv),
+    launch(pack_weight_kernel<T>, grid, dim3(kThreads), kPackOut * pack_pitch<T>(y_kernel * x_kernel) * sizeof(T),
+           stream, conv, static_cast<const T*>(weight), strides, y_kernel, x_kernel, wide, tap_depth<T>(conv),
            packed_shape<T>(conv).depth, static_cast<T*>(packed));
   });
 }

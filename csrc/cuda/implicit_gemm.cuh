@@ -9,9 +9,9 @@
 //            +----------------------------+
 //
 // Steps go through kStages buffers of shared memory: while one is multiplied the others are under way (cp.async), and
-// one barrier a step both publishes what has landed and frees what has been read.  Both operands are rows of 64
-// bytes, so that one ldmatrix serves all types: a matrix of 8 rows x 16 bytes is 8 x 8 half or 8 x 4 tf32 values, and
-// either way the fragment that mma wants.
+// one barrier a step both publishes what has landed and frees what has been read (of two stages, two barriers).  Both
+// operands are rows of 64 bytes, so that one ldmatrix serves all types: a matrix of 8 rows x 16 bytes is 8 x 8 half or
+// 8 x 4 tf32 values, and either way the fragment that mma wants.
 //
 // Shared memory without bank conflicts: two rows share a line of 128 bytes (all 32 banks), and a row's four chunks of
 // 16 bytes are permuted by the number of its line, so that chunk k of 8 consecutive rows, which ldmatrix reads at once,
@@ -282,6 +282,10 @@ template <typename T, typename Tile, typename LeftLoader, typename RightLoader>
 __device__ __forceinline__ void implicit_gemm(int steps, LeftLoader& left, RightLoader& right, unsigned char* shared,
                                               typename Tile::Accumulators& acc) {
   constexpr int kStages = Tile::kStages;
+  // Of two stages both are under way at the start, for they may be the whole depth; each is filled again when everybody
+  // has read it, which takes a second barrier.
+  constexpr bool kFillsAll = kStages == 2;
+  constexpr int kAhead = kFillsAll ? kStages : kStages - 1;
   auto copy = [&](int step) {
     unsigned char* stage = shared + step % kStages * Tile::kStageBytes;
     if (step < steps) {
@@ -290,13 +294,17 @@ __device__ __forceinline__ void implicit_gemm(int steps, LeftLoader& left, Right
     }
     cp_async_commit();  // of nothing, beyond the last step, so that the count of groups stays that of steps
   };
-  for (int step = 0; step < kStages - 1; ++step) copy(step);
+  for (int step = 0; step < kAhead; ++step) copy(step);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    cp_async_wait<kStages - 2>();  // this thread's part of `step` has landed
-    __syncthreads();               // everybody's has, and everybody has read the stage that is filled next
-    copy(step + kStages - 1);
+    cp_async_wait<kAhead - 1>();  // this thread's part of `step` has landed
+    __syncthreads();              // everybody's has, and everybody has read the step before
+    if constexpr (!kFillsAll) copy(step + kAhead);
     multiply_step<T, Tile>(shared + step % kStages * Tile::kStageBytes, acc);
+    if constexpr (kFillsAll) {
+      if (step + kAhead < steps) __syncthreads();
+      copy(step + kAhead);
+    }
   }
   __syncthreads();  // what is still under way copies nothing
 }

@@ -25,6 +25,27 @@ struct Moments {
   __device__ __forceinline__ void merge(const Moments<Other>& other) {
     merge(other.count, other.mean, other.m2);
   }
+
+  // `size` of them, `step` apart, merged in two passes: no load waits for a division of what was loaded before, as it
+  // would if each were merged into what the ones before it gave.
+  template <typename Other>
+  __device__ __forceinline__ static Moments merged(const Moments<Other>* first, int64_t size, int64_t step) {
+    Moments all = {};
+#pragma unroll 8
+    for (int64_t i = 0; i < size; ++i) {
+      const Moments<Other> m = first[i * step];
+      all.count += m.count;
+      all.mean += static_cast<Real>(m.count) * m.mean;
+    }
+    if (all.count > 0) all.mean /= all.count;
+#pragma unroll 8
+    for (int64_t i = 0; i < size; ++i) {
+      const Moments<Other> m = first[i * step];
+      const Real delta = m.mean - all.mean;
+      all.m2 += m.m2 + m.count * delta * delta;
+    }
+    return all;
+  }
 };
 
 }  // namespace genimg_fast::cuda

@@ -22,6 +22,7 @@ TRANSPOSED = [
     Sizes(True, 2, 8, 8, 3, 3, 2, 2, 0),
     Sizes(True, 1, 8, 8, 3, 2, 1, 3, 0, 2),  # most phases have no tap at all
     Sizes(True, 1, 8, 16, 1, 1, 4, 2, 1),  # one pixel and padding
+    Sizes(True, 1, 8, 16, 3, 4, 6, 2, 2),  # more taps than are packed at once, and whole packs of float32 alone
 ]
 PLAIN = [
     Sizes(False, 2, 40, 72, 8, 6, 4, 2, 1),
@@ -30,6 +31,7 @@ PLAIN = [
     Sizes(False, 2, 8, 8, 7, 6, 3, 1, 2, 0, 2),
     Sizes(False, 3, 32, 1, 4, 4, 4, 1, 0),  # a discriminator's last layer
     Sizes(False, 1, 64, 96, 3, 3, 1),
+    Sizes(False, 1, 8, 8, 5, 6, 8, 1, 4),  # the most taps
     Sizes(False, 1, 18, 8, 5, 4, 3, 1, 1),  # copied 4 bytes at a time
 ]
 FEW_CHANNELS = [  # around a step of 32 values (16 of float32), and of 128 rows
