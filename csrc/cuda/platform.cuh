@@ -5,7 +5,9 @@
 //   - start kernels through launch(), never <<<>>>, and call await_previous_kernel() (cuda/ptx.cuh) in every thread of
 //     them before it touches global memory;
 //   - convert elements through to_float() and from_float<T>(), never by implicit conversion of half types;
-//   - reach PTX instructions through cuda/ptx.cuh.
+//   - reach PTX instructions through cuda/ptx.cuh;
+//   - use neither __restrict__ nor __ldg: a load that the compiler may take for one of constants it moves ahead of
+//     await_previous_kernel().
 #pragma once
 #include <cstdint>
 

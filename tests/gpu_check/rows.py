@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -231,33 +232,34 @@ def kernels(bench: Bench, runtimes: Sequence[str], done: Container[str]) -> Iter
 def tiles(bench: Bench, names: Sequence[str], done: Container[str]) -> Iterator[dict]:
     """Each layer that leaves a choice of tile, by each of them: what the costs in `choose_tile` should say.
 
+    Of a small batch too, whose blocks are no more than the multiprocessors: there it may pay that two of them share one.
+
     Args:
         done: the names of the layers that are measured already.
     """
     workers, limits, sizes, say, is_late = bench
-    for op in LAYERS:
-        for convolution in [c for c in _convolutions("forward", op, sizes.kernel_batch) if c.cin % 8 == 0][
-            :: sizes.every_kernel
-        ]:
-            if str(convolution) in done:
+    for images, op in product((sizes.kernel_batch, sizes.small_batch), LAYERS):
+        for convolution in [c for c in _convolutions("forward", op, images) if c.cin % 8 == 0][:: sizes.every_kernel]:
+            name = f"{convolution}, B={images}"
+            if name in done:
                 continue
             kernel = KernelAlone(convolution, sizes.half)
             measured: dict[str, Any] = {
-                "name": str(convolution),
+                "name": name,
                 "floor_milliseconds": kernel.floor(limits) * 1e3,
                 "milliseconds": {},
                 "failed": {},
             }
-            for name in names:
+            for tile in names:
                 if is_late():
                     return
                 worker = workers.get("ours", None)
                 try:
-                    worker.ask("prepare", replace(kernel, tile=name))
+                    worker.ask("prepare", replace(kernel, tile=tile))
                     seconds = min(worker.ask("run", 0.02).seconds for _ in range(sizes.min_rounds))
-                    measured["milliseconds"][name] = seconds * 1e3
+                    measured["milliseconds"][tile] = seconds * 1e3
                 except RuntimeFailedError as error:
-                    measured["failed"][name] = str(error)
+                    measured["failed"][tile] = str(error)
                     workers.end("ours")
             say(_kernel_in_words(measured, measured["failed"]))
             yield measured

@@ -51,7 +51,7 @@ def test_dry_run(tmp_path):
         assert {kernel["name"].split(", ")[1] for kernel in report["kernels" + how]} == {"forward", "data gradient"}
         assert len(report["kernels" + how]) == 4
         assert all(kernel["milliseconds"].keys() == timed for kernel in report["kernels" + how])
-        assert len(report["tiles" + how]) == 2
+        assert len(report["tiles" + how]) == 4
         assert all(t["milliseconds"].keys() == tiles[how] and not t["failed"] for t in report["tiles" + how])
     assert all("prebuilt" in library for library in report["libraries"].values())
 
