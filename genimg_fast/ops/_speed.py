@@ -17,8 +17,8 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
 
     From measurements against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with stride 1, a
-    few output channels, images of one pixel, and large weights on few pixels; in inference, and on AVX2 where there is much work,
-    kernel 3 with stride 2.  Elsewhere they have plain sums alone, which on AVX2 pay in inference where there is little work.
+    few output channels, images of one pixel, and large weights on few pixels; in inference, and where there is much work, kernel 3
+    with stride 2.  Elsewhere they have plain sums alone, which pay in inference where there is little work.
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     if block.dilation != (1, 1):
@@ -27,7 +27,7 @@ def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | Non
     one_pixel = pixels == input_shape[0] if block.transposed else block.covers(input_shape)
     if one_pixel and (max(kernel) > 1 or not records):
         return None
-    if _on_avx2() and _pays_on_avx2(block, records, pixels):
+    if _pays_in_training(block, pixels) if records or block.training else _pays_by_one_call(block, pixels):
         return None
     # the weight first: torch.compile makes a graph of its own for each answer about a number of pixels that varies
     fewest = _VERY_FEW_PIXELS if _on_avx2() else 0  # of fewer PyTorch's preparations take longer there
@@ -64,11 +64,17 @@ def _suits_pytorch_alone(block: Block, images: int, pixels: int) -> bool:
     return kernel == (5, 5) and _FEW_PIXELS < pixels <= 4 * _FEW_PIXELS
 
 
-def _pays_on_avx2(block: Block, records: bool, pixels: int) -> bool:
-    if records or block.training:
-        kernel, much_work = tuple(block.weight.shape[2:]), block.weight.numel() * pixels > _MUCH_WORK
-        by_own_pixels = block.transposed and kernel == block.stride == (2, 2)
-        return much_work and (by_own_pixels or (kernel, block.stride) == ((3, 3), (2, 2)))
+def _pays_in_training(block: Block, pixels: int) -> bool:
+    """Where PyTorch trains slower though there is much work."""
+    shape, work = (tuple(block.weight.shape[2:]), block.stride), block.weight.numel() * pixels
+    if shape not in (((2, 2), (2, 2)), ((3, 3), (2, 2))):
+        return False
+    if block.transposed:
+        return work > (_MUCH_WORK if _on_avx2() else 2 * _MUCH_WORK)
+    return _on_avx2() and shape[0] == (3, 3) and work > _MUCH_WORK
+
+
+def _pays_by_one_call(block: Block, pixels: int) -> bool:
     # what a transposed convolution of few channels does to each pixel fills no vector
     return _is_little_work(block, pixels) and not (
         block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
@@ -77,20 +83,24 @@ def _pays_on_avx2(block: Block, records: bool, pixels: int) -> bool:
 
 def _is_little_work(block: Block, pixels: int) -> bool:
     # not in torch.compile, which makes a graph of its own for each answer about pixels, and fuses the three operators itself
-    return not torch.compiler.is_compiling() and block.weight.numel() * pixels <= _LITTLE_WORK
+    most = _LITTLE_WORK if _on_avx2() else _LITTLE_WORK * 2 // 5
+    return not torch.compiler.is_compiling() and block.weight.numel() * pixels <= most
 
 
 def _made_for(block: Block, records: bool) -> bool:
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
-    if stride == (1, 1) and block.transposed:
-        # elsewhere kernel 4 pays forward on large images alone
-        mirrored = kernel == (3, 3) or (kernel == (4, 4) and (records or _on_avx2()))
-        return mirrored and min(block.weight.shape[:2]) >= fewest
     if stride == (1, 1):
-        out_channels, in_channels = block.weight.shape[:2]
-        makes_images = out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
-        return kernel == (3, 3) or makes_images or (kernel == (4, 4) and in_channels >= fewest)
+        in_channels = block.weight.shape[0 if block.transposed else 1]
+        if (
+            block.out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
+        ):  # it makes images
+            return True
+        if block.transposed:
+            # elsewhere kernel 4 pays forward on large images alone
+            mirrored = kernel == (3, 3) or (kernel == (4, 4) and (records or _on_avx2()))
+            return mirrored and min(block.weight.shape[:2]) >= fewest
+        return kernel == (3, 3) or (kernel == (4, 4) and in_channels >= fewest)
     if (kernel, stride) == ((5, 5), (2, 2)):
         return not records or max(block.weight.shape[:2]) >= fewest
     return (kernel, stride) == ((4, 4), (2, 2))
@@ -101,10 +111,11 @@ _FEWEST_MULTIPLY_ADDS = 12_000_000
 each of two, whose setting up is one."""
 _LITTLE_WORK = 50_000_000
 """Multiply-adds up to which, on AVX2, one call of ours in inference beats three operators of PyTorch's at any kernel: its convolutions
-are not so much faster than plain sums that they make up for what a call costs, and for passes over memory."""
+are not so much faster than plain sums that they make up for what a call costs, and for passes over memory.  On AVX-512, where they
+are, two fifths of it."""
 _MUCH_WORK = 50_000_000
 """Multiply-adds from which on, on AVX2, PyTorch trains slower at kernel 3 with stride 2, and at a transposed convolution by pixels that
-do not overlap."""
+do not overlap; on AVX-512 the transposed ones alone, from twice as many on."""
 _IMAGE_CHANNELS = 4
 _FEW_CHANNELS = 16
 """At which PyTorch's kernels of the same vectors are about as fast."""
@@ -165,7 +176,9 @@ def _loses_by_order(block: Block, pixels: int, output_bytes: int, records: bool)
     if not _on_avx2():
         if records:
             return not made_image and kernel == (3, 3) and pixels < _LARGE_BATCH
-        return max(kernel) < 5 if made_image else pixels < _LARGE_BATCH
+        if made_image:
+            return max(kernel) == 1 or (max(kernel) < 5 and not _is_little_work(block, pixels))
+        return pixels < _LARGE_BATCH and not _is_little_work(block, pixels)
     if made_image:
         return not records and max(kernel) == 1
     if output_bytes >= _FRESH_BYTES:

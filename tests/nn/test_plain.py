@@ -18,7 +18,7 @@ from genimg_fast.nn.layers import Call, Step
 from genimg_fast.nn.sequential import run_in_turn
 from tests import _cases
 
-pytestmark = pytest.mark.usefixtures("not_on_avx2")
+pytestmark = pytest.mark.usefixtures("small_layers_left")
 
 
 @pytest.fixture

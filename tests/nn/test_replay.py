@@ -388,7 +388,7 @@ def test_a_pass_that_cannot_be_kept_keeps_no_chain(monkeypatch):
     assert [torch.ops.genimg_fast.block_chain_repeat(input, number) for number in numbers] == [None]
 
 
-@pytest.mark.usefixtures("not_on_avx2")
+@pytest.mark.usefixtures("small_layers_left")
 @torch.no_grad()
 def test_blocks_that_pytorch_runs_faster_are_repeated_among_those_of_the_kernels():
     torch.manual_seed(0)
