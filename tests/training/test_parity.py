@@ -50,10 +50,11 @@ def in_float64(monkeypatch):
 
 @MODELS
 def test_twenty_losses_agree_in_float64(tmp_path, in_float64, kind, losses):
-    assert_same_curves(tmp_path, kind, losses, steps=20, rel=1e-10)
+    # which no kernel for a GPU takes
+    assert_same_curves(tmp_path, kind, losses, steps=20, rel=1e-10, native=not torch.cuda.is_available())
 
 
-def assert_same_curves(folder, kind, losses, steps, rel):
+def assert_same_curves(folder, kind, losses, steps, rel, native=True):
     curves = {}
     for backend in ("native", "reference"):
         with genimg_fast.use_backend(backend):
@@ -62,9 +63,9 @@ def assert_same_curves(folder, kind, losses, steps, rel):
             )
         curves[backend] = [r for r in result.history if r["split"] == "train"]
     assert len(curves["native"]) == steps
-    for native, reference in zip(curves["native"], curves["reference"], strict=True):
-        assert [native[name] for name in losses] == pytest.approx([reference[name] for name in losses], rel=rel)
+    for ours, reference in zip(curves["native"], curves["reference"], strict=True):
+        assert [ours[name] for name in losses] == pytest.approx([reference[name] for name in losses], rel=rel)
     minimised = {backend: [record[losses[0]] for record in curve] for backend, curve in curves.items()}
     assert minimised["native"][0] != minimised["native"][-1]
-    # Had both gone through the same kernels, the last bits would agree too.
-    assert minimised["native"] != minimised["reference"]
+    if native:  # had both gone through the same kernels, the last bits would agree too
+        assert minimised["native"] != minimised["reference"]
