@@ -75,10 +75,13 @@ def _pays_in_training(block: Block, pixels: int) -> bool:
 
 
 def _pays_by_one_call(block: Block, pixels: int) -> bool:
+    if not isinstance(
+        block.weight, torch.nn.Parameter
+    ):  # made anew for each call, and packed anew, as by a spectral_norm
+        return False
     # what a transposed convolution of few channels does to each pixel fills no vector
-    return _is_little_work(block, pixels) and not (
-        block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
-    )
+    fills_no_vector = block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
+    return _is_little_work(block, pixels) and not fills_no_vector
 
 
 def _is_little_work(block: Block, pixels: int) -> bool:

@@ -50,6 +50,15 @@ def test_little_work_in_inference(avx2):
     assert not runs_natively(nn.Conv2d(512, 512, 1), 16, 512, 8, 8, training=False)
 
 
+def test_a_weight_that_is_computed_for_each_call_would_be_packed_for_each(avx2):
+    layer = nn.Conv2d(32, 32, 5)
+    assert runs_natively(layer, 1, 32, 12, 12, training=False)
+    weight = layer.weight.detach() * 0.5  # as wrappers do that divide it by its norm
+    del layer.weight
+    layer.weight = weight
+    assert not runs_natively(layer, 1, 32, 12, 12, training=False)
+
+
 def test_kernel_3_or_2_with_stride_2_in_training(avx2):
     assert runs_natively(nn.Conv2d(32, 64, 3, 2, 1), 16, 32, 32, 32, training=True) == avx2
     for kernel, padding, images in ((3, 1, 8), (2, 0, 16)):  # of 75 and 67 million
