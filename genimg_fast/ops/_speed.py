@@ -75,9 +75,8 @@ def _pays_in_training(block: Block, pixels: int) -> bool:
 
 
 def _pays_by_one_call(block: Block, pixels: int) -> bool:
-    if not isinstance(
-        block.weight, torch.nn.Parameter
-    ):  # made anew for each call, and packed anew, as by a spectral_norm
+    # a weight that is made anew for each call, as by a spectral normalisation, would be packed for each
+    if not isinstance(block.weight, torch.nn.Parameter):
         return False
     # what a transposed convolution of few channels does to each pixel fills no vector
     fills_no_vector = block.transposed and min(block.weight.shape[:2]) < _FEW_CHANNELS // 2
@@ -95,9 +94,8 @@ def _made_for(block: Block, records: bool) -> bool:
     fewest = 2 * _FEW_CHANNELS if records else _FEW_CHANNELS
     if stride == (1, 1):
         in_channels = block.weight.shape[0 if block.transposed else 1]
-        if (
-            block.out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
-        ):  # it makes images
+        makes_images = block.out_channels <= _IMAGE_CHANNELS and in_channels >= _FEW_CHANNELS and max(kernel) > 1
+        if makes_images:
             return True
         if block.transposed:
             # elsewhere kernel 4 pays forward on large images alone
