@@ -25,7 +25,7 @@ from genimg_fast.benchmark import machine, suite
 from genimg_fast.benchmark.models import TOLERANCE_OF_TRAINING, inference, settle_statistics
 from genimg_fast.benchmark.runtimes import Runtime
 from genimg_fast.benchmark.workloads import Inputs, Prepared, tolerances
-from tests.architectures import residual, translation
+from tests.architectures import adversarial, residual, translation
 
 
 class Architecture(NamedTuple):
@@ -47,6 +47,9 @@ ARCHITECTURES = {
     "segmentation U-Net, 128x128": Architecture(lambda: translation.UNet(width=64), (3, 128, 128)),
     "SRGAN generator, 24x24 to 48x48": Architecture(
         lambda: residual.SRGANGenerator(width=64, residual_blocks=16), (3, 24, 24)
+    ),
+    "resize-convolution generator, 64x64": Architecture(
+        lambda: adversarial.ResizeGenerator(nz=100, ngf=64, size=64), (100,)
     ),
     "SNGAN generator, 8x8": Architecture(lambda: residual.SNGANGenerator(nz=128, ngf=256), (128,)),
 }
@@ -102,6 +105,7 @@ ROWS = [
     *_rows("CycleGAN generator, 6 blocks, 128x128", 1, 1),
     *_rows("segmentation U-Net, 128x128", 1, 4),
     *_rows("SRGAN generator, 24x24 to 48x48", 1, 16),
+    *_rows("resize-convolution generator, 64x64", 16, 64),
     *_rows("SNGAN generator, 8x8", 16, 64),
 ]
 

@@ -21,9 +21,8 @@ from genimg_fast.nn.norm import (
     parameter,
     run_norm,
 )
-from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops._check import is_number
-from genimg_fast.ops._memory_order import memory_format
+from genimg_fast.ops.resize_convolution_weight import resize_convolution_weight
 
 # Exact classes (`class_of`): a subclass may do anything in its forward().
 _CONVOLUTIONS: dict[type, str] = {nn.Conv2d: "conv2d_bn_act", nn.ConvTranspose2d: "conv_transpose2d_bn_act"}
@@ -49,6 +48,7 @@ _FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_), "sigmoid"),
 }
 ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
+_UPSAMPLINGS = (nn.Upsample, nn.UpsamplingNearest2d)
 
 
 _CLASSES = {kind: kind for kind in LAYERS}
@@ -108,10 +108,11 @@ def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
 
 
 def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
-    name, head = layers[start]
+    first = start + (start + 1 < len(layers) and joins_convolution(layers[start][1], layers[start + 1][1]))
+    name, head = layers[first]
     if reason := why_not_head(head):
         return Step((name,), None, reason, (head,))
-    end = start + 1
+    end = first + 1
     kind = class_of(head)
     if kind in _CONVOLUTIONS and end < len(layers):
         follower = layers[end][1]
@@ -120,11 +121,47 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
+    if first > start:
+        return Step(names, "conv_transpose2d_bn_act", "", together)
     if kind in _CONVOLUTIONS:
         if len(together) == 1 and (reason := _why_not_alone(head)):
             return Step(names, None, f"{reason}, and nothing follows that fuses", together)
         return Step(names, _CONVOLUTIONS[kind], "", together)
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
+
+
+def joins_convolution(upsampling: Any, conv: Any = None) -> bool:
+    """Whether the two layers are one transposed convolution, of `ops.resize_convolution_weight`."""
+    if not doubles(upsampling) or must_be_called(upsampling) or class_of(conv) is not nn.Conv2d:
+        return False
+    if why_not_head(conv) or conv.groups != 1 or conv.padding_mode != "zeros":
+        return False
+    if not (conv.kernel_size == (3, 3) and conv.stride == conv.dilation == (1, 1) and max(padding_of(conv)) <= 2):
+        return False
+    weight = parameter(conv, "weight")
+    return weight is not None and weight.shape[2:] == (3, 3)
+
+
+def doubles(layer: Any) -> bool:
+    """Whether it makes an image twice as high and wide by repeating pixels."""
+    if type(layer) in _UPSAMPLINGS:
+        size, factor, mode = layer.size, layer.scale_factor, layer.mode
+    elif type(layer) is Call and layer.function is F.interpolate:
+        given = dict(zip(("size", "scale_factor", "mode"), layer.args, strict=False)) | layer.kwargs
+        # what is given besides says how other modes interpolate, or when to round a size that is a whole number
+        if len(layer.args) > 3 or not given.keys() <= {"size", "scale_factor", "mode", "recompute_scale_factor"}:
+            return False
+        size, factor, mode = given.get("size"), given.get("scale_factor"), given.get("mode", "nearest")
+    else:
+        return False
+    factors = factor if isinstance(factor, (tuple, list)) and len(factor) == 2 else (factor, factor)
+    by_two = all(is_number(each) and each == 2 for each in factors)
+    return size is None and by_two and mode in ("nearest", "nearest-exact")
+
+
+def convolution_of(layers: Sequence[Any]) -> Any:
+    """That of a step which has one: its first layer, but for an upsampling."""
+    return layers[0] if isinstance(layers[0], tuple(_CONVOLUTIONS)) else layers[1]
 
 
 def is_batch_norm(layer: Any) -> bool:
@@ -138,40 +175,6 @@ def takes_batch_statistics(layer: Any) -> bool:
 
 def is_instance_norm(step: Step) -> bool:
     return class_of(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
-
-
-def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
-    """A run of convolution blocks with the instance normalisations between them, as runs without any.
-
-    On one image, the batch of pix2pix and CycleGAN, an instance normalisation is a batch normalisation, and belongs to the block of
-    the convolution before it.  That pays in training alone: what packs a weight once and keeps it knows no statistics of a batch.
-    """
-    if len(run) == 1 or not any(map(is_instance_norm, run)):
-        return [run]
-    joins = (
-        torch.is_grad_enabled()
-        and input.dim() == 4
-        and input.shape[0] == 1
-        and not autocasts(input)
-        and memory_format(input) is torch.contiguous_format
-    )
-    parts: list[list[Step]] = [[]]
-    for step in run:
-        if not is_instance_norm(step):
-            parts[-1].append(step)
-        elif joins and parts[-1] and _ends_with_convolution(parts[-1][-1], step):
-            before = parts[-1][-1]
-            parts[-1][-1] = before._replace(names=before.names + step.names, layers=before.layers + step.layers)
-        else:
-            parts += [[step], []]
-    return [part for part in parts if part]
-
-
-def _ends_with_convolution(step: Step, norm: Step) -> bool:
-    conv, *others = step.layers
-    # of a weight in the other order comes an output in that order, of F.instance_norm none
-    in_order = memory_format(conv.weight) is torch.contiguous_format
-    return not others and in_order and conv.out_channels == norm.layers[0].num_features
 
 
 def _why_not_alone(conv: Any) -> str:
@@ -198,6 +201,8 @@ def why_not_head(layer: Any) -> str:
         return must_be_called(layer) or why_not_norm(layer)
     if activation_of(layer):
         return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
+    if doubles(layer):
+        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands after it"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
     if kind is nn.LeakyReLU:
@@ -232,7 +237,7 @@ def _same_padding(conv: Any) -> tuple[int, int]:
     return conv.dilation[0] * (h - 1), conv.dilation[1] * (w - 1)
 
 
-def _padding(conv: Any) -> tuple[int, int]:
+def padding_of(conv: Any) -> tuple[int, int]:
     """The zeros that a convolution pads with: on each side."""
     if conv.padding_mode != "zeros" or conv.padding == "valid":
         return 0, 0
@@ -314,19 +319,19 @@ def run_norm_step(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
 
 
 def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
-    """A step that starts with a convolution; `input` has the number of dimensions of the step's own."""
-    conv = layers[0]
+    """A step that has a convolution; `input` has the number of dimensions of the step's own."""
+    conv = convolution_of(layers)
     activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
     norm: dict[str, Any] = _NO_NORM
     bn_weight = bn_bias = None
-    if len(layers) > 1 and class_of(layers[1]) in _NORMS:
-        # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
-        bn = layers[1]
-        norm, bn_weight, bn_bias = norm_arguments(bn, input), parameter(bn, "weight"), parameter(bn, "bias")
-    transposed = isinstance(conv, nn.ConvTranspose2d)
+    for layer in layers[1:]:
+        if class_of(layer) in _NORMS:
+            # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
+            norm = norm_arguments(layer, input)
+            bn_weight, bn_bias = parameter(layer, "weight"), parameter(layer, "bias")
+    of_conv = _resize_convolution(conv) if conv is not layers[0] else _convolution(conv)
     return Block(
-        transposed=transposed,
-        weight=parameter(conv, "weight"),  # type: ignore[arg-type]
+        **of_conv,
         bias=parameter(conv, "bias"),
         running_mean=norm["running_mean"],
         running_var=norm["running_var"],
@@ -335,11 +340,33 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
         training=norm["training"],
         momentum=norm["momentum"],
         eps=norm["eps"],
-        stride=conv.stride,
-        padding=_padding(conv),
-        output_padding=conv.output_padding if transposed else (0, 0),
-        dilation=conv.dilation,
-        groups=conv.groups,
         activation=activation,
         negative_slope=negative_slope,
     )
+
+
+def _convolution(conv: Any) -> dict[str, Any]:
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return {
+        "transposed": transposed,
+        "weight": parameter(conv, "weight"),
+        "stride": conv.stride,
+        "padding": padding_of(conv),
+        "output_padding": conv.output_padding if transposed else (0, 0),
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+    }
+
+
+def _resize_convolution(conv: Any) -> dict[str, Any]:
+    """Of a convolution after an upsampling, see `joins_convolution`."""
+    h, w = padding_of(conv)
+    return {
+        "transposed": True,
+        "weight": resize_convolution_weight(parameter(conv, "weight")),  # type: ignore[arg-type]
+        "stride": (2, 2),
+        "padding": (2 - h, 2 - w),
+        "output_padding": (0, 0),
+        "dilation": (1, 1),
+        "groups": 1,
+    }

@@ -23,13 +23,23 @@ from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import block_by_block, gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import BLOCKS, Call, Step, activation_of, block, pad_before, takes_batch_statistics
+from genimg_fast.nn.layers import (
+    BLOCKS,
+    Call,
+    Step,
+    activation_of,
+    block,
+    convolution_of,
+    pad_before,
+    takes_batch_statistics,
+)
 from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
 from genimg_fast.ops.block_chain import describe
+from genimg_fast.ops.resize_convolution_weight import samples
 
 
 def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:
@@ -65,7 +75,9 @@ class Recording:
         self.modules, self.input = modules, input
         self.parts: list[_Part] = []
         self.weights: list[torch.Tensor] = []
-        """Those that the chains have packed."""
+        """Those that the chains have packed, or that what they have packed was made of."""
+        self.resized: list[torch.Tensor] = []
+        """Those of convolutions after an upsampling, which the kernels see in another form."""
         self.fits = True
 
     @staticmethod
@@ -75,9 +87,11 @@ class Recording:
         To record takes longer than a small pass.  It waits for a second pass with the same weights, so that those who evaluate after
         each step of training, or after each move of an average, are spared it.
         """
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not all(map(_may_repeat, steps)):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(modules[0], nn.Module):
             return None
-        weights = [parameter(step.layers[0], "weight") for step in steps if step.kind in BLOCKS]
+        if not all(map(_may_repeat, steps)):
+            return None
+        weights = [parameter(convolution_of(step.layers), "weight") for step in steps if step.kind in BLOCKS]
         if not weights or type(input) is not torch.Tensor or not may_chain(input):
             return None
         if not _have_settled(modules, input, weights):
@@ -114,11 +128,18 @@ class Recording:
                     return
                 self.parts[-1] = self.parts[-1]._replace(chain=chain, pad=pad)
                 self.weights += [block.weight for block in run]
+                self._add_resized(of_run)
             elif _backend.current_backend() != "auto":
                 self.fits = False
             else:
                 self._add_one_by_one(run, of_run, shape)
             pad = None
+
+    def _add_resized(self, layers: Sequence[Sequence[Any]]) -> None:
+        convolutions = [(together, convolution_of(together)) for together in layers]
+        resized = [conv.weight for together, conv in convolutions if conv is not together[0]]
+        self.resized += resized
+        self.weights += resized
 
     def _add_one_by_one(self, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], shape: Sequence[int]) -> None:
         """Blocks that PyTorch convolves; what comes after a convolution runs as it did in the pass that is recorded."""
@@ -131,12 +152,12 @@ class Recording:
         """What was added is all that the pass runs."""
         if not self.fits or all(part.function is plain.call_each and not part.chain for part in self.parts):
             return
-        replay = _Replay(self.modules, self.input, self.weights, self.parts)
+        replay = _Replay(self)
         plain.remember(_known, self.modules[0], _kind(self.modules, self.input), replay, _MOST_PASSES)
 
 
 def _run_block(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
-    pad = pad_before(layers[0])
+    pad = pad_before(convolution_of(layers))
     if pad is not None:
         input = pad(input)
     return block_by_block(input, [block(layers, input)])
@@ -212,10 +233,9 @@ def _lies_dense(t: torch.Tensor) -> bool:
 class _Replay:
     """It holds what lies in the modules, but not the first of them, which lives for as long as others want it."""
 
-    def __init__(
-        self, modules: Sequence[Any], input: torch.Tensor, weights: Sequence[torch.Tensor], parts: Sequence[_Part]
-    ):
-        self.parts = parts
+    def __init__(self, recording: Recording):
+        modules, input = recording.modules, recording.input
+        self.parts = recording.parts
         self.dtype = input.dtype
         self.backend = _backend.current_backend()
         self.others = modules[1:]
@@ -236,8 +256,9 @@ class _Replay:
         self.held = list(map(dict, self.dicts))
         self.children = [m._modules for m in all_modules if len(m._modules) > 1]
         self.orders = list(map(list, self.children))
-        self.weights = weights
+        self.weights = recording.weights
         self.versions = [w._version for w in self.weights]  # a packed weight's; the kernels look at the memory itself
+        self.samples = [(weight, samples(weight)) for weight in recording.resized]
         self.settings = torch.ops.genimg_fast.cpu_settings()
         self.is_outdated = False
 
@@ -283,6 +304,7 @@ class _Replay:
             and _equal(self.dicts, self.held)
             and list(map(list, self.children)) == self.orders  # which the line above does not see
             and [w._version for w in self.weights] == self.versions
+            and all(torch.equal(samples(weight), before) for weight, before in self.samples)
             and torch.ops.genimg_fast.cpu_settings() == self.settings
         )
 

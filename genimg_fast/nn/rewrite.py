@@ -32,9 +32,9 @@ module is of its plain class again.
 It takes the functions of nested calls from last to first; the input; the other arguments of each from first to last, where any
 has some; and of each later statement the layer, or a list of both for its nested calls."""
 
-HEAD, SEQUENTIAL, ACTIVATION = "head", "sequential", "activation"
+HEAD, SEQUENTIAL, ACTIVATION, UPSAMPLING = "head", "sequential", "activation", "upsampling"
 RoleOf = Callable[[str], str | None]
-"""Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of the three; None for what is no layer.
+"""Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of these; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
 
 

@@ -22,15 +22,17 @@ from genimg_fast.nn.layers import (
     BLOCKS,
     Step,
     block,
+    convolution_of,
     is_batch_norm,
     is_instance_norm,
+    joins_convolution,
     must_be_called,
     pad_before,
-    parts_on,
     plan,
     run_norm_step,
 )
 from genimg_fast.nn.norm import counts
+from genimg_fast.nn.parts import parts_on
 from genimg_fast.nn.replay import Recording, replay
 from genimg_fast.reference import block_chain as reference
 
@@ -40,7 +42,8 @@ class FusedSequential(Fused, nn.Sequential):
 
     Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d | InstanceNorm2d``
     (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation, and ``SyncBatchNorm`` once `fuse` has
-    seen it; a call ends before one that waits for other processes.  All other children are called
+    seen it; a call ends before one that waits for other processes.  A nearest-neighbour upsampling by two belongs to the call of a
+    ``Conv2d`` of kernel 3 after it.  All other children are called
     as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
     subclass.  `plan` says which, and why.
 
@@ -79,7 +82,7 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
         layers: modules, or other callables of one argument.
     """
     # what starts a pass is what it is remembered by, and a fused call: a function, as in `self.conv(F.relu(x))`, is neither
-    while layers and not isinstance(layers[0], nn.Module):
+    while layers and not isinstance(layers[0], nn.Module) and not joins_convolution(*layers[:2]):
         input, layers = layers[0](input), layers[1:]
     if not layers:
         return input
@@ -142,7 +145,7 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
     """Convolution blocks that stand one after the other, and what may be part of one, are together; every other step is alone."""
     runs: list[list[Step]] = []
     for step in steps:
-        joins = (step.kind in BLOCKS and not pad_before(step.layers[0])) or is_instance_norm(step)
+        joins = (step.kind in BLOCKS and not pad_before(convolution_of(step.layers))) or is_instance_norm(step)
         if joins and runs and runs[-1][0].kind in BLOCKS:
             runs[-1].append(step)
         else:
@@ -153,7 +156,7 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
 def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None) -> torch.Tensor:
     layers: list[Sequence[Any]] = [step.layers for step in run]
     if run[0].kind in BLOCKS:
-        pad = pad_before(run[0].layers[0])
+        pad = pad_before(convolution_of(run[0].layers))
         if pad is not None:
             input = pad(input)
         blocks = [block(together, input) for together in layers]
@@ -194,8 +197,9 @@ def _take_back_counts(together: Sequence[Sequence[Any]], blocks: Sequence[Block]
         except Exception:
             break
     for layers in together[reached:]:
-        if len(layers) > 1 and is_batch_norm(layers[1]) and counts(layers[1]):
-            layers[1].num_batches_tracked.sub_(1)
+        for layer in layers:
+            if is_batch_norm(layer) and counts(layer):
+                layer.num_batches_tracked.sub_(1)
 
 
 def flat(layers: Iterable[tuple[str, Any]], path: str = "") -> Iterator[tuple[str, Any]]:

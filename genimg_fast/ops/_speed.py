@@ -134,6 +134,23 @@ _FRESH_BYTES = 32 << 20
 """From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
 
+def resizing_pays(weight: torch.Tensor, pixels: int, trains: bool) -> bool:
+    """Whether a convolution after an upsampling by two is faster as the transposed convolution that the two are.
+
+    Args:
+        weight: of the convolution.
+        pixels: of the image before the upsampling, in the batch.
+        trains: whether gradients are recorded, or statistics taken of the batch.
+    """
+    # of fewer channels the doubled image costs less than what a transposed convolution does to each pixel
+    if weight.shape[1] < _FEW_CHANNELS // 2:
+        return False
+    if not trains:
+        return True
+    # for fewer pixels the weight and its gradient take longer to make over than to use; the transposed convolution has 16 taps for 9
+    return pixels >= _FEW_PIXELS and weight.numel() * 16 // 9 * pixels >= 2 * _FEWEST_MULTIPLY_ADDS
+
+
 def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch is faster for these blocks in turn, though not for each by itself.
 

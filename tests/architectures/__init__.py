@@ -32,6 +32,12 @@ ARCHITECTURES = {
     "DCGAN discriminator": Architecture(
         lambda: adversarial.DCGANDiscriminator(), (4, 3, 16, 16), {"conv2d_bn_act": 3}, {}
     ),
+    "resize-convolution generator": Architecture(
+        lambda: adversarial.ResizeGenerator(),
+        (4, 6),
+        {"batch_norm_act": 1, "conv_transpose2d_bn_act": 2, "conv2d_bn_act": 1},
+        {"Linear is not a layer that fuses": 1},
+    ),
     "WGAN-GP generator": Architecture(
         lambda: adversarial.WGANGenerator(),
         (4, 6),

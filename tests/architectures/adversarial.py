@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""DCGAN (Radford, Metz and Chintala 2016), its layers as attributes; WGAN-GP (Gulrajani et al. 2017), in stages."""
+"""DCGAN (Radford, Metz and Chintala 2016), its layers as attributes, and by resize-convolution; WGAN-GP (Gulrajani et al. 2017), in
+stages."""
 
 from __future__ import annotations
 
@@ -34,6 +35,34 @@ class DCGANGenerator(nn.Module):
         x = F.relu(self.deconv3_bn(self.deconv3(x)))
         x = torch.tanh(self.deconv4(x))
         return x
+
+
+class ResizeGenerator(nn.Module):
+    """Upsampling and convolution in the place of a transposed one (Odena, Dumoulin and Olah 2016)."""
+
+    def __init__(self, nz=6, ngf=8, size=16):
+        super().__init__()
+        self.init_size = size // 4
+        self.l1 = nn.Sequential(nn.Linear(nz, ngf * 2 * self.init_size**2))
+        self.conv_blocks = nn.Sequential(
+            nn.BatchNorm2d(ngf * 2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(ngf * 2, ngf * 2, 3, stride=1, padding=1),
+            nn.BatchNorm2d(ngf * 2, 0.8),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(ngf * 2, ngf, 3, stride=1, padding=1),
+            nn.BatchNorm2d(ngf, 0.8),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(ngf, 3, 3, stride=1, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, z):
+        out = self.l1(z)
+        out = out.view(out.shape[0], -1, self.init_size, self.init_size)
+        img = self.conv_blocks(out)
+        return img
 
 
 class DCGANDiscriminator(nn.Module):

@@ -71,15 +71,34 @@ class Looking(nn.Module):
         return x * (1 + 0.1 * seen)
 
 
+class Resizing(nn.Module):
+    """A convolution on an image that a function made twice as large."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(in_channels, out_channels, 3, 1, 1), nn.BatchNorm2d(out_channels)
+
+    def forward(self, x):
+        return F.relu(self.norm(self.conv(F.interpolate(x, scale_factor=2))))
+
+
 def convolution(rng: random.Random, in_channels: int, out_channels: int, direction: int) -> nn.Module:
     """Of which the image becomes larger, smaller or neither."""
     bias = rng.random() < 0.5
+    if direction > 0 and rng.random() < 0.3:
+        if rng.random() < 0.3:
+            return Resizing(in_channels, out_channels)
+        return nn.Sequential(upsampling(rng), nn.Conv2d(in_channels, out_channels, *rng.choice(SAME), bias=bias))
     if direction > 0:
         kernel, stride, padding, output_padding = rng.choice(UP)
         return nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding, output_padding, bias=bias)
     mode = rng.choice(["zeros"] * 6 + ["reflect", "replicate", "circular"])
     sizes = rng.choice(DOWN if direction else SAME)
     return nn.Conv2d(in_channels, out_channels, *sizes, bias=bias, padding_mode=mode)
+
+
+def upsampling(rng: random.Random) -> nn.Module:
+    return rng.choice([nn.Upsample(scale_factor=2), nn.UpsamplingNearest2d(scale_factor=2)])
 
 
 def normalization(rng: random.Random, channels: int) -> nn.Module:
@@ -439,6 +458,8 @@ def weight_is_computed(life: Life) -> None:
             prune.remove(module, "weight")
         elif parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")
+        elif not isinstance(module.weight, nn.Parameter):
+            pass  # as PyTorch leaves one that was pruned under a parametrization
         elif pruned:
             prune.custom_from_mask(module, "weight", module.weight.abs() > module.weight.abs().mean() / 2)
         else:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""How a run of convolution blocks is cut where that depends on the images it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from genimg_fast import _backend
+from genimg_fast._block import Geometry, output_size
+from genimg_fast.nn.chain import may_chain
+from genimg_fast.nn.layers import BLOCKS, Step, convolution_of, is_instance_norm, padding_of, takes_batch_statistics
+from genimg_fast.nn.norm import parameter
+from genimg_fast.ops._autocast import autocasts
+from genimg_fast.ops._memory_order import memory_format
+from genimg_fast.ops._speed import resizing_pays
+
+
+def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
+    """A run of convolution blocks, and of what may be part of one, as runs of blocks alone and other steps each by itself.
+
+    On one image, the batch of pix2pix and CycleGAN, an instance normalisation is a batch normalisation, and belongs to the block of
+    the convolution before it.  That pays in training alone: what packs a weight once and keeps it knows no statistics of a batch.
+    """
+    if any(map(_upsamples, run)):
+        run = _without_slower_upsamplings(input, run)
+    if len(run) == 1 or all(step.kind in BLOCKS for step in run):
+        return [run]
+    joins = (
+        torch.is_grad_enabled()
+        and input.dim() == 4
+        and input.shape[0] == 1
+        and not autocasts(input)
+        and memory_format(input) is torch.contiguous_format
+    )
+    parts: list[list[Step]] = [[]]
+    for step in run:
+        if step.kind in BLOCKS:
+            parts[-1].append(step)
+        elif is_instance_norm(step) and joins and parts[-1] and _ends_with_convolution(parts[-1][-1], step):
+            before = parts[-1][-1]
+            parts[-1][-1] = before._replace(names=before.names + step.names, layers=before.layers + step.layers)
+        else:
+            parts += [[step], []]
+    return [part for part in parts if part]
+
+
+def _ends_with_convolution(step: Step, norm: Step) -> bool:
+    conv = convolution_of(step.layers)
+    # of a weight in the other order comes an output in that order, of F.instance_norm none
+    in_order = memory_format(conv.weight) is torch.contiguous_format
+    return step.layers[-1] is conv and in_order and conv.out_channels == norm.layers[0].num_features
+
+
+def _upsamples(step: Step) -> bool:
+    return step.kind in BLOCKS and convolution_of(step.layers) is not step.layers[0]
+
+
+def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[Step]:
+    """With an upsampling as a step of its own where it is not to be one with the convolution after it."""
+    may_join = may_chain(input) and not torch.compiler.is_compiling()
+    shape: Sequence[int] = input.shape
+    steps: list[Step] = []
+    for step in run:
+        if _upsamples(step) and not (may_join and _resizes(input, shape, step)):
+            steps.append(Step(step.names[:1], None, "", step.layers[:1]))
+            step = Step(step.names[1:], "conv2d_bn_act", "", step.layers[1:])
+            shape = (*shape[:-2], 2 * shape[-2], 2 * shape[-1])
+        steps.append(step)
+        if may_join:
+            shape = _output_shape(shape, step)
+    return steps
+
+
+def _resizes(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
+    """Whether the kernels serve the upsampling and its convolution as one, and are faster so, on images of this shape."""
+    weight = parameter(convolution_of(step.layers), "weight")
+    assert weight is not None
+    serves = weight.dtype is input.dtype and weight.is_cpu and weight.layout is torch.strided
+    # an error should name the weight as it is
+    if not serves or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
+        return False
+    trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
+    pixels = shape[0] * shape[2] * shape[3]
+    return _backend.current_backend() == "native" or resizing_pays(weight, pixels, trains)
+
+
+def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:
+    if step.kind not in BLOCKS:
+        return shape
+    conv = convolution_of(step.layers)
+    weight = parameter(conv, "weight")
+    assert weight is not None
+    if _upsamples(step):
+        shape = (*shape[:-2], 2 * shape[-2], 2 * shape[-1])
+    geometry = Geometry(conv.transposed, conv.stride, padding_of(conv), conv.output_padding, conv.dilation)
+    channels = weight.shape[1] * conv.groups if conv.transposed else weight.shape[0]
+    return shape[0], channels, *output_size(geometry, shape, weight.shape)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""The weight of a convolution on an image whose rows and columns were doubled, as that of a transposed convolution on the image.
+
+A convolution of kernel 3 after nearest-neighbour upsampling by two is a transposed convolution of kernel 4 and stride 2, whose taps are
+sums of its own: each output pixel sees two rows and two columns, not three.  That is 4 products for 9, and there is no upsampled image
+to write, to read, and to keep for backward.  "Resize-convolution" is its name in Odena, Dumoulin and Olah 2016.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from genimg_fast.ops import _packed
+from genimg_fast.ops._memory_order import memory_format
+from genimg_fast.ops._registration import register
+
+
+def resize_convolution_weight(weight: torch.Tensor) -> torch.Tensor:
+    """[Cin, Cout, 4, 4] of a weight [Cout, Cin, 3, 3] on the CPU, in the same memory order.
+
+    Where no gradient will be wanted of it, it is kept for as long as the weight does not change, see `_packed`.
+    """
+    if torch.is_grad_enabled() and weight.requires_grad:
+        _packed.forget([weight])
+        return _made_of(weight)
+    kept = _packed.keep([weight, weight], ["resized", "samples"], lambda which: [_keep(weight, i) for i in which])
+    return kept[0] if kept and torch.equal(samples(weight), kept[1]) else _made_of(weight)
+
+
+def _made_of(weight: torch.Tensor) -> torch.Tensor:
+    transposed = _Node.apply(weight)
+    if memory_format(weight) is torch.channels_last:
+        return transposed.contiguous(memory_format=torch.channels_last)
+    return transposed
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _keep(weight: torch.Tensor, i: int) -> torch.Tensor:
+    # a Parameter, which stays packed itself
+    return samples(weight) if i else torch.nn.Parameter(_made_of(weight), requires_grad=False)
+
+
+def samples(weight: torch.Tensor) -> torch.Tensor:
+    """One value of each channel and tap at least: they tell of writes through ``weight.data``, which its version does not count."""
+    at, reach = _places(weight.shape, weight.stride())
+    return weight.detach().as_strided((reach,), (1,)).index_select(0, at)
+
+
+@functools.lru_cache(maxsize=256)
+def _places(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[torch.Tensor, int]:
+    """In memory, counted from the weight's first value; and beyond the last one."""
+    i = torch.arange(max(*shape, 9))
+    index = torch.stack([each % size for each, size in zip((i, i, i // 3, i), shape, strict=True)])
+    at = (index * torch.tensor(strides)[:, None]).sum(0)
+    return at, int(at.max()) + 1
+
+
+class _Node(torch.autograd.Function):
+    """Not registered with the operator: what torch.library does around one takes longer than the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.genimg_fast.resize_convolution_weight.default(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return _Transpose.apply(grad)
+
+
+class _Transpose(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return torch.ops.genimg_fast.resize_convolution_weight_grad.default(grad)
+
+    @staticmethod
+    def backward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        return _Node.apply(weight)
+
+
+def _fake(weight):
+    return weight.new_empty((weight.shape[1], weight.shape[0], 4, 4))
+
+
+def _fake_grad(grad):
+    return grad.new_empty((grad.shape[1], grad.shape[0], 3, 3))
+
+
+register("resize_convolution_weight", _fake)
+register("resize_convolution_weight_grad", _fake_grad)

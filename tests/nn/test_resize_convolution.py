@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: MIT
+"""`fuse` on a nearest-neighbour upsampling and the convolution after it, which run as one transposed convolution."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import genimg_fast
+from genimg_fast import _backend
+from genimg_fast.nn import replay
+from genimg_fast.ops import _packed, _speed
+from genimg_fast.ops._memory_order import memory_format
+from tests import _cases
+
+
+class Attributes(nn.Module):
+    """The upsampling a layer, a function, and a function that comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.UpsamplingNearest2d(scale_factor=2)
+        self.conv1, self.norm1 = nn.Conv2d(8, 12, 3, 1, 1), nn.BatchNorm2d(12)
+        self.conv2 = nn.Conv2d(12, 9, 3, padding="same", bias=False)
+
+    def forward(self, x):
+        h = F.interpolate(x, scale_factor=(2, 2))
+        h = F.leaky_relu(self.norm1(self.conv1(h)), 0.2)
+        return torch.sigmoid(self.conv2(self.up(h)))
+
+
+def chain() -> nn.Sequential:
+    """As the generators of many repositories; a layer at the same size between the two."""
+    return nn.Sequential(
+        nn.BatchNorm2d(8),
+        *(
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.BatchNorm2d(12, 0.8),
+            nn.LeakyReLU(0.2, True),
+        ),
+        *(nn.Conv2d(12, 10, 3, padding=1), nn.ReLU()),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(10, 9, 3, padding=1), nn.BatchNorm2d(9), nn.ReLU()),
+        *(nn.Conv2d(9, 3, 3, padding=1), nn.Tanh()),
+    )
+
+
+MODELS = {
+    "chain": chain,
+    "attributes": Attributes,
+    "alone": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=1)),
+    "cropped": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=0, bias=False), nn.Tanh()),
+    "padded": lambda: nn.Sequential(nn.Upsample(scale_factor=(2, 2)), nn.Conv2d(8, 5, 3, padding=(2, 1)), nn.ReLU()),
+    "behind a padding": lambda: nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3)
+    ),
+    "with an instance normalisation": lambda: nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="nearest-exact"),
+        nn.Conv2d(8, 5, 3, padding=1),
+        nn.InstanceNorm2d(5),
+        nn.ReLU(),
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def make(request):
+    return MODELS[request.param]
+
+
+def fused_and_plain(make, dtype=torch.float64) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    plain = make().to(dtype)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    return fused, plain
+
+
+def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = model(x)
+    parameters = list(model.parameters())
+    grads = torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), [x, *parameters])
+    return [y, *grads, *model.buffers()]
+
+
+def joined(model: nn.Module, x: torch.Tensor, backend: str = "native") -> bool:
+    """Whether a pass of the model runs a transposed convolution, of which it has none itself."""
+    with genimg_fast.use_backend(backend), _backend.record_decisions() as decisions:
+        copy.deepcopy(model)(x)
+    return any(call.op == "conv_transpose2d_bn_act" and call.native for call in decisions)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+@pytest.mark.parametrize("shape", [(1, 8, 5, 6), (3, 8, 4, 4)], ids=str)
+def test_trains_and_evaluates_as_torch(make, shape, backend):
+    fused, plain = fused_and_plain(make)
+    x = _cases.randn(shape, torch.float64)
+    assert joined(fused, x)
+    for _, lay_out in _cases.layouts(shape):
+        with genimg_fast.use_backend(backend):
+            for training in (True, False):
+                actual, expected = (results(m.train(training), lay_out(x)) for m in (fused, plain))
+                torch.testing.assert_close(actual, expected)
+                assert memory_format(actual[0]) is memory_format(expected[0])
+            with torch.no_grad():
+                for _ in range(3):  # the third repeats the second
+                    torch.testing.assert_close(fused(lay_out(x)), plain(lay_out(x)))
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("training", [True, False])
+def test_as_accurate_as_torch(make, training):
+    fused, plain = fused_and_plain(make, torch.float32)
+    exact = copy.deepcopy(plain).double()
+    x = _cases.randn((4, 8, 9, 7))
+    with genimg_fast.use_backend("native"):
+        actual = results(fused.train(training), x)
+    torch_results, exact = results(plain.train(training), x), results(exact.train(training), x.double())
+    names = ["output", "input", *(name for name, _ in plain.named_parameters())]
+    biases = [f"{n}.bias" for n, m in plain.named_modules() if isinstance(m, nn.Conv2d)]  # 0 before a normalisation
+    for name, a, e, t in zip(names, actual, exact, torch_results, strict=False):
+        if name not in biases:
+            _cases.assert_accurate(a, e, t, factor=_cases.ERROR_FACTOR_WINOGRAD, what=name)
+
+
+OTHERS = {
+    "bilinear": lambda: [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(8, 5, 3, padding=1)],
+    "by three": lambda: [nn.Upsample(scale_factor=3), nn.Conv2d(8, 5, 3, padding=1)],
+    "by two in one direction": lambda: [nn.Upsample(scale_factor=(1, 2)), nn.Conv2d(8, 5, 3, padding=1)],
+    "to a size": lambda: [nn.Upsample(size=(10, 12)), nn.Conv2d(8, 5, 3, padding=1)],
+    "kernel 5": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 5, padding=2)],
+    "kernel (1, 3)": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, (1, 3))],
+    "stride 2": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, 2, 1)],
+    "dilation 2": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, dilation=2)],
+    "padding 3": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=3)],
+    "reflection": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=1, padding_mode="reflect")],
+    "groups": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3, padding=1, groups=2)],
+    "a normalisation between": lambda: [nn.Upsample(scale_factor=2), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3, padding=1)],
+    "a transposed convolution": lambda: [nn.Upsample(scale_factor=2), nn.ConvTranspose2d(8, 5, 3, 1, 1)],
+    "nothing after": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.Upsample(scale_factor=2)],
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_others_run_as_before(other):
+    fused, plain = fused_and_plain(lambda: nn.Sequential(*OTHERS[other]()))
+    x = _cases.randn((2, 8, 5, 6), torch.float64)
+    with genimg_fast.use_backend("native"):
+        torch.testing.assert_close(results(fused, x), results(plain, x))
+    (row,) = (row for row in genimg_fast.fuse(fused).rows if row.description == "Upsample")
+    assert row.kind is None
+    assert row.reason
+
+
+class ByKeywords(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+        self.conv = nn.Conv2d(8, 5, 3, padding=1)
+
+    def forward(self, x):
+        return F.relu(self.conv(F.interpolate(x, None, **self.options)))
+
+
+class ByPositions(ByKeywords):
+    def forward(self, x):
+        return F.relu(self.conv(F.interpolate(x, None, self.options["scale_factor"], "nearest")))
+
+
+class Recomputing(ByKeywords):
+    def forward(self, x):
+        return F.relu(self.conv(F.interpolate(x, scale_factor=2, recompute_scale_factor=True)))
+
+
+class Smooth(ByKeywords):
+    def forward(self, x):
+        return F.relu(self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)))
+
+
+class ToSize(ByKeywords):
+    def forward(self, x):
+        return F.relu(self.conv(F.interpolate(x, (10, 12))))
+
+
+@pytest.mark.parametrize(
+    ("model", "joins"),
+    [
+        (lambda: ByPositions(scale_factor=2), True),
+        (lambda: ByPositions(scale_factor=2.0), True),
+        (lambda: ByPositions(scale_factor=[2, 2]), True),
+        (lambda: ByPositions(scale_factor=1.5), False),
+        (lambda: ByKeywords(scale_factor=2), False),  # of which the source does not tell the names
+        (Recomputing, True),
+        (Smooth, False),
+        (ToSize, False),
+    ],
+)
+def test_of_a_function(model, joins):
+    fused, plain = fused_and_plain(model)
+    x = _cases.randn((2, 8, 5, 6), torch.float64)
+    assert joined(fused, x) is joins
+    torch.testing.assert_close(results(fused, x), results(plain, x))
+
+
+def test_report():
+    report = genimg_fast.fuse(Attributes())
+    assert [(row.layers, row.description, row.kind) for row in report.rows] == [
+        (("conv1", "norm1"), "interpolate + Conv2d + BatchNorm2d + leaky_relu", "conv_transpose2d_bn_act"),
+        (("up", "conv2"), "UpsamplingNearest2d + Conv2d + sigmoid", "conv_transpose2d_bn_act"),
+    ]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_with_hooks_is_called(layer):
+    fused, _ = fused_and_plain(MODELS["alone"])
+    seen = []
+    fused[layer].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    x = _cases.randn((2, 8, 5, 6), torch.float64)
+    with genimg_fast.use_backend("native"), _backend.record_decisions() as decisions:
+        fused(x)
+    assert len(seen) == 1
+    assert all(call.op == "conv2d_bn_act" for call in decisions)
+
+
+def test_small_passes_in_training_and_few_channels_are_left():
+    fused, _ = fused_and_plain(MODELS["alone"], torch.float32)
+    small, large = _cases.randn((1, 8, 4, 4)), _cases.randn((16, 8, 64, 64))
+    assert joined(fused, large, "auto")
+    assert not joined(fused, small, "auto")
+    few = genimg_fast.nn.FusedSequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 16, 3, padding=1))
+    with torch.no_grad():
+        assert joined(fused, small, "auto")
+        assert joined(few, large[:, :3])
+        assert not joined(few, large[:, :3], "auto")
+
+
+def test_what_pays_is_served(monkeypatch):
+    """Where the rule joins the two, the kernels' own rules do not leave their transposed convolution to PyTorch."""
+    for isa in (True, False):
+        monkeypatch.setattr(_speed, "_on_avx2", lambda isa=isa: isa)
+        for channels, images, size in [(8, 1, 32), (64, 1, 16), (256, 1, 4), (512, 1, 8), (128, 64, 8), (512, 16, 4)]:
+            model = genimg_fast.nn.FusedSequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, 64, 3, padding=1))
+            x = _cases.randn((images, channels, size, size))
+            for records in (True, False):
+                with torch.set_grad_enabled(records), _backend.record_decisions() as decisions:
+                    model(x)
+                for call in decisions:
+                    assert call.native or call.op == "conv2d_bn_act", (channels, images, size, records)
+
+
+def test_bad_input_is_named_as_by_the_layers():
+    fused, plain = fused_and_plain(MODELS["alone"], torch.float32)
+    for bad in (
+        torch.zeros(2, 7, 4, 4),
+        torch.zeros(2, 8, 4, 4, dtype=torch.float64),
+        torch.zeros(8, 4),
+        torch.zeros(2, 8, 0, 4),
+    ):
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            plain(bad)
+        with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
+            fused(bad)
+        assert "[8, 5, 4, 4]" not in str(raised.value)
+
+
+def test_saves_no_doubled_image():
+    fused, plain = fused_and_plain(chain, torch.float32)
+    x = _cases.randn((8, 8, 32, 32)).requires_grad_()
+
+    def saved(model: nn.Module) -> int:
+        kept: dict[int, int] = {}
+
+        def pack(t: torch.Tensor) -> torch.Tensor:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), genimg_fast.use_backend("native"):
+            model(x)
+        return sum(kept.values())
+
+    assert saved(fused) < 0.55 * saved(plain)
+
+
+def test_second_derivatives():
+    fused, plain = fused_and_plain(chain)
+    x = _cases.randn((2, 8, 4, 4), torch.float64)
+
+    def penalty(model: nn.Module) -> list[torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(model(leaf).sum(), leaf, create_graph=True)
+        return list(torch.autograd.grad(grad.square().sum(), [leaf, *model.parameters()], allow_unused=True))
+
+    with genimg_fast.use_backend("native"):
+        actual = penalty(fused)
+    for a, e in zip(actual, penalty(plain), strict=True):
+        if e is not None:  # of a bias ours may be zeros
+            torch.testing.assert_close(a, e)
+
+
+def test_checkpointing():
+    fused, plain = fused_and_plain(chain)
+    x = _cases.randn((2, 8, 4, 4), torch.float64).requires_grad_()
+    grads = []
+    with genimg_fast.use_backend("native"):
+        for use_reentrant in (True, False):
+            actual, expected = (checkpoint(m, x, use_reentrant=use_reentrant) for m in (fused, plain))
+            for y in (actual, expected):
+                x.grad = None
+                y.square().sum().backward()
+                grads.append(x.grad)
+            torch.testing.assert_close(*grads[-2:])
+
+
+def test_functional_calls():
+    fused, plain = fused_and_plain(chain)
+    x = _cases.randn((2, 8, 4, 4), torch.float64)
+    state = {name: 2 * p for name, p in plain.named_parameters()}
+    fused.eval()
+    plain.eval()
+    stacked = torch.stack([x, x + 1])
+    torch.testing.assert_close(
+        torch.func.vmap(lambda x: torch.func.functional_call(fused, state, x))(stacked),
+        torch.func.vmap(lambda x: torch.func.functional_call(plain, state, x))(stacked),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_run_layer_by_layer(dtype):
+    fused, plain = fused_and_plain(chain, dtype)
+    x = _cases.randn((2, 8, 4, 4)).to(dtype)
+    torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
+    fused, plain = fused_and_plain(chain, torch.float32)
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(fused.eval()(x.float()), plain.eval()(x.float()))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_compiles_whole(make, grad):
+    torch._dynamo.reset()
+    fused, plain = fused_and_plain(make, torch.float32)
+    compiled = torch.compile(fused.eval(), fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(grad):
+        for n in (2, 3):
+            x = _cases.randn((n, 8, 5, 6))
+            torch.testing.assert_close(compiled(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_exports_as_the_two_layers(make):
+    fused, _ = fused_and_plain(make, torch.float32)
+    x = _cases.randn((2, 8, 5, 6))
+    program = torch.export.export(fused.eval(), (x,))
+    assert "genimg_fast" not in str(program.graph)
+    assert "upsample_nearest" in str(program.graph)
+
+
+CHANGES = {
+    "a weight's values": lambda m: m[1].weight.add_(1),
+    "a weight's values, unnoticed": lambda m: m[1].weight.data.add_(1),
+    "a weight's memory": lambda m: setattr(m[1].weight, "data", torch.ones(5, 8, 3, 3)),
+    "a weight": lambda m: setattr(m[1], "weight", nn.Parameter(torch.ones(5, 8, 3, 3))),
+    "the factor": lambda m: setattr(m[0], "scale_factor", 3.0),
+    "the mode": lambda m: setattr(m[0], "mode", "bicubic"),
+    "the padding": lambda m: setattr(m[1], "padding", (0, 0)),
+    "a hook": lambda m: m[0].register_forward_hook(lambda module, args, output: 2 * output),
+    "the upsampling": lambda m: m.__setitem__(0, nn.Upsample(scale_factor=3)),
+}
+
+
+@pytest.mark.usefixtures("recorded_at_once")
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_change_is_seen(change, order):
+    fused, _ = fused_and_plain(MODELS["alone"], torch.float32)
+    fused.to(memory_format=order)
+    x = _cases.randn((2, 8, 4, 4))
+    before = fused(x)
+    assert replay.replay([fused], x) is not None
+    CHANGES[change](fused)
+    expected = genimg_fast.unfuse(copy.deepcopy(fused))(x)
+    assert expected.shape != before.shape or not torch.allclose(expected, before)
+    for _ in range(3):
+        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("recorded_at_once")
+def test_nothing_is_kept_of_a_model_that_trains_or_is_unfused():
+    fused, _ = fused_and_plain(MODELS["alone"], torch.float32)
+    weight, x = fused[1].weight, _cases.randn((2, 8, 4, 4))
+    for let_go in (lambda: fused.train()(x), lambda: genimg_fast.unfuse(fused)):
+        with torch.no_grad():
+            fused.eval()(x)
+        assert weight in _packed._kept
+        with genimg_fast.use_backend("native"):
+            let_go()
+        assert weight not in _packed._kept
