@@ -53,9 +53,9 @@ def samples(weight: torch.Tensor) -> torch.Tensor:
 @functools.lru_cache(maxsize=256)
 def _places(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[torch.Tensor, int]:
     """In memory, counted from the weight's first value; and beyond the last one."""
-    i = torch.arange(max(*shape, 9))
+    i = torch.arange(max(*shape, 9), device="cpu")  # whatever the default device is
     index = torch.stack([each % size for each, size in zip((i, i, i // 3, i), shape, strict=True)])
-    at = (index * torch.tensor(strides)[:, None]).sum(0)
+    at = (index * torch.tensor(strides, device="cpu")[:, None]).sum(0)
     return at, int(at.max()) + 1
 
 
