@@ -1,35 +1,30 @@
 // SPDX-License-Identifier: MIT
 // Schemas and CPU registration of resize_convolution_weight and of its transpose.
+#include "ops/resize_convolution_weight.h"
+
 #include "cpu/resize_convolution_weight_kernel.h"
-#include "ops/convolution.h"
 
 namespace genimg_fast {
 namespace {
 
 Tensor forward(Tensor weight) {
-  check(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
-        "resize_convolution_weight: weight must be [Cout, Cin, 3, 3]");
-  const Tensor w = to_contiguous(weight);
-  const int64_t out_channels = w.size(0), in_channels = w.size(1);
-  Tensor transposed = torch::stable::new_empty(w, {in_channels, out_channels, 4, 4});
-  dispatch_float_double(w, [&](auto zero) {
+  const ResizeWeightCall call(weight, false);
+  dispatch_float_double(call.from, [&](auto zero) {
     using T = decltype(zero);
-    cpu::resize_convolution_weight<T>(data<T>(w), out_channels, in_channels, mutable_data<T>(transposed));
+    cpu::resize_convolution_weight<T>(data<T>(call.from), call.out_channels, call.in_channels,
+                                      mutable_data<T>(call.to));
   });
-  return transposed;
+  return call.to;
 }
 
 Tensor backward(Tensor grad) {
-  check(grad.dim() == 4 && grad.size(2) == 4 && grad.size(3) == 4,
-        "resize_convolution_weight_grad: grad must be [Cin, Cout, 4, 4]");
-  const Tensor g = to_contiguous(grad);
-  const int64_t in_channels = g.size(0), out_channels = g.size(1);
-  Tensor grad_weight = torch::stable::new_empty(g, {out_channels, in_channels, 3, 3});
-  dispatch_float_double(g, [&](auto zero) {
+  const ResizeWeightCall call(grad, true);
+  dispatch_float_double(call.from, [&](auto zero) {
     using T = decltype(zero);
-    cpu::resize_convolution_weight_grad<T>(data<T>(g), out_channels, in_channels, mutable_data<T>(grad_weight));
+    cpu::resize_convolution_weight_grad<T>(data<T>(call.from), call.out_channels, call.in_channels,
+                                           mutable_data<T>(call.to));
   });
-  return grad_weight;
+  return call.to;
 }
 
 }  // namespace

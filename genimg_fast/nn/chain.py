@@ -12,11 +12,11 @@ import torch
 from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import autocasts, to_autocast_dtype
+from genimg_fast.ops._autocast import autocasts, convolution_dtype, to_autocast_dtype
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
 from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
-from genimg_fast.ops._speed import slower, slower_chain
+from genimg_fast.ops._speed import resizing_pays, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
 
@@ -65,14 +65,20 @@ def may_chain_on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
     """Not in inference without gradients, where there is less to gain: a `Sampler` captures the whole pass."""
     parameters = (t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))
     return (
+        not torch.compiler.is_compiling()
+        and _may_run_on_cuda(input)
+        and (any(block.training for block in blocks) or records_gradient(input, *parameters))
+    )
+
+
+def _may_run_on_cuda(input: torch.Tensor, *others: torch.Tensor) -> bool:
+    return (
         isinstance(input, torch.Tensor)
         and input.is_cuda
         and input.dim() == 4
         and _backend.current_backend() != "reference"
-        and not torch.compiler.is_compiling()
-        and not _backend.inside_func_transform()
-        and _backend.why_not_native(input) is None
-        and (any(block.training for block in blocks) or records_gradient(input, *parameters))
+        and not _backend.inside_func_transform()  # where no memory order can be asked for
+        and _backend.why_not_native(input, *others) is None
     )
 
 
@@ -186,14 +192,40 @@ def block_by_block(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor
 def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
     """The CUDA kernels compute in this layout: from block to block the image stays in it."""
     return (
-        input.is_cuda
-        and input.dim() == 4
-        and _backend.current_backend() != "reference"
-        and not _backend.inside_func_transform()  # where no layout can be asked for
-        and _backend.why_not_native(input, block.weight) is None
+        _may_run_on_cuda(input, block.weight)
         and convolution_block.unsupported(input.shape, input.dtype, block) is None
         and convolution_block.slower(input.shape, input.dtype, block) is None
     )
+
+
+def may_resize(input: torch.Tensor) -> bool:
+    """Whether there are kernels that may serve an upsampling and the convolution after it as one, on an input like this one."""
+    return not torch.compiler.is_compiling() and (may_chain(input) or _may_run_on_cuda(input))
+
+
+def resizes(
+    input: torch.Tensor, shape: Sequence[int], weight: torch.Tensor, padding: tuple[int, int], trains: bool
+) -> bool:
+    """Whether they serve the two on images of this shape, and are faster so.
+
+    Args:
+        weight, padding: of the convolution.
+        trains: whether gradients are recorded, or statistics taken of the batch.
+    """
+    like = (weight.dtype is input.dtype or autocasts(input)) and weight.device == input.device
+    # else an error should name the weight as it is
+    if not like or weight.layout is not torch.strided or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
+        return False
+    native = _backend.current_backend() == "native"
+    if not input.is_cuda:
+        return native or resizing_pays(weight, shape[0] * shape[2] * shape[3], trains)
+    sized: Any = _Sized(torch.Size((*reversed(weight.shape[:2]), 4, 4)))
+    block = Block(
+        True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), (2 - padding[0], 2 - padding[1]), (0, 0), (1, 1), 1, "none", 0.0
+    )  # fmt: skip
+    dtype = convolution_dtype(input)
+    allows_tf32 = dtype is torch.float32 and convolution_block.allows_tf32()
+    return _sizes_served_on_cuda(tuple(shape), block, dtype, native, allows_tf32)[0]
 
 
 def may_chain(input: torch.Tensor) -> bool:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from genimg_fast import _backend
 from genimg_fast._block import Geometry, output_size
-from genimg_fast.nn.chain import may_chain
+from genimg_fast.nn.chain import may_resize, resizes
 from genimg_fast.nn.layers import BLOCKS, Step, convolution_of, is_instance_norm, padding_of, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
 from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops._memory_order import memory_format
-from genimg_fast.ops._speed import resizing_pays
 
 
 def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
@@ -59,7 +57,7 @@ def _upsamples(step: Step) -> bool:
 
 def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[Step]:
     """With an upsampling as a step of its own where it is not to be one with the convolution after it."""
-    may_join = may_chain(input) and not torch.compiler.is_compiling()
+    may_join = may_resize(input)
     shape: Sequence[int] = input.shape
     steps: list[Step] = []
     for step in run:
@@ -74,16 +72,11 @@ def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[St
 
 
 def _resizes(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
-    """Whether the kernels serve the upsampling and its convolution as one, and are faster so, on images of this shape."""
-    weight = parameter(convolution_of(step.layers), "weight")
+    conv = convolution_of(step.layers)
+    weight = parameter(conv, "weight")
     assert weight is not None
-    serves = weight.dtype is input.dtype and weight.is_cpu and weight.layout is torch.strided
-    # an error should name the weight as it is
-    if not serves or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
-        return False
     trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
-    pixels = shape[0] * shape[2] * shape[3]
-    return _backend.current_backend() == "native" or resizing_pays(weight, pixels, trains)
+    return resizes(input, shape, weight, padding_of(conv), trains)
 
 
 def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:

@@ -58,6 +58,13 @@ def to_float32(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     return tuple(_cast(t, torch.float32) for t in tensors)
 
 
+def convolution_dtype(input: torch.Tensor) -> torch.dtype:
+    """In which a convolution of it is computed."""
+    if not autocasts(input) or input.dtype == torch.float64:
+        return input.dtype
+    return torch.get_autocast_dtype(input.device.type)
+
+
 def to_autocast_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """Convolutions: input, weight and bias in the autocast dtype.  Batch normalisation then follows its input, as in torch."""
     if not autocasts(tensors[0]):

@@ -19,14 +19,18 @@ from genimg_fast.ops._registration import register
 
 
 def resize_convolution_weight(weight: torch.Tensor) -> torch.Tensor:
-    """[Cin, Cout, 4, 4] of a weight [Cout, Cin, 3, 3] on the CPU, in the same memory order.
+    """[Cin, Cout, 4, 4] of a weight [Cout, Cin, 3, 3], in the same memory order, by the native kernels.
 
-    Where no gradient will be wanted of it, it is kept for as long as the weight does not change, see `_packed`.
+    Where no gradient will be wanted of it, it is kept as packed weights are, see `_packed`.
     """
     if torch.is_grad_enabled() and weight.requires_grad:
         _packed.forget([weight])
         return _made_of(weight)
-    kept = _packed.keep([weight, weight], ["resized", "samples"], lambda which: [_keep(weight, i) for i in which])
+    if weight.is_cuda:
+        kept = _packed.keep([weight], ["resized"], lambda _: [_constant(weight)]) if _packed.keeps_on_cuda() else []
+        return kept[0] if kept else _made_of(weight)
+    ways = {"resized": _constant, "samples": samples}
+    kept = _packed.keep([weight] * 2, [*ways], lambda which: [[*ways.values()][i](weight) for i in which])
     return kept[0] if kept and torch.equal(samples(weight), kept[1]) else _made_of(weight)
 
 
@@ -39,9 +43,8 @@ def _made_of(weight: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _keep(weight: torch.Tensor, i: int) -> torch.Tensor:
-    # a Parameter, which stays packed itself
-    return samples(weight) if i else torch.nn.Parameter(_made_of(weight), requires_grad=False)
+def _constant(weight: torch.Tensor) -> torch.Tensor:
+    return torch.nn.Parameter(_made_of(weight), requires_grad=False)  # which stays packed itself
 
 
 def samples(weight: torch.Tensor) -> torch.Tensor:

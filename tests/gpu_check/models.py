@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The checks that take a model: the sampler, a captured training pass, and that the check on first use finds nothing."""
+"""The checks that take a model: the sampler, a captured training pass, an upsampling before a convolution, and that the check on first
+use finds nothing."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 
-from genimg_fast import Sampler, _first_use, _parity, models
+from genimg_fast import Sampler, _first_use, _parity, fuse, models, use_backend
 
 Results = dict[str, torch.Tensor]
 
@@ -95,6 +98,37 @@ def captured_training(dtype: torch.dtype) -> None:
         assert torch.equal(t, expected[name]), f"{name} of the graph differs from that of a plain run"
 
 
+def resize_convolution(dtype: torch.dtype) -> None:
+    """An upsampling and its convolution as one kernel err no more than twice as much as PyTorch's two, forward and backward."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # the default: else the kernels take no float32
+    torch.manual_seed(0)
+    exact = nn.Sequential(
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(64, 3, 3, padding=1), nn.Tanh()),
+    ).to("cuda", torch.float64)
+    x = torch.randn(8, 32, 9, 8, device="cuda", dtype=torch.float64).to(dtype).double()
+    plain = copy.deepcopy(exact).to(dtype)
+    exact.load_state_dict(plain.state_dict())  # what is exact has its weights
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+
+    def results(model: nn.Module, x: torch.Tensor) -> Results:
+        x = x.clone().requires_grad_()
+        y = model.train()(x)
+        wanted = [x, *(p for p in model.parameters() if p.dim() > 1)]
+        grads = torch.autograd.grad(y.double().square().sum(), wanted)
+        values = {f"gradient {i}": g for i, g in enumerate(grads)}
+        return {"images": y, **values, "images in eval": model.eval()(x)}
+
+    with use_backend("native"):
+        ours = results(fused, x.to(dtype))
+    theirs, right = results(plain, x.to(dtype)), results(exact, x)
+    for name, value in right.items():
+        error, allowed = ((t[name].double() - value).square().mean().sqrt().item() for t in (ours, theirs))
+        least = (2e-3 if dtype == torch.float32 else torch.finfo(dtype).eps) * value.abs().max().item()
+        assert error <= max(2 * allowed, least), f"{name}: rms error {error:.2e}, PyTorch's {allowed:.2e}"
+
+
 def first_use(dtype: torch.dtype) -> None:
     """It trusts every op: a false alarm would send users to the reference."""
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # the default: else the kernels take no float32
@@ -108,4 +142,9 @@ def _dcgan(dtype: torch.dtype) -> Any:
     return models.create("dcgan", image_size=32, width=16).to("cuda", dtype)
 
 
-CHECKS = {"sampler": sampler, "captured training": captured_training, "check on first use": first_use}
+CHECKS = {
+    "sampler": sampler,
+    "captured training": captured_training,
+    "resize-convolution": resize_convolution,
+    "check on first use": first_use,
+}

@@ -290,6 +290,52 @@ def test_training_in_a_half_type_converts_nothing():
     assert "aten::copy_" not in names
 
 
+def resize_convolutions() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU(0.2)),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(32, 3, 3, padding=1), nn.Tanh()),
+    )
+
+
+def test_an_upsampling_and_its_convolution_are_one_kernel():
+    """In a graph with kept weights nothing else runs; in training the two weights are made, and their gradients made over."""
+    model = resize_convolutions().to("cuda", torch.bfloat16)
+    fuse(model)
+    x = torch.randn(2, 16, 4, 4, device="cuda", dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    graph = CapturedGraph(copy.deepcopy(model).eval(), x)
+    assert graph._graph.launches() == ["convolution_kernel", "narrow_kernel"]
+    assert graph.replay().isfinite().all()
+    names = launches_of_training(model, x)
+    assert names.count("resize_weight_kernel") == names.count("resize_weight_grad_kernel") == 2
+    assert not [name for name in names if "upsample" in name]
+
+
+@pytest.mark.parametrize("how", ["float32", "bfloat16", "float16", "autocast"])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_an_upsampling_and_its_convolution_give_what_they_give_apart(order, how):
+    exact = resize_convolutions().double()
+    dtype = torch.bfloat16 if how == "autocast" else getattr(torch, how)
+    x = torch.randn(3, 16, 5, 6).to(dtype).float()
+    fused = copy.deepcopy(exact).to("cuda", torch.float32 if how == "autocast" else dtype, memory_format=order)
+    plain = copy.deepcopy(fused)
+    fuse(fused)
+
+    def results(model, x):
+        x = x.clone().requires_grad_()
+        with torch.autocast("cuda", torch.bfloat16, enabled=how == "autocast"):
+            y = model(x)
+        grads = torch.autograd.grad(y.double().square().sum(), [x, model[1].weight, model[5].weight])
+        return [t.double().cpu() for t in (y, *grads, model.eval()(x))]
+
+    with use_backend("native"):
+        actual = results(fused, x.to("cuda", fused[1].weight.dtype))
+    expected, torch_results = results(exact, x.double()), results(plain, x.to("cuda", fused[1].weight.dtype))
+    for ours, theirs, right in zip(actual, torch_results, expected, strict=True):
+        error, allowed = ((t - right).square().mean().sqrt() for t in (ours, theirs))
+        # the simulated tensor cores round float32 to TF32, PyTorch on the CPU does not
+        assert error <= max(2 * allowed, 2e-3 * right.abs().max())
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_the_gradient_of_an_image_lies_as_the_image_does(order, create_graph):
