@@ -39,6 +39,7 @@ COMMON = [
     (3, 2, 1, 1),
     (2, 2, 0, 0),
     (5, 2, 2, 1),
+    (4, 2, 3, 0),
 ]
 NORMS = ("none", "training", "training_without_statistics", "folded", "frozen")  # folded: without gradients
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")

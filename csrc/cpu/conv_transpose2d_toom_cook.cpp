@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Transposed convolution with kernel 4 or 3, stride 2, padding 1 by Toom-Cook products (toom_cook.h), overlap-add.
+// Transposed convolution with kernel 4, stride 2, padding 1 or 3, or kernel 3, stride 2, padding 1 by Toom-Cook
+// products (toom_cook.h), overlap-add.
 //
 // One row of the image.  Position p lies between input p - 1 and input p, and gives two output columns, one a phase:
 //
@@ -14,7 +15,8 @@
 //      tile 0         0   1   2
 //      tile 1                 2   3   4                           M = 2
 //
-// Of kernel 3 tap 3 is 0, and its output may lack the last column.
+// Of kernel 3 tap 3 is 0, and its output may lack the last column.  With padding 3 the output lacks the first two
+// columns and the last two.
 //
 // In two dimensions a tile is M x M inputs, evaluated at (M + 1)^2 points that all four phases share.  Each point is
 // one GEMM, [tiles x Cin] x [Cin x 4 Cout]: (M + 1)^2 multiplications a tile, input and output channel instead of 16
@@ -74,12 +76,14 @@ struct StripJob {
 namespace genimg_fast::cpu::toom_cook {
 
 bool supports(const Deconvolution& conv, int64_t m) {
-  auto fits = [](const DeconvolutionAxis& axis, int64_t kernel, int64_t output) {
-    return axis.kernel == kernel && axis.stride == 2 && axis.padding == 1 && axis.output == output;
+  auto fits = [](const DeconvolutionAxis& axis, int64_t kernel, int64_t padding, int64_t output) {
+    return axis.kernel == kernel && axis.stride == 2 && axis.padding == padding && axis.output == output;
   };
-  auto whole = [&](const DeconvolutionAxis& axis) { return fits(axis, 4, 2 * axis.input); };
+  auto whole = [&](const DeconvolutionAxis& axis) {
+    return fits(axis, 4, 1, 2 * axis.input) || fits(axis, 4, 3, 2 * axis.input - 4);
+  };
   auto of_three = [&](const DeconvolutionAxis& axis) {
-    return fits(axis, 3, 2 * axis.input) || fits(axis, 3, 2 * axis.input - 1);
+    return fits(axis, 3, 1, 2 * axis.input) || fits(axis, 3, 1, 2 * axis.input - 1);
   };
   // A quarter of the outputs sees one tap: sums of so few products err so little that the roundings at all points would
   // stand out.
@@ -352,7 +356,9 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
   const Vec<T> scale = load(epilogue.scale + channel, count), shift = load(epilogue.shift + channel, count);
   T* carry = job.carry + ((number - job.first_panel) * 2 + b) * job.plan.positions() * kLanes<T>;
   const int64_t stride = 2 * conv.out_channels;  // between positions in the output
-  T* image = job.call.output + n * conv.y.output * conv.x.output * conv.out_channels + channel - b * stride / 2;
+  // Position 0 of this phase is row -above and column -before of the output.
+  const int64_t above = a + conv.y.padding - 1, before = b + conv.x.padding - 1;
+  T* image = job.call.output + (n * conv.y.output * conv.x.output - before) * conv.out_channels + channel;
   const int lanes = lanes_in(count, kLanes<T>);
   LaneSums<T> sums(job.sums + channel, Statistics ? lanes : 0);
 
@@ -370,7 +376,7 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
       for (int i = 0; i <= M; ++i) half[i][j] = y[i];
     }
     // Positions [begin, end) of this tile are complete and lie in the output.
-    const int64_t begin = tx == 0 && b == 1, inside = (conv.x.output + b + 1) / 2 - tx * M;
+    const int64_t begin = (before + 1) / 2 - tx * M, inside = (conv.x.output + before + 1) / 2 - tx * M;
     const int64_t end = inside < M + last_tile ? inside : M + last_tile;
 #pragma GCC unroll 8
     for (int i = 0; i <= M; ++i) {
@@ -388,7 +394,7 @@ void finish_tile_row(const StripJob<T>& job, int64_t row, bool carry_only, int64
         if (last_tile) store(carry + M * kLanes<T>, y[M]);
         continue;
       }
-      const int64_t output_row = 2 * (ty * M + i) - a;
+      const int64_t output_row = 2 * (ty * M + i) - above;
       if (carry_only || output_row < 0 || output_row >= conv.y.output) continue;
       T* to = image + output_row * conv.x.output * conv.out_channels + tx * M * stride;
 #pragma GCC unroll 8

@@ -4,7 +4,7 @@
 //
 // A packed weight is one tensor, the kernels' values and after them what tells whether it still serves:
 //
-//     [layout.count values][variant][instruction set][samples of the weight it was made of]
+//     [layout.count values][way][instruction set][samples of the weight it was made of]
 //
 // The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
 // through `weight.data`: there is one of each input channel, each output channel and each tap at least.
@@ -24,7 +24,15 @@
 namespace genimg_fast {
 namespace {
 
-constexpr int64_t kCodes = 2;  // variant and instruction set
+constexpr int64_t kCodes = 2;  // way and instruction set
+
+// How a weight is packed: by the variant and, since a transposed convolution of one row or column takes its taps in
+// another order (DeconvolutionAxis), by whether there is only one.
+int64_t way_of(const cpu::ConvolutionLayer& layer, cpu::Variant variant) {
+  const bool one_row = layer.transposed && layer.up.y.input == 1,
+             one_column = layer.transposed && layer.up.x.input == 1;
+  return static_cast<int64_t>(variant) + 256 * one_row + 512 * one_column;
+}
 
 int64_t count_samples(const Tensor& weight) {
   return std::max({weight.size(0), weight.size(1), weight.size(2) * weight.size(3)});
@@ -54,9 +62,11 @@ std::optional<cpu::PackedLayout> layout_of(const Tensor& packed, const cpu::Conv
   if (count < 0 || packed.scalar_type() != weight.scalar_type() || !packed.is_contiguous() || weight.numel() == 0)
     return std::nullopt;
   const T* trailer = data<T>(packed) + count;
-  if (!(trailer[0] >= 0 && trailer[0] < 256)) return std::nullopt;  // some other tensor
-  const auto layout = cpu::layout_of_variant<T>(layer, static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0])));
-  const bool is_that = trailer[0] == static_cast<T>(layout.variant) && trailer[1] == static_cast<T>(layout.isa);
+  if (!(trailer[0] >= 0 && trailer[0] < 1024)) return std::nullopt;  // some other tensor
+  const auto variant = static_cast<cpu::Variant>(static_cast<int64_t>(trailer[0]) % 256);
+  const auto layout = cpu::layout_of_variant<T>(layer, variant);
+  const auto way = static_cast<T>(way_of(layer, layout.variant));
+  const bool is_that = trailer[0] == way && trailer[1] == static_cast<T>(layout.isa);
   if (layout.count != count || !is_that) return std::nullopt;
   const T* sample = trailer + kCodes;  // compared bit by bit: a NaN equals itself
   if (!each_sample<T>(weight, [&](const T& value) { return std::memcmp(&value, sample++, sizeof value) == 0; }))
@@ -80,13 +90,13 @@ void each_layout(const Tensor& input, const std::vector<Tensor>& parameters, con
   }
 }
 
-// The variant of each block: what is packed for one of them serves images of other sizes too.
-std::vector<int64_t> variants(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
-                              std::vector<double> numbers) {
+// The way in which each block's weight is packed: what is packed in one serves images of other sizes too.
+std::vector<int64_t> ways(Tensor input, std::vector<Tensor> parameters, std::vector<int64_t> codes,
+                          std::vector<double> numbers) {
   std::vector<int64_t> found;
   each_layout(input, parameters, codes, numbers,
-              [&](int64_t, const Block&, const cpu::ConvolutionLayer&, const cpu::PackedLayout& layout, auto) {
-                found.push_back(static_cast<int64_t>(layout.variant));
+              [&](int64_t, const Block&, const cpu::ConvolutionLayer& layer, const cpu::PackedLayout& layout, auto) {
+                found.push_back(way_of(layer, layout.variant));
               });
   return found;
 }
@@ -98,7 +108,7 @@ Tensor pack_one(const Tensor& weight, const cpu::ConvolutionLayer& layer, const 
   cpu::advise_huge_pages(values, layout.count * sizeof(T));
   cpu::pack_weight(layer, layout, contiguous_values<T>(weight), values);
   T* trailer = values + layout.count;
-  *trailer++ = static_cast<T>(layout.variant);
+  *trailer++ = static_cast<T>(way_of(layer, layout.variant));
   *trailer++ = static_cast<T>(layout.isa);
   if (weight.numel() > 0)
     each_sample<T>(weight, [&](const T& value) {
@@ -254,7 +264,7 @@ void release(int64_t id) {
 }  // namespace genimg_fast
 
 STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
-  library.def("block_chain_variants(Tensor input, Tensor[] parameters, int[] codes, float[] numbers) -> int[]");
+  library.def("block_chain_ways(Tensor input, Tensor[] parameters, int[] codes, float[] numbers) -> int[]");
   library.def(
       "block_chain_pack(Tensor input, Tensor[] parameters, int[] codes, float[] numbers, int[] which) -> Tensor[]");
   library.def(
@@ -268,7 +278,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(genimg_fast, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genimg_fast, CPU, library) {
-  library.impl("block_chain_variants", TORCH_BOX(&genimg_fast::variants));
+  library.impl("block_chain_ways", TORCH_BOX(&genimg_fast::ways));
   library.impl("block_chain_pack", TORCH_BOX(&genimg_fast::pack));
   library.impl("block_chain_inference", TORCH_BOX(&genimg_fast::inference));
   library.impl("block_chain_keep", TORCH_BOX(&genimg_fast::keep));

@@ -204,24 +204,35 @@ def may_resize(input: torch.Tensor) -> bool:
 
 
 def resizes(
-    input: torch.Tensor, shape: Sequence[int], weight: torch.Tensor, padding: tuple[int, int], trains: bool
+    input: torch.Tensor,
+    shape: Sequence[int],
+    weight: Any,
+    bias: torch.Tensor | None,
+    padding: tuple[int, int],
+    trains: bool,
 ) -> bool:
     """Whether they serve the two on images of this shape, and are faster so.
 
     Args:
-        weight, padding: of the convolution.
+        weight, bias: of the convolution.
+        padding: of the transposed convolution that the two are.
         trains: whether gradients are recorded, or statistics taken of the batch.
     """
-    like = (weight.dtype is input.dtype or autocasts(input)) and weight.device == input.device
-    # else an error should name the weight as it is
-    if not like or weight.layout is not torch.strided or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
+    like = all(
+        (t.dtype is input.dtype or autocasts(input)) and t.device == input.device and t.layout is torch.strided
+        for t in (weight, bias)
+        if t is not None
+    )
+    if not like or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
+        return False
+    if bias is not None and bias.shape != weight.shape[:1]:
         return False
     native = _backend.current_backend() == "native"
     if not input.is_cuda:
         return native or resizing_pays(weight, shape[0] * shape[2] * shape[3], trains)
     sized: Any = _Sized(torch.Size((*reversed(weight.shape[:2]), 4, 4)))
     block = Block(
-        True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), (2 - padding[0], 2 - padding[1]), (0, 0), (1, 1), 1, "none", 0.0
+        True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), padding, (0, 0), (1, 1), 1, "none", 0.0
     )  # fmt: skip
     dtype = convolution_dtype(input)
     allows_tf32 = dtype is torch.float32 and convolution_block.allows_tf32()

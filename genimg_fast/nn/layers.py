@@ -49,6 +49,8 @@ _FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
 }
 ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
 _UPSAMPLINGS = (nn.Upsample, nn.UpsamplingNearest2d)
+_INTERPOLATE = F.interpolate  # unless somebody puts another one in its place
+_PADDINGS = (nn.ReflectionPad2d, nn.ReplicationPad2d)
 
 
 _CLASSES = {kind: kind for kind in LAYERS}
@@ -108,7 +110,7 @@ def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
 
 
 def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
-    first = start + (start + 1 < len(layers) and joins_convolution(layers[start][1], layers[start + 1][1]))
+    first = start + before_convolution([layer for _, layer in layers[start : start + 3]])
     name, head = layers[first]
     if reason := why_not_head(head):
         return Step((name,), None, reason, (head,))
@@ -130,23 +132,34 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
     return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
 
 
-def joins_convolution(upsampling: Any, conv: Any = None) -> bool:
-    """Whether the two layers are one transposed convolution, of `ops.resize_convolution_weight`."""
-    if not doubles(upsampling) or must_be_called(upsampling) or class_of(conv) is not nn.Conv2d:
-        return False
-    if why_not_head(conv) or conv.groups != 1 or conv.padding_mode != "zeros":
-        return False
-    if not (conv.kernel_size == (3, 3) and conv.stride == conv.dilation == (1, 1) and max(padding_of(conv)) <= 2):
-        return False
+def before_convolution(layers: Sequence[Any]) -> int:
+    """How many layers stand before a convolution that is one transposed convolution with them, of `ops.resize_convolution_weight`: an
+    upsampling and, perhaps, a padding; 0 where the first layers are not these."""
+    if not doubles(layers[0]) or must_be_called(layers[0]):
+        return 0
+    pads = len(layers) > 1 and pads_edge(layers[1]) and not must_be_called(layers[1])
+    conv: Any = layers[1 + pads] if len(layers) > 1 + pads else None
+    if class_of(conv) is not nn.Conv2d or why_not_head(conv) or conv.groups != 1:
+        return 0
+    numbers = (*conv.stride, *conv.dilation, *padding_of(conv))
+    if any(type(number) is not int for number in numbers) or numbers[:4] != (1, 1, 1, 1):
+        return 0
+    if conv.padding_mode != "zeros":
+        by_one = list(conv._reversed_padding_repeated_twice) == [1] * 4
+        joins = not pads and by_one and conv.padding_mode in ("reflect", "replicate")
+    else:
+        joins = all(0 <= number <= (0 if pads else 2) for number in numbers[4:])
     weight = parameter(conv, "weight")
-    return weight is not None and weight.shape[2:] == (3, 3)
+    return 1 + pads if joins and weight is not None and weight.shape[2:] == (3, 3) else 0
 
 
 def doubles(layer: Any) -> bool:
     """Whether it makes an image twice as high and wide by repeating pixels."""
     if type(layer) in _UPSAMPLINGS:
+        if layer.align_corners is not None:  # which PyTorch refuses
+            return False
         size, factor, mode = layer.size, layer.scale_factor, layer.mode
-    elif type(layer) is Call and layer.function is F.interpolate:
+    elif type(layer) is Call and layer.function is _INTERPOLATE:
         given = dict(zip(("size", "scale_factor", "mode"), layer.args, strict=False)) | layer.kwargs
         # what is given besides says how other modes interpolate, or when to round a size that is a whole number
         if len(layer.args) > 3 or not given.keys() <= {"size", "scale_factor", "mode", "recompute_scale_factor"}:
@@ -159,9 +172,19 @@ def doubles(layer: Any) -> bool:
     return size is None and by_two and mode in ("nearest", "nearest-exact")
 
 
+def pads_edge(layer: Any) -> bool:
+    """Whether it repeats the outermost pixels once, of an image that was doubled: there to reflect is the same."""
+    return type(layer) in _PADDINGS and layer.padding == (1, 1, 1, 1)
+
+
 def convolution_of(layers: Sequence[Any]) -> Any:
-    """That of a step which has one: its first layer, but for an upsampling."""
-    return layers[0] if isinstance(layers[0], tuple(_CONVOLUTIONS)) else layers[1]
+    """That of a step which has one."""
+    return next(layer for layer in layers if isinstance(layer, tuple(_CONVOLUTIONS)))
+
+
+def _repeats_edge(layers: Sequence[Any]) -> bool:
+    """Of a step that starts with an upsampling: whether its convolution sees the outermost pixels repeated, instead of zeros."""
+    return pads_edge(layers[1]) or convolution_of(layers).padding_mode != "zeros"
 
 
 def is_batch_norm(layer: Any) -> bool:
@@ -202,7 +225,7 @@ def why_not_head(layer: Any) -> str:
     if activation_of(layer):
         return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
     if doubles(layer):
-        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands after it"
+        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it follows"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
     if kind is nn.LeakyReLU:
@@ -247,8 +270,11 @@ def padding_of(conv: Any) -> tuple[int, int]:
     return conv.padding
 
 
-def pad_before(conv: Any) -> Call | None:
-    """What a convolution that pads with something else than zeros does to its input first."""
+def pad_before(layers: Sequence[Any]) -> Call | None:
+    """What a step with a convolution that pads with something else than zeros does to its input first."""
+    conv = convolution_of(layers)
+    if conv is not layers[0]:
+        return Call(F.pad, ((1, 1, 1, 1),), {"mode": "replicate"}) if _repeats_edge(layers) else None
     if conv.padding_mode == "zeros":
         return None
     return Call(F.pad, (conv._reversed_padding_repeated_twice,), {"mode": conv.padding_mode})
@@ -309,6 +335,14 @@ def activation_of(layer: Any) -> tuple[str, float] | None:
     return name, slope
 
 
+def resize_padding(layers: Sequence[Any]) -> tuple[int, int]:
+    """Of the transposed convolution that layers are which start with an upsampling."""
+    if _repeats_edge(layers):
+        return 3, 3  # which leaves out what the pixels that were put around would be alone
+    h, w = padding_of(convolution_of(layers))
+    return 2 - h, 2 - w
+
+
 _NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
 _NO_ACTIVATION = ("none", 0.01)
 
@@ -329,7 +363,7 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
             # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
             norm = norm_arguments(layer, input)
             bn_weight, bn_bias = parameter(layer, "weight"), parameter(layer, "bias")
-    of_conv = _resize_convolution(conv) if conv is not layers[0] else _convolution(conv)
+    of_conv = _convolution(conv) if conv is layers[0] else _resize_convolution(layers)
     return Block(
         **of_conv,
         bias=parameter(conv, "bias"),
@@ -358,14 +392,13 @@ def _convolution(conv: Any) -> dict[str, Any]:
     }
 
 
-def _resize_convolution(conv: Any) -> dict[str, Any]:
-    """Of a convolution after an upsampling, see `joins_convolution`."""
-    h, w = padding_of(conv)
+def _resize_convolution(layers: Sequence[Any]) -> dict[str, Any]:
+    weight = parameter(convolution_of(layers), "weight")
     return {
         "transposed": True,
-        "weight": resize_convolution_weight(parameter(conv, "weight")),  # type: ignore[arg-type]
+        "weight": resize_convolution_weight(weight),  # type: ignore[arg-type]
         "stride": (2, 2),
-        "padding": (2 - h, 2 - w),
+        "padding": resize_padding(layers),
         "output_padding": (0, 0),
         "dilation": (1, 1),
         "groups": 1,

@@ -9,7 +9,15 @@ import torch
 
 from genimg_fast._block import Geometry, output_size
 from genimg_fast.nn.chain import may_resize, resizes
-from genimg_fast.nn.layers import BLOCKS, Step, convolution_of, is_instance_norm, padding_of, takes_batch_statistics
+from genimg_fast.nn.layers import (
+    BLOCKS,
+    Step,
+    convolution_of,
+    is_instance_norm,
+    padding_of,
+    resize_padding,
+    takes_batch_statistics,
+)
 from genimg_fast.nn.norm import parameter
 from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops._memory_order import memory_format
@@ -62,10 +70,13 @@ def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[St
     steps: list[Step] = []
     for step in run:
         if _upsamples(step) and not (may_join and _resizes(input, shape, step)):
-            steps.append(Step(step.names[:1], None, "", step.layers[:1]))
-            step = Step(step.names[1:], "conv2d_bn_act", "", step.layers[1:])
-            shape = (*shape[:-2], 2 * shape[-2], 2 * shape[-1])
-        steps.append(step)
+            at = step.layers.index(convolution_of(step.layers))
+            steps += [
+                Step((name,), None, "", (layer,)) for name, layer in zip(step.names[:at], step.layers, strict=False)
+            ]
+            steps.append(Step(step.names[at:], "conv2d_bn_act", "", step.layers[at:]))
+        else:
+            steps.append(step)
         if may_join:
             shape = _output_shape(shape, step)
     return steps
@@ -73,10 +84,11 @@ def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[St
 
 def _resizes(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
     conv = convolution_of(step.layers)
-    weight = parameter(conv, "weight")
-    assert weight is not None
     trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
-    return resizes(input, shape, weight, padding_of(conv), trains)
+    # else an error should name the convolution's tensors
+    return min(_output_shape(shape, step)) > 0 and resizes(
+        input, shape, parameter(conv, "weight"), parameter(conv, "bias"), resize_padding(step.layers), trains
+    )
 
 
 def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:
@@ -86,7 +98,10 @@ def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:
     weight = parameter(conv, "weight")
     assert weight is not None
     if _upsamples(step):
-        shape = (*shape[:-2], 2 * shape[-2], 2 * shape[-1])
+        h, w = resize_padding(step.layers)
+        edge = 2 * (h == 3)
+        size = [2 * (n + edge + 1 - p) for n, p in zip(shape[2:], (h, w), strict=True)]
+        return shape[0], weight.shape[0], *size
     geometry = Geometry(conv.transposed, conv.stride, padding_of(conv), conv.output_padding, conv.dilation)
     channels = weight.shape[1] * conv.groups if conv.transposed else weight.shape[0]
     return shape[0], channels, *output_size(geometry, shape, weight.shape)

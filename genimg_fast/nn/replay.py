@@ -30,6 +30,7 @@ from genimg_fast.nn.layers import (
     activation_of,
     block,
     convolution_of,
+    doubles,
     pad_before,
     takes_batch_statistics,
 )
@@ -157,7 +158,7 @@ class Recording:
 
 
 def _run_block(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
-    pad = pad_before(convolution_of(layers))
+    pad = pad_before(layers)
     if pad is not None:
         input = pad(input)
     return block_by_block(input, [block(layers, input)])
@@ -192,7 +193,7 @@ def _may_repeat(step: Step) -> bool:
     # PyTorch's own: what others wrote may lead back to the model in ways that are not looked for
     layer = step.layers[0]
     if not isinstance(layer, nn.Module):
-        return activation_of(layer) is not None
+        return activation_of(layer) is not None or doubles(layer)
     return type(layer).__module__.startswith("torch.nn.") and not layer._modules
 
 

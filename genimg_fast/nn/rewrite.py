@@ -20,6 +20,7 @@ import linecache
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ module is of its plain class again.
 It takes the functions of nested calls from last to first; the input; the other arguments of each from first to last, where any
 has some; and of each later statement the layer, or a list of both for its nested calls."""
 
-HEAD, SEQUENTIAL, ACTIVATION, UPSAMPLING = "head", "sequential", "activation", "upsampling"
+HEAD, SEQUENTIAL, ACTIVATION, BEFORE = "head", "sequential", "activation", "before"
 RoleOf = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of these; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
@@ -250,7 +251,7 @@ class _Layers(ast.expr):
 
 def _pays(roles: list[str]) -> bool:
     """Whether layers with these roles are worth one call."""
-    return HEAD in roles or roles.count(SEQUENTIAL) > 1
+    return HEAD in roles or roles.count(SEQUENTIAL) > 1 or (BEFORE, SEQUENTIAL) in pairwise(roles)
 
 
 class _Finder(ast.NodeTransformer):
@@ -372,6 +373,7 @@ _EACH = "_genimg_fast_each"  # which the layers after each do not mention
 
 
 def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:
+    first = _as_assignment(first, variables)
     name = _assigned_name(first)
     condition = None
     if (
@@ -390,9 +392,7 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     if not _pays([*before.roles, *after.roles]):
         return None
     layers = after.layers
-    later = after.later
-    if after.functions:
-        later = [layers[0] if len(after.functions) == 1 else ast.List(after.nested(), ast.Load()), *later]
+    later = [*_as_later(after), *after.later]
     if condition is not None:
         layers, later = [_chosen(condition, layers)], [_chosen(condition, later)]
     before.layers += layers
@@ -401,6 +401,32 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     before.calls = after.calls
     second.value = ast.copy_location(before, after)  # type: ignore[attr-defined]
     return second
+
+
+def _as_assignment(statement: ast.stmt, variables: _Variables) -> ast.stmt:
+    """`if self.up: x = self.up(x)` as the assignment of a call of layers, or of none; others as they are."""
+    if not (isinstance(statement, ast.If) and len(statement.body) == 1 and not statement.orelse):
+        return statement
+    (inside,) = statement.body
+    name = _assigned_name(inside)
+    if name is None or not variables.may_move(statement.test):
+        return statement
+    layers = inside.value  # type: ignore[attr-defined]
+    if not (isinstance(layers, _Layers) and _is_name(layers.input, name)):
+        return statement
+    perhaps = _Layers(layers.input, layers.calls)
+    perhaps.later = [_chosen(statement.test, [*_as_later(layers), *layers.later])]
+    perhaps.layers, perhaps.roles = [_chosen(statement.test, layers.layers)], layers.roles
+    assignment = copy.copy(inside)
+    assignment.value = ast.copy_location(perhaps, layers)  # type: ignore[attr-defined]
+    return assignment
+
+
+def _as_later(layers: _Layers) -> list[ast.expr]:
+    """Of nested calls: what the call takes for those of a later statement."""
+    if not layers.functions:
+        return []
+    return [layers.layers[0] if len(layers.functions) == 1 else ast.List(layers.nested(), ast.Load())]
 
 
 def _chosen(condition: ast.expr, elements: list[ast.expr]) -> ast.expr:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ from genimg_fast.nn.fused import Fused
 from genimg_fast.nn.layers import (
     BLOCKS,
     Step,
+    before_convolution,
     block,
-    convolution_of,
+    doubles,
     is_batch_norm,
     is_instance_norm,
-    joins_convolution,
     must_be_called,
     pad_before,
     plan,
@@ -81,8 +82,8 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     Args:
         layers: modules, or other callables of one argument.
     """
-    # what starts a pass is what it is remembered by, and a fused call: a function, as in `self.conv(F.relu(x))`, is neither
-    while layers and not isinstance(layers[0], nn.Module) and not joins_convolution(*layers[:2]):
+    # a function, as in `self.conv(F.relu(x))`, starts no fused call unless it is an upsampling
+    while layers and not isinstance(layers[0], nn.Module) and not _doubles_before_convolution(layers):
         input, layers = layers[0](input), layers[1:]
     if not layers:
         return input
@@ -92,6 +93,13 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     return run_steps(
         layers, lambda: plan(list(flat(("", layer) for layer in layers))), partial(plain.call_each, layers), input
     )
+
+
+def _doubles_before_convolution(layers: Sequence[Any]) -> bool:
+    if not doubles(layers[0]):
+        return False
+    following = (layer for _, layer in flat(("", layer) for layer in layers[1:3]))
+    return before_convolution([layers[0], *islice(following, 2)]) > 0
 
 
 def run_steps(
@@ -106,6 +114,7 @@ def run_steps(
         make_plan: gives no steps where none of the layers fuses.
         as_they_are: calls the layers without fusing any.
     """
+    modules = _by_a_module(modules)
     if plain.is_known(modules, input) or not may_fuse(input):
         return as_they_are(input)
     output = replay(modules, input)
@@ -119,6 +128,15 @@ def run_steps(
     if _backend.native_calls() == native_calls:
         plain.learn(modules, input)
     return output
+
+
+_AFTER = object()
+
+
+def _by_a_module(modules: Sequence[Any]) -> Sequence[Any]:
+    """With a module as the first, by which a pass is remembered; what comes before it stands behind `_AFTER`."""
+    at = next((i for i, layer in enumerate(modules) if isinstance(layer, nn.Module)), 0)
+    return modules if at == 0 else [modules[at], _AFTER, *modules[:at], *modules[at + 1 :]]
 
 
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
@@ -145,7 +163,7 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
     """Convolution blocks that stand one after the other, and what may be part of one, are together; every other step is alone."""
     runs: list[list[Step]] = []
     for step in steps:
-        joins = (step.kind in BLOCKS and not pad_before(convolution_of(step.layers))) or is_instance_norm(step)
+        joins = (step.kind in BLOCKS and not pad_before(step.layers)) or is_instance_norm(step)
         if joins and runs and runs[-1][0].kind in BLOCKS:
             runs[-1].append(step)
         else:
@@ -156,7 +174,7 @@ def _runs(steps: list[Step]) -> list[list[Step]]:
 def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None) -> torch.Tensor:
     layers: list[Sequence[Any]] = [step.layers for step in run]
     if run[0].kind in BLOCKS:
-        pad = pad_before(convolution_of(run[0].layers))
+        pad = pad_before(run[0].layers)
         if pad is not None:
             input = pad(input)
         blocks = [block(together, input) for together in layers]

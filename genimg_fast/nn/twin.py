@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from genimg_fast.nn.fused import Fused, FusedType, pickle_classes_of, plain_class
-from genimg_fast.nn.layers import HEADS, Call, Step, activation_of, class_of, doubles, plan
-from genimg_fast.nn.rewrite import ACTIVATION, HEAD, RUN_IN_TURN, SEQUENTIAL, UPSAMPLING, NotRewritableError, rewrite
+from genimg_fast.nn.layers import HEADS, Call, Step, activation_of, class_of, doubles, pads_edge, plan
+from genimg_fast.nn.rewrite import ACTIVATION, BEFORE, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, flat, opened, run_in_turn
 
 Roles = tuple[tuple[str, str], ...]
@@ -265,8 +265,8 @@ def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
         return HEAD
     if isinstance(layer, nn.Sequential):
         return SEQUENTIAL
-    if doubles(layer):
-        return UPSAMPLING
+    if doubles(layer) or pads_edge(layer):
+        return BEFORE
     unset = layer == Call(None, (), {})  # type: ignore[arg-type]  # as in `if self.norm is not None: x = self.norm(x)`
     return ACTIVATION if unset or activation_of(layer) else None
 

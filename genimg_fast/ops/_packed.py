@@ -106,10 +106,11 @@ def packed_weights(input: torch.Tensor, blocks: Sequence[Block], description: De
     if torch.compiler.is_compiling() or _backend.stacks(input):
         return []
     parameters, _, codes, numbers = description
-    variants = torch.ops.genimg_fast.block_chain_variants(input, parameters, codes, numbers)
     ways = [
-        (*block.geometry.codes(), variant, _extension.cpu_isa())
-        for block, variant in zip(blocks, variants, strict=True)
+        (*block.geometry.codes(), way, _extension.cpu_isa())
+        for block, way in zip(
+            blocks, torch.ops.genimg_fast.block_chain_ways(input, parameters, codes, numbers), strict=True
+        )
     ]
     return keep(
         [block.weight for block in blocks],

@@ -12,6 +12,7 @@ import functools
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import memory_format
@@ -26,12 +27,17 @@ def resize_convolution_weight(weight: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled() and weight.requires_grad:
         _packed.forget([weight])
         return _made_of(weight)
-    if weight.is_cuda:
-        kept = _packed.keep([weight], ["resized"], lambda _: [_constant(weight)]) if _packed.keeps_on_cuda() else []
-        return kept[0] if kept else _made_of(weight)
-    ways = {"resized": _constant, "samples": samples}
-    kept = _packed.keep([weight] * 2, [*ways], lambda which: [[*ways.values()][i](weight) for i in which])
-    return kept[0] if kept and torch.equal(samples(weight), kept[1]) else _made_of(weight)
+    if weight.is_cuda and not _packed.keeps_on_cuda():
+        return _made_of(weight)
+    kept = _kept(weight)
+    if kept and not weight.is_cuda and not torch.equal(samples(weight), _samples[kept[0]]):
+        _packed.forget([weight])
+        kept = _kept(weight)
+    return kept[0] if kept else _made_of(weight)
+
+
+def _kept(weight: torch.Tensor) -> list[torch.Tensor]:
+    return _packed.keep([weight], ["resized"], lambda _: [_constant(weight)])
 
 
 def _made_of(weight: torch.Tensor) -> torch.Tensor:
@@ -44,7 +50,14 @@ def _made_of(weight: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _constant(weight: torch.Tensor) -> torch.Tensor:
-    return torch.nn.Parameter(_made_of(weight), requires_grad=False)  # which stays packed itself
+    made = torch.nn.Parameter(_made_of(weight), requires_grad=False)  # which stays packed itself
+    if not weight.is_cuda:
+        _samples[made] = samples(weight)
+    return made
+
+
+_samples: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""What is kept -> `samples` of the weight that it was made of."""
 
 
 def samples(weight: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,9 @@ def convolution(rng: random.Random, in_channels: int, out_channels: int, directi
     if direction > 0 and rng.random() < 0.3:
         if rng.random() < 0.3:
             return Resizing(in_channels, out_channels)
+        if rng.random() < 0.3:
+            padding = rng.choice([nn.ReflectionPad2d(1), nn.ReplicationPad2d(1)])
+            return nn.Sequential(upsampling(rng), padding, nn.Conv2d(in_channels, out_channels, 3, bias=bias))
         return nn.Sequential(upsampling(rng), nn.Conv2d(in_channels, out_channels, *rng.choice(SAME), bias=bias))
     if direction > 0:
         kernel, stride, padding, output_padding = rng.choice(UP)

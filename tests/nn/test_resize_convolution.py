@@ -50,7 +50,55 @@ def chain() -> nn.Sequential:
     )
 
 
+class UpBlock(nn.Module):
+    """Whether to upsample is asked in its forward()."""
+
+    def __init__(self, upsample=True):
+        super().__init__()
+        self.upsample, self.act = upsample, nn.LeakyReLU(0.2)
+        self.conv1, self.norm, self.conv2 = nn.Conv2d(8, 9, 3, 1, 1), nn.BatchNorm2d(9), nn.Conv2d(9, 8, 3, 1, 1)
+
+    def shortcut(self, x):
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return x
+
+    def residual(self, x):
+        x = self.act(x)
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        x = self.conv1(x)
+        x = self.act(self.norm(x))
+        return self.conv2(x)
+
+    def forward(self, x):
+        return self.shortcut(x) + self.residual(x)
+
+
+class BeforeSequential(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Sequential(nn.Conv2d(8, 9, 3, padding=1), nn.BatchNorm2d(9)), nn.ReLU())
+
+    def forward(self, x):
+        x = F.interpolate(x, scale_factor=2)
+        return self.block(x)
+
+
+class Reflecting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.pad = nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1)
+        self.conv = nn.Conv2d(8, 5, 3)
+
+    def forward(self, x):
+        return F.relu(self.conv(self.pad(self.up(x))))
+
+
 MODELS = {
+    "up-block": UpBlock,
+    "before a Sequential": BeforeSequential,
+    "reflecting": Reflecting,
     "chain": chain,
     "attributes": Attributes,
     "alone": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=1)),
@@ -58,6 +106,14 @@ MODELS = {
     "padded": lambda: nn.Sequential(nn.Upsample(scale_factor=(2, 2)), nn.Conv2d(8, 5, 3, padding=(2, 1)), nn.ReLU()),
     "behind a padding": lambda: nn.Sequential(
         nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3)
+    ),
+    "behind a reflection": lambda: nn.Sequential(
+        *(nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(8, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
+        *(nn.Conv2d(5, 9, 3, padding=1), nn.Upsample(scale_factor=2), nn.ReplicationPad2d(1), nn.Conv2d(9, 4, 3)),
+    ),
+    "that repeats the edge": lambda: nn.Sequential(
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(8, 9, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(9, 4, 3, padding="same", padding_mode="replicate"), nn.Tanh()),
     ),
     "with an instance normalisation": lambda: nn.Sequential(
         nn.Upsample(scale_factor=2, mode="nearest-exact"),
@@ -143,7 +199,13 @@ OTHERS = {
     "stride 2": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, 2, 1)],
     "dilation 2": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, dilation=2)],
     "padding 3": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=3)],
-    "reflection": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=1, padding_mode="reflect")],
+    "reflection of two": lambda: [
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=2, padding_mode="reflect"))
+    ],
+    "repeated around": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 3, padding=1, padding_mode="circular")],
+    "a padding of two": lambda: [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(2), nn.Conv2d(8, 5, 3)],
+    "a padding and zeros": lambda: [nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(8, 5, 3, padding=1)],
+    "zeros around": lambda: [nn.Upsample(scale_factor=2), nn.ZeroPad2d(1), nn.Conv2d(8, 5, 3)],
     "groups": lambda: [nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3, padding=1, groups=2)],
     "a normalisation between": lambda: [nn.Upsample(scale_factor=2), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3, padding=1)],
     "a transposed convolution": lambda: [nn.Upsample(scale_factor=2), nn.ConvTranspose2d(8, 5, 3, 1, 1)],
@@ -271,6 +333,90 @@ def test_bad_input_is_named_as_by_the_layers():
         with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
             fused(bad)
         assert "[8, 5, 4, 4]" not in str(raised.value)
+
+
+BAD_SETTINGS = {
+    "a negative padding": lambda m: setattr(m[1], "padding", (-1, -1)),
+    "a stride that is no whole number": lambda m: setattr(m[1], "stride", (1, 1.0)),
+    "corners to align": lambda m: setattr(m[0], "align_corners", False),
+    "a padding in words": lambda m: setattr(m[1], "padding", "around"),
+    "a bias of another size": lambda m: setattr(m[1], "bias", nn.Parameter(torch.zeros(4))),
+    "a kernel larger than the image": lambda m: setattr(m[1], "padding", (0, 0)),
+}
+
+
+@pytest.mark.parametrize("change", BAD_SETTINGS)
+@torch.no_grad()
+def test_bad_settings_raise_what_the_layers_raise(change):
+    fused, plain = fused_and_plain(MODELS["alone"], torch.float32)
+    for model in (fused, plain):
+        BAD_SETTINGS[change](model)
+    x = _cases.randn((2, 8, 1, 1))
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        plain(x)
+    with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
+        fused(x)
+    assert "conv_transpose2d" not in str(raised.value)
+
+
+@torch.no_grad()
+def test_another_function_in_the_place_of_interpolate_is_called(monkeypatch):
+    fused, plain = fused_and_plain(UpBlock, torch.float32)
+    original = F.interpolate
+    monkeypatch.setattr(F, "interpolate", lambda x, **options: 2 * original(x, **options))
+    x = _cases.randn((2, 8, 4, 4))
+    torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("recorded_at_once")
+@torch.no_grad()
+def test_an_upsampling_before_the_convolution_is_told_from_one_after_it():
+    """The same layers, on an image of the same size, in another order."""
+
+    class BothWays(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8)
+
+        def before(self, x):
+            return self.norm(self.conv(F.interpolate(x, scale_factor=2)))
+
+        def after(self, x):
+            return self.norm(F.interpolate(self.conv(x), scale_factor=2))
+
+        def forward(self, x):
+            return self.before(x), self.after(x)
+
+    fused, plain = fused_and_plain(BothWays, torch.float32)
+    x = _cases.randn((2, 8, 4, 4))
+    for _ in range(4):
+        torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("recorded_at_once")
+@torch.no_grad()
+def test_a_pass_that_starts_with_a_function_is_repeated(monkeypatch):
+    fused, plain = fused_and_plain(lambda: ByPositions(scale_factor=2), torch.float32)
+    x = _cases.randn((2, 8, 4, 4))
+    fused.eval()(x)
+    monkeypatch.setattr("genimg_fast.nn.sequential.plan", None)  # which is not asked again
+    torch.testing.assert_close(fused(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_weight_that_is_also_packed_otherwise_is_still_looked_at():
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    models = [genimg_fast.nn.FusedSequential(*layers, conv).eval() for layers in ((nn.Upsample(scale_factor=2),), ())]
+    images = [_cases.randn((n, 16, size, size)) for n, size in ((1, 4), (1, 9), (4, 16), (16, 32))]
+    for _ in range(3):
+        for x in images:
+            for model in models:
+                with genimg_fast.use_backend("native"):
+                    model(x)
+                conv.weight.data.add_(0.1)
+                expected = genimg_fast.unfuse(copy.deepcopy(model))(x)
+                with genimg_fast.use_backend("native"):
+                    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_saves_no_doubled_image():

@@ -92,7 +92,8 @@ def test_inference_matches_float64(isa, geometry, layout):
     assert actual.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# Of Toom-Cook (kernel 3 or 4, stride 2, padding 1; kernel 5, stride 2, any padding; kernel 3 or 4 and stride 1): sizes around
+# Of Toom-Cook (kernel 3 or 4, stride 2, padding 1; kernel 4, stride 2, padding 3; kernel 5, stride 2, any padding; kernel 3 or 4 and
+# stride 1): sizes around
 # its tiles of 2 and 4, strips that begin inside an image (the tall one), bands of several images, channels around the
 # vector widths.  Of narrow: one to four channels, any kernel.  Of unpacked (up to 64 pixels): one pixel, several blocks
 # of channels, weights whose rows end inside a vector, a depth that is no multiple of the rows multiplied at once.
@@ -102,6 +103,10 @@ VARIANT_GEOMETRIES = [
     (1, 3, 3, 229, 66, 4, 2, 1, 0),
     (70, 3, 16, 1, 3, 4, 2, 1, 0),
     (1, 20, 70, 8, 8, 4, 2, 1, 0),
+    (2, 17, 33, 3, 4, 4, 2, 3, 0),
+    (2, 9, 20, 6, 5, 4, 2, 3, 0),
+    (1, 3, 16, 70, 34, 4, 2, 3, 0),
+    (40, 8, 18, 7, 8, 4, 2, 3, 0),
     (2, 9, 1, 6, 5, 3, 2, 1, 1),
     (1, 16, 4, 5, 20, 5, 1, 2, 0),
     (2, 6, 2, 7, 3, 5, 3, 0, 2),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from itertools import product
@@ -132,6 +133,24 @@ def test_a_weight_is_packed_once_for_images_of_all_sizes(packings):
             input = _cases.randn((shape[0], 16, *shape[1:]))
             torch.testing.assert_close(model(input), plain(input), rtol=1e-4, atol=1e-4)
     assert packings == [2]
+
+
+@pytest.mark.parametrize("kernel", [(3, 1, 1), (4, 2, 1), (4, 2, 3), (4, 1, 0), (5, 2, 2), (2, 2, 0)])
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+@torch.no_grad()
+def test_a_weight_serves_images_of_one_row_or_column_beside_others(layer, kernel):
+    """Whose taps a transposed convolution takes in another order."""
+    conv = layer(8, 4, *kernel)
+    sizes = [(h, w) for h in (1, 2, 3, 6) for w in (1, 2, 3, 5)]
+    images = []
+    for size in sizes:
+        with contextlib.suppress(RuntimeError):  # of an image that is too small
+            image = _cases.randn((1, 8, *size))
+            images += [image] if conv(image).numel() else []
+    for first, second in product(images, repeat=2):
+        model = FusedSequential(copy.deepcopy(conv)).eval()
+        model(first)
+        torch.testing.assert_close(model(second), conv(second), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
