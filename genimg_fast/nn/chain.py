@@ -229,7 +229,7 @@ def resizes(
         return False
     native = _backend.current_backend() == "native"
     if not input.is_cuda:
-        return native or resizing_pays(weight, shape[0] * shape[2] * shape[3], trains)
+        return native or resizing_pays(weight, shape[0] * shape[2] * shape[3], padding == (3, 3), trains)
     sized: Any = _Sized(torch.Size((*reversed(weight.shape[:2]), 4, 4)))
     block = Block(
         True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), padding, (0, 0), (1, 1), 1, "none", 0.0

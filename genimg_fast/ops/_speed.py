@@ -134,12 +134,13 @@ _FRESH_BYTES = 32 << 20
 """From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
 
-def resizing_pays(weight: torch.Tensor, pixels: int, trains: bool) -> bool:
+def resizing_pays(weight: torch.Tensor, pixels: int, repeats_edge: bool, trains: bool) -> bool:
     """Whether a convolution after an upsampling by two is faster as the transposed convolution that the two are.
 
     Args:
         weight: of the convolution.
         pixels: of the image before the upsampling, in the batch.
+        repeats_edge: whether the image is padded before, instead of with zeros.
         trains: whether gradients are recorded, or statistics taken of the batch.
     """
     # of fewer channels the doubled image costs less than what a transposed convolution does to each pixel
@@ -147,8 +148,9 @@ def resizing_pays(weight: torch.Tensor, pixels: int, trains: bool) -> bool:
         return False
     if not trains:
         return True
-    # for fewer pixels the weight and its gradient take longer to make over than to use; the transposed convolution has 16 taps for 9
-    return pixels >= _FEW_PIXELS and weight.numel() * 16 // 9 * pixels >= 2 * _FEWEST_MULTIPLY_ADDS
+    # for fewer pixels the weight and its gradient, of 16 taps for 9, take longer to make than they save
+    fewest = (8 if repeats_edge else 4) * _FEW_PIXELS
+    return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= 2 * _FEWEST_MULTIPLY_ADDS
 
 
 def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
