@@ -99,7 +99,7 @@ def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:
     assert weight is not None
     if _upsamples(step):
         h, w = resize_padding(step.layers)
-        edge = 2 * (h == 3)
+        edge = 2 * (h == 3)  # rows, and columns, that are put around first
         size = [2 * (n + edge + 1 - p) for n, p in zip(shape[2:], (h, w), strict=True)]
         return shape[0], weight.shape[0], *size
     geometry = Geometry(conv.transposed, conv.stride, padding_of(conv), conv.output_padding, conv.dilation)
