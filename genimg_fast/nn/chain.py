@@ -200,7 +200,7 @@ def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
 
 def may_resize(input: torch.Tensor) -> bool:
     """Whether there are kernels that may serve an upsampling and the convolution after it as one, on an input like this one."""
-    return not torch.compiler.is_compiling() and (may_chain(input) or _may_run_on_cuda(input))
+    return may_chain(input) or _may_run_on_cuda(input)
 
 
 def resizes(
@@ -235,8 +235,8 @@ def resizes(
         True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), padding, (0, 0), (1, 1), 1, "none", 0.0
     )  # fmt: skip
     dtype = convolution_dtype(input)
-    allows_tf32 = dtype is torch.float32 and convolution_block.allows_tf32()
-    return _sizes_served_on_cuda(tuple(shape), block, dtype, native, allows_tf32)[0]
+    serves = convolution_block.unsupported(shape, dtype, block) is None
+    return serves and (native or convolution_block.slower(shape, dtype, block) is None)
 
 
 def may_chain(input: torch.Tensor) -> bool:

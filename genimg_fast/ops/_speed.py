@@ -146,7 +146,7 @@ def resizing_pays(weight: torch.Tensor, pixels: int, repeats_edge: bool, trains:
     # of fewer channels the doubled image costs less than what a transposed convolution does to each pixel
     if weight.shape[1] < _FEW_CHANNELS // 2:
         return False
-    if not trains:
+    if not trains and not torch.compiler.is_compiling():  # which keeps no weight
         return True
     # for fewer pixels the weight and its gradient, of 16 taps for 9, take longer to make than they save
     fewest = (8 if repeats_edge else 4) * _FEW_PIXELS

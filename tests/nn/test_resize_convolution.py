@@ -491,14 +491,26 @@ def test_half_types_run_layer_by_layer(dtype):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_compiles_whole(make, grad):
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_compiles_whole(make, grad, backend):
     torch._dynamo.reset()
     fused, plain = fused_and_plain(make, torch.float32)
-    compiled = torch.compile(fused.eval(), fullgraph=True, backend="aot_eager")
-    with torch.set_grad_enabled(grad):
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch.set_grad_enabled(grad), genimg_fast.use_backend(backend):
         for n in (2, 3):
             x = _cases.randn((n, 8, 5, 6))
-            torch.testing.assert_close(compiled(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(compiled(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_it_trains_as_torch(make, training):
+    torch._dynamo.reset()
+    fused, plain = fused_and_plain(make)
+    compiled = torch.compile(fused.train(training), fullgraph=True, backend="aot_eager")
+    x = _cases.randn((4, 8, 9, 7), torch.float64)
+    with genimg_fast.use_backend("native"):
+        actual = results(compiled, x)
+    torch.testing.assert_close(actual, results(plain.train(training), x))
 
 
 def test_exports_as_the_two_layers(make):
