@@ -82,8 +82,9 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
       they were;
     - ``Conv2d``, ``ConvTranspose2d``, ``BatchNorm1d``, ``BatchNorm2d``, ``InstanceNorm2d`` and ``SyncBatchNorm`` that are called
       in any other way run as one such call each, but for convolutions with groups or of kernel 1;
-    - a nearest-neighbour upsampling by two and the ``Conv2d`` of kernel 3 after it run as one transposed convolution of kernel 4 and
-      stride 2, on the CPU: see `genimg_fast.ops.resize_convolution_weight`;
+    - a nearest-neighbour upsampling by two and the ``Conv2d`` of kernel 3 after it, with or without a ``ReflectionPad2d`` or
+      ``ReplicationPad2d`` by one between them, run as one transposed convolution of kernel 4 and stride 2 (Odena, Dumoulin and
+      Olah 2016 call the two a resize-convolution);
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
 
     Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so
