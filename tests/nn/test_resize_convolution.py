@@ -523,6 +523,7 @@ def test_exports_as_the_two_layers(make):
 
 CHANGES = {
     "a weight's values": lambda m: m[1].weight.add_(1),
+    "one of a weight's values": lambda m: m[1].weight[1, 3, 2, 0].add_(1),
     "a weight's values, unnoticed": lambda m: m[1].weight.data.add_(1),
     "a weight's memory": lambda m: setattr(m[1].weight, "data", torch.ones(5, 8, 3, 3)),
     "a weight": lambda m: setattr(m[1], "weight", nn.Parameter(torch.ones(5, 8, 3, 3))),
