@@ -234,6 +234,8 @@ def resizes(
     block = Block(
         True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), padding, (0, 0), (1, 1), 1, "none", 0.0
     )  # fmt: skip
+    if padding == (3, 3):
+        shape = (*shape[:2], shape[2] + 2, shape[3] + 2)
     dtype = convolution_dtype(input)
     serves = convolution_block.unsupported(shape, dtype, block) is None
     return serves and (native or convolution_block.slower(shape, dtype, block) is None)

@@ -171,6 +171,7 @@ class _Variables:
         names = [node for node in ast.walk(definition) if isinstance(node, ast.Name)]
         self.reads = Counter(name.id for name in names if isinstance(name.ctx, ast.Load))
         self.writes = Counter(name.id for name in names if not isinstance(name.ctx, ast.Load))
+        self.deleted = {name.id for name in names if isinstance(name.ctx, ast.Del)}
         loops = [node for node in ast.walk(definition) if isinstance(node, ast.For)]
         self.loops = Counter(ast.unparse(loop.target) for loop in loops)
         self.loops_in_their_own = {
@@ -191,13 +192,17 @@ class _Variables:
             self.seen_by_others = self.local
         self.keeps_self = not self.writes[self.self_name]
 
-    def is_gone(self, name: str, after: ast.stmt) -> bool:
-        """Whether nobody sees the value of this local variable once the statement, which reads it once, has run."""
+    def is_gone(self, name: str, after: ast.stmt, inside: int = 0) -> bool:
+        """Whether nobody sees the value of this local variable once the statement, which reads it once, has run.
+
+        Args:
+            inside: how often a statement that will be part of this one reads and writes it.
+        """
         if name not in self.local or name in self.seen_by_others:
             return False
         if isinstance(after, ast.Return) or _assigned_name(after) == name:
             return True
-        return name not in self.arguments and self.reads[name] == self.writes[name] == 1
+        return name not in self.arguments and self.reads[name] == self.writes[name] == 1 + inside
 
     def is_of_loops(self, name: str) -> bool:
         """Whether a variable is set by loops alone, and read within them alone."""
@@ -317,11 +322,12 @@ def _inline(body: list[ast.stmt], finder: _Finder) -> list[ast.stmt]:
             statement = _unroll(statement, finder) or statement
         if isinstance(statement, (ast.If, ast.For, ast.While)):
             statement.body, statement.orelse = _inline(statement.body, finder), _inline(statement.orelse, finder)
-        inlined = _inline_pair(result[-1], statement, finder.variables) if result else None
-        if inlined is None:
-            result.append(statement)
-        else:
-            result[-1] = inlined
+        result.append(statement)
+        while len(result) > 1:  # such as an upsampling, which waits for what comes after the padding after it
+            inlined = _inline_pair(result[-2], result[-1], finder.variables, set(map(_assigned_name, result[:-2])))
+            if inlined is None:
+                break
+            result[-2:] = [inlined]
     return result
 
 
@@ -372,8 +378,16 @@ def _each(loop: ast.For, after: list[ast.expr]) -> ast.expr:
 _EACH = "_genimg_fast_each"  # which the layers after each do not mention
 
 
-def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> ast.stmt | None:
-    first = _as_assignment(first, variables)
+def _inline_pair(
+    first: ast.stmt, second: ast.stmt, variables: _Variables, assigned: set[str | None]
+) -> ast.stmt | None:
+    """Both as one statement; None where they stay two.
+
+    Args:
+        assigned: the variables that statements before the first one assign.
+    """
+    conditional = isinstance(first, ast.If)
+    first = _as_assignment(first, variables, assigned)
     name = _assigned_name(first)
     condition = None
     if (
@@ -387,7 +401,10 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     before, after = first.value, second.value  # type: ignore[attr-defined]
     if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {ACTIVATION}):
         return None
-    if not (_is_name(after.input, name) and variables.is_gone(name, second)):
+    inside = 1 if conditional and name in assigned else 0
+    if not (_is_name(after.input, name) and variables.is_gone(name, second, inside)):
+        return None
+    if _asks(before, [*([] if condition is None else [condition]), *after.layers]):
         return None
     if not _pays([*before.roles, *after.roles]):
         return None
@@ -403,13 +420,25 @@ def _inline_pair(first: ast.stmt, second: ast.stmt, variables: _Variables) -> as
     return second
 
 
-def _as_assignment(statement: ast.stmt, variables: _Variables) -> ast.stmt:
+def _asks(layers: _Layers, expressions: list[ast.expr]) -> bool:
+    """Whether an expression reads what a call of these layers may set: an attribute of one of them."""
+    sources = {ast.unparse(layer) for layer in layers.layers}
+    return any(
+        isinstance(node, ast.Attribute) and ast.unparse(node.value) in sources
+        for expression in expressions
+        for node in ast.walk(expression)
+    )
+
+
+def _as_assignment(statement: ast.stmt, variables: _Variables, assigned: set[str | None]) -> ast.stmt:
     """`if self.up: x = self.up(x)` as the assignment of a call of layers, or of none; others as they are."""
     if not (isinstance(statement, ast.If) and len(statement.body) == 1 and not statement.orelse):
         return statement
     (inside,) = statement.body
     name = _assigned_name(inside)
-    if name is None or not variables.may_move(statement.test):
+    if name is None or not variables.may_move(statement.test) or name in variables.deleted:
+        return statement
+    if name not in variables.arguments and name not in assigned:  # it may have no value, where the condition is false
         return statement
     layers = inside.value  # type: ignore[attr-defined]
     if not (isinstance(layers, _Layers) and _is_name(layers.input, name)):

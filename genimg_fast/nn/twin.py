@@ -70,7 +70,8 @@ def chains_of(module: nn.Module) -> Chains:
         except NotRewritableError as error:
             reason = f"{name}(): {error}"
             continue
-        chains += [(chain, [_as_layer(layer) for layer in _value(chain, method, module)]) for chain in sources]
+        found_now = ((chain, _layers_now(chain, method, module)) for chain in sources)
+        chains += [(chain, layers) for chain, layers in found_now if layers]
         looped_over += [layer for source in reads for layer in _heads_inside(source, method, module)]
     # of "(self.conv,)", but not of "(*self.layers,)"
     of_one = {source: source[1:-2] for source, _ in chains if source[1:-2] in roles and source[1] != "*"}
@@ -247,6 +248,14 @@ def _looked_at(module: nn.Module) -> nn.Module:
 def _value(source: str, method: FunctionType, module: nn.Module) -> Any:
     # among the globals, where a comprehension sees it
     return eval(source, {**method.__globals__, method.__code__.co_varnames[0]: module})
+
+
+def _layers_now(chain: str, method: FunctionType, module: nn.Module) -> list[Any]:
+    """Those of a chain of which each may stand under a condition; none where a condition asks for what is not there yet."""
+    try:
+        return [_as_layer(layer) for layer in _value(chain, method, module)]
+    except Exception:  # of any kind, as in `_role`
+        return []
 
 
 def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:

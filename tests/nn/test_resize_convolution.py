@@ -145,7 +145,8 @@ def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     y = model(x)
     parameters = list(model.parameters())
-    grads = torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), [x, *parameters])
+    score = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+    grads = torch.autograd.grad(score, [x, *parameters], allow_unused=True, materialize_grads=True)
     return [y, *grads, *model.buffers()]
 
 
@@ -272,6 +273,138 @@ def test_of_a_function(model, joins):
     x = _cases.randn((2, 8, 5, 6), torch.float64)
     assert joined(fused, x) is joins
     torch.testing.assert_close(results(fused, x), results(plain, x))
+
+
+class Attributes8(nn.Module):
+    """Layers that the forward() of each class below calls in its own way."""
+
+    def __init__(self, upsample=True):
+        super().__init__()
+        self.upsample, self.reflect = upsample, True
+        self.up, self.pad = nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1)
+        self.head, self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+
+
+class InThreeStatements(Attributes8):
+    def forward(self, x):
+        x = self.up(x)
+        x = self.pad(x)
+        x = self.conv(x)
+        return x
+
+
+class UnderConditions(Attributes8):
+    def forward(self, x):
+        if self.upsample:
+            x = self.up(x)
+        if self.reflect:
+            x = self.pad(x)
+        x = self.norm(self.conv(x))
+        return x
+
+
+class Renaming(Attributes8):
+    """As in PyTorch's example of fast neural style."""
+
+    def forward(self, x):
+        x_in = x
+        if self.upsample:
+            x_in = F.interpolate(x_in, mode="nearest", scale_factor=2)
+        out = self.pad(x_in)
+        out = self.conv(out)
+        return out
+
+
+class ReadLater(Attributes8):
+    """What is upsampled is also added."""
+
+    def forward(self, x):
+        if self.upsample:
+            x = self.up(x)
+        y = self.conv(self.pad(x))
+        return x + y
+
+
+class InLoop(Attributes8):
+    """It is upsampled twice, of which the second time starts from the first."""
+
+    def forward(self, x):
+        x_in = x
+        for _ in range(2):
+            if self.upsample:
+                x_in = self.up(x_in)
+            out = self.conv(self.pad(x_in))
+        return out
+
+
+class NeverSet(Attributes8):
+    """Both conditions are false: nobody reads `h`."""
+
+    def forward(self, x):
+        if not self.upsample:
+            h = self.up(x)
+        if not self.upsample:
+            h = self.up(h)
+        if not self.upsample:
+            h = self.conv(h)
+        return F.relu(self.head(x))
+
+
+class SetInForward(Attributes8):
+    def forward(self, x):
+        self.late = {"upsample": True}
+        if self.late["upsample"]:
+            x = self.up(x)
+        x = self.norm(self.conv(x))
+        return F.relu(self.head(x))
+
+
+class Remembering(nn.Sequential):
+    def forward(self, x):
+        self.seen = bool(x.mean() > 0)
+        return super().forward(x)
+
+
+class AsksWhatWasSeen(Attributes8):
+    def __init__(self):
+        super().__init__()
+        self.block = Remembering(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.block.seen = False
+
+    def forward(self, x):
+        x = F.interpolate(x, scale_factor=2)
+        x = self.block(x)
+        if self.block.seen:
+            x = torch.tanh(x)
+        return x
+
+
+WRITTEN = {  # and whether the convolution sees the image before the upsampling
+    InThreeStatements: True,
+    UnderConditions: True,
+    Renaming: True,
+    ReadLater: False,
+    InLoop: False,
+    NeverSet: False,
+    SetInForward: False,
+    AsksWhatWasSeen: False,
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_however_it_is_written(written):
+    fused, plain = fused_and_plain(written)
+    x = _cases.randn((2, 8, 5, 6), torch.float64)
+    assert joined(fused, x) is WRITTEN[written]
+    for training in (True, False):
+        for upsample in (True, False, True) if written is not NeverSet else (True,):
+            for model in (fused, plain):
+                model.train(training).upsample = upsample
+            for image in (x, -x):
+                torch.testing.assert_close(results(fused, image), results(plain, image))
+                with torch.no_grad():
+                    for _ in range(3):
+                        torch.testing.assert_close(fused(image), plain(image))
 
 
 def test_report():
