@@ -208,6 +208,8 @@ class OnHost {
         if (host.sizes() != device.sizes()) {  // of an output that the operator was to size
           laid_out(resize_(device, host.sizes(), {}), host);
           if (!copies_) copy(host, device);
+        } else if (host.strides() != device.strides()) {  // of one that it laid out in another order
+          laid_out(device, host);
         }
         return device;
       }

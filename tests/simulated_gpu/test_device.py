@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from genimg_fast import _first_use, functional, fuse, models, use_backend
+from genimg_fast import _first_use, explain, functional, fuse, models, use_backend
 from genimg_fast.benchmark.functions import ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.runtimes import Ours
 from genimg_fast.nn import FusedSequential
@@ -290,10 +290,13 @@ def test_training_in_a_half_type_converts_nothing():
     assert "aten::copy_" not in names
 
 
-def resize_convolutions() -> nn.Sequential:
+def resize_convolutions(padding_mode: str = "zeros") -> nn.Sequential:
+    def conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=padding_mode)
+
     return nn.Sequential(
-        *(nn.Upsample(scale_factor=2), nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU(0.2)),
-        *(nn.Upsample(scale_factor=2), nn.Conv2d(32, 3, 3, padding=1), nn.Tanh()),
+        *(nn.Upsample(scale_factor=2), conv(16, 32), nn.BatchNorm2d(32), nn.Sigmoid()),
+        *(nn.Upsample(scale_factor=2), conv(32, 3), nn.Tanh()),
     )
 
 
@@ -312,10 +315,12 @@ def test_an_upsampling_and_its_convolution_are_one_kernel():
 
 @pytest.mark.parametrize("how", ["float32", "bfloat16", "float16", "autocast"])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_an_upsampling_and_its_convolution_give_what_they_give_apart(order, how):
-    exact = resize_convolutions().double()
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("size", [(5, 6), (1, 2)], ids=str)
+def test_an_upsampling_and_its_convolution_give_what_they_give_apart(size, padding_mode, order, how):
+    exact = resize_convolutions(padding_mode).double()
     dtype = torch.bfloat16 if how == "autocast" else getattr(torch, how)
-    x = torch.randn(3, 16, 5, 6).to(dtype).float()
+    x = torch.randn(3, 16, *size).to(dtype).float()
     fused = copy.deepcopy(exact).to("cuda", torch.float32 if how == "autocast" else dtype, memory_format=order)
     plain = copy.deepcopy(fused)
     fuse(fused)
@@ -328,6 +333,7 @@ def test_an_upsampling_and_its_convolution_give_what_they_give_apart(order, how)
         return [t.double().cpu() for t in (y, *grads, model.eval()(x))]
 
     with use_backend("native"):
+        assert "conv2d_bn_act" not in [call.op for call in explain(fused, x.to("cuda", fused[1].weight.dtype)).calls]
         actual = results(fused, x.to("cuda", fused[1].weight.dtype))
     expected, torch_results = results(exact, x.double()), results(plain, x.to("cuda", fused[1].weight.dtype))
     for ours, theirs, right in zip(actual, torch_results, expected, strict=True):
