@@ -281,8 +281,8 @@ def test_what_autograd_saves_are_tensors():
     model = Features()
     genimg_fast.fuse(model)
     with genimg_fast.use_backend("native"):
-        node = model.layers[:3](_cases.randn((2, 3, 6, 8))).grad_fn
-    assert all(isinstance(t, torch.Tensor) for t in node.saved_tensors)
+        output = model.layers[:3](_cases.randn((2, 3, 6, 8)))  # held: in torch 2.11 what is saved goes with it
+    assert all(isinstance(t, torch.Tensor) for t in output.grad_fn.saved_tensors)
 
 
 @pytest.mark.parametrize("n", [1, 2])
