@@ -142,9 +142,10 @@ def _by_a_module(modules: Sequence[Any]) -> Sequence[Any]:
 def _run(modules: Sequence[Any], steps: list[Step], input: torch.Tensor) -> torch.Tensor:
     runs = _runs(steps)
     recording = Recording.of(modules, steps, input)
-    together = recording is not None or (len(runs) == 1 and len(parts_on(input, runs[0])) == 1)
     for run in runs:
-        for part in parts_on(input, run):
+        parts = parts_on(input, run)
+        together = recording is not None or len(runs) == len(parts) == 1
+        for part in parts:
             input = _run_part(part, input, recording) if together else _run_apart(part, input)
     if recording is not None:
         recording.keep()

@@ -17,6 +17,7 @@ from genimg_fast.nn import replay
 from genimg_fast.ops import _packed, _speed
 from genimg_fast.ops._memory_order import memory_format
 from tests import _cases
+from tests.nn._resize_convolutions import fused_and_plain, joined, results
 
 
 class Attributes(nn.Module):
@@ -129,34 +130,6 @@ def make(request):
     return MODELS[request.param]
 
 
-def fused_and_plain(make, dtype=torch.float64) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    plain = make().to(dtype)
-    for module in plain.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    fused = copy.deepcopy(plain)
-    genimg_fast.fuse(fused)
-    return fused, plain
-
-
-def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    y = model(x)
-    parameters = list(model.parameters())
-    score = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
-    grads = torch.autograd.grad(score, [x, *parameters], allow_unused=True, materialize_grads=True)
-    return [y, *grads, *model.buffers()]
-
-
-def joined(model: nn.Module, x: torch.Tensor, backend: str = "native") -> bool:
-    """Whether a pass of the model runs a transposed convolution, of which it has none itself."""
-    with genimg_fast.use_backend(backend), _backend.record_decisions() as decisions:
-        copy.deepcopy(model)(x)
-    return any(call.op == "conv_transpose2d_bn_act" and call.native for call in decisions)
-
-
 @pytest.mark.parametrize("backend", ["auto", "native", "reference"])
 @pytest.mark.parametrize("shape", [(1, 8, 5, 6), (3, 8, 4, 4)], ids=str)
 def test_trains_and_evaluates_as_torch(make, shape, backend):
@@ -223,188 +196,6 @@ def test_others_run_as_before(other):
     (row,) = (row for row in genimg_fast.fuse(fused).rows if row.description == "Upsample")
     assert row.kind is None
     assert row.reason
-
-
-class ByKeywords(nn.Module):
-    def __init__(self, **options):
-        super().__init__()
-        self.options = options
-        self.conv = nn.Conv2d(8, 5, 3, padding=1)
-
-    def forward(self, x):
-        return F.relu(self.conv(F.interpolate(x, None, **self.options)))
-
-
-class ByPositions(ByKeywords):
-    def forward(self, x):
-        return F.relu(self.conv(F.interpolate(x, None, self.options["scale_factor"], "nearest")))
-
-
-class Recomputing(ByKeywords):
-    def forward(self, x):
-        return F.relu(self.conv(F.interpolate(x, scale_factor=2, recompute_scale_factor=True)))
-
-
-class Smooth(ByKeywords):
-    def forward(self, x):
-        return F.relu(self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)))
-
-
-class ToSize(ByKeywords):
-    def forward(self, x):
-        return F.relu(self.conv(F.interpolate(x, (10, 12))))
-
-
-@pytest.mark.parametrize(
-    ("model", "joins"),
-    [
-        (lambda: ByPositions(scale_factor=2), True),
-        (lambda: ByPositions(scale_factor=2.0), True),
-        (lambda: ByPositions(scale_factor=[2, 2]), True),
-        (lambda: ByPositions(scale_factor=1.5), False),
-        (lambda: ByKeywords(scale_factor=2), False),  # of which the source does not tell the names
-        (Recomputing, True),
-        (Smooth, False),
-        (ToSize, False),
-    ],
-)
-def test_of_a_function(model, joins):
-    fused, plain = fused_and_plain(model)
-    x = _cases.randn((2, 8, 5, 6), torch.float64)
-    assert joined(fused, x) is joins
-    torch.testing.assert_close(results(fused, x), results(plain, x))
-
-
-class Attributes8(nn.Module):
-    """Layers that the forward() of each class below calls in its own way."""
-
-    def __init__(self, upsample=True):
-        super().__init__()
-        self.upsample, self.reflect = upsample, True
-        self.up, self.pad = nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1)
-        self.head, self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
-
-
-class InThreeStatements(Attributes8):
-    def forward(self, x):
-        x = self.up(x)
-        x = self.pad(x)
-        x = self.conv(x)
-        return x
-
-
-class UnderConditions(Attributes8):
-    def forward(self, x):
-        if self.upsample:
-            x = self.up(x)
-        if self.reflect:
-            x = self.pad(x)
-        x = self.norm(self.conv(x))
-        return x
-
-
-class Renaming(Attributes8):
-    """As in PyTorch's example of fast neural style."""
-
-    def forward(self, x):
-        x_in = x
-        if self.upsample:
-            x_in = F.interpolate(x_in, mode="nearest", scale_factor=2)
-        out = self.pad(x_in)
-        out = self.conv(out)
-        return out
-
-
-class ReadLater(Attributes8):
-    """What is upsampled is also added."""
-
-    def forward(self, x):
-        if self.upsample:
-            x = self.up(x)
-        y = self.conv(self.pad(x))
-        return x + y
-
-
-class InLoop(Attributes8):
-    """It is upsampled twice, of which the second time starts from the first."""
-
-    def forward(self, x):
-        x_in = x
-        for _ in range(2):
-            if self.upsample:
-                x_in = self.up(x_in)
-            out = self.conv(self.pad(x_in))
-        return out
-
-
-class NeverSet(Attributes8):
-    """Both conditions are false: nobody reads `h`."""
-
-    def forward(self, x):
-        if not self.upsample:
-            h = self.up(x)
-        if not self.upsample:
-            h = self.up(h)
-        if not self.upsample:
-            h = self.conv(h)
-        return F.relu(self.head(x))
-
-
-class SetInForward(Attributes8):
-    def forward(self, x):
-        self.late = {"upsample": True}
-        if self.late["upsample"]:
-            x = self.up(x)
-        x = self.norm(self.conv(x))
-        return F.relu(self.head(x))
-
-
-class Remembering(nn.Sequential):
-    def forward(self, x):
-        self.seen = bool(x.mean() > 0)
-        return super().forward(x)
-
-
-class AsksWhatWasSeen(Attributes8):
-    def __init__(self):
-        super().__init__()
-        self.block = Remembering(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
-        self.block.seen = False
-
-    def forward(self, x):
-        x = F.interpolate(x, scale_factor=2)
-        x = self.block(x)
-        if self.block.seen:
-            x = torch.tanh(x)
-        return x
-
-
-WRITTEN = {  # and whether the convolution sees the image before the upsampling
-    InThreeStatements: True,
-    UnderConditions: True,
-    Renaming: True,
-    ReadLater: False,
-    InLoop: False,
-    NeverSet: False,
-    SetInForward: False,
-    AsksWhatWasSeen: False,
-}
-
-
-@pytest.mark.parametrize("written", WRITTEN)
-def test_however_it_is_written(written):
-    fused, plain = fused_and_plain(written)
-    x = _cases.randn((2, 8, 5, 6), torch.float64)
-    assert joined(fused, x) is WRITTEN[written]
-    for training in (True, False):
-        for upsample in (True, False, True) if written is not NeverSet else (True,):
-            for model in (fused, plain):
-                model.train(training).upsample = upsample
-            for image in (x, -x):
-                torch.testing.assert_close(results(fused, image), results(plain, image))
-                with torch.no_grad():
-                    for _ in range(3):
-                        torch.testing.assert_close(fused(image), plain(image))
 
 
 def test_report():
@@ -499,41 +290,6 @@ def test_another_function_in_the_place_of_interpolate_is_called(monkeypatch):
     monkeypatch.setattr(F, "interpolate", lambda x, **options: 2 * original(x, **options))
     x = _cases.randn((2, 8, 4, 4))
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.usefixtures("recorded_at_once")
-@torch.no_grad()
-def test_an_upsampling_before_the_convolution_is_told_from_one_after_it():
-    """The same layers, on an image of the same size, in another order."""
-
-    class BothWays(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8)
-
-        def before(self, x):
-            return self.norm(self.conv(F.interpolate(x, scale_factor=2)))
-
-        def after(self, x):
-            return self.norm(F.interpolate(self.conv(x), scale_factor=2))
-
-        def forward(self, x):
-            return self.before(x), self.after(x)
-
-    fused, plain = fused_and_plain(BothWays, torch.float32)
-    x = _cases.randn((2, 8, 4, 4))
-    for _ in range(4):
-        torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.usefixtures("recorded_at_once")
-@torch.no_grad()
-def test_a_pass_that_starts_with_a_function_is_repeated(monkeypatch):
-    fused, plain = fused_and_plain(lambda: ByPositions(scale_factor=2), torch.float32)
-    x = _cases.randn((2, 8, 4, 4))
-    fused.eval()(x)
-    monkeypatch.setattr("genimg_fast.nn.sequential.plan", None)  # which is not asked again
-    torch.testing.assert_close(fused(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
