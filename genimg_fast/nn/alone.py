@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from genimg_fast.nn.fused import Fused, plain_class
-from genimg_fast.nn.layers import Step, why_not_convolution, why_not_fused, why_not_norm
+from genimg_fast.nn.layers import why_not_convolution, why_not_fused, why_not_norm
 from genimg_fast.nn.norm import FusedSyncBatchNorm, as_in_torch
 from genimg_fast.nn.sequential import run_steps
+from genimg_fast.nn.steps import Step
 
 
 class _Alone(Fused):

@@ -15,11 +15,12 @@ from genimg_fast._table import format_table
 from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.fused import plain_class
-from genimg_fast.nn.layers import Call, Step, must_be_called, plan, why_not_head
+from genimg_fast.nn.layers import Call, must_be_called, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
 from genimg_fast.nn.sequential import FusedSequential
+from genimg_fast.nn.steps import Step, plan
 from genimg_fast.nn.twin import chains_of, holds_layers, named, runs_its_layers, steps_of, twin_of
 
 # Exact classes, before and after.  An instance changes its class and nothing else: children, parameters, buffers and hooks

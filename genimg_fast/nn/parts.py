@@ -9,16 +9,9 @@ import torch
 
 from genimg_fast._block import Geometry, output_size
 from genimg_fast.nn.chain import may_resize, resizes
-from genimg_fast.nn.layers import (
-    BLOCKS,
-    Step,
-    convolution_of,
-    is_instance_norm,
-    padding_of,
-    resize_padding,
-    takes_batch_statistics,
-)
+from genimg_fast.nn.layers import BLOCKS, padding_of, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
+from genimg_fast.nn.steps import Step, convolution_of, is_instance_norm, resize_padding
 from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops._memory_order import memory_format
 

@@ -23,19 +23,10 @@ from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import block_by_block, gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import (
-    BLOCKS,
-    Call,
-    Step,
-    activation_of,
-    block,
-    convolution_of,
-    doubles,
-    pad_before,
-    takes_batch_statistics,
-)
+from genimg_fast.nn.layers import BLOCKS, Call, activation_of, doubles, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
+from genimg_fast.nn.steps import Step, block, convolution_of, pad_before
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel

@@ -19,22 +19,11 @@ from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.fused import Fused
-from genimg_fast.nn.layers import (
-    BLOCKS,
-    Step,
-    before_convolution,
-    block,
-    doubles,
-    is_batch_norm,
-    is_instance_norm,
-    must_be_called,
-    pad_before,
-    plan,
-    run_norm_step,
-)
+from genimg_fast.nn.layers import BLOCKS, doubles, is_batch_norm, must_be_called
 from genimg_fast.nn.norm import counts
 from genimg_fast.nn.parts import parts_on
 from genimg_fast.nn.replay import Recording, replay
+from genimg_fast.nn.steps import Step, before_convolution, block, is_instance_norm, pad_before, plan, run_norm_step
 from genimg_fast.reference import block_chain as reference
 
 

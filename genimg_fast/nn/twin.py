@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from genimg_fast.nn.fused import Fused, FusedType, pickle_classes_of, plain_class
-from genimg_fast.nn.layers import HEADS, Call, Step, activation_of, class_of, doubles, pads_edge, plan
+from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, doubles, pads_edge
 from genimg_fast.nn.rewrite import ACTIVATION, BEFORE, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, flat, opened, run_in_turn
+from genimg_fast.nn.steps import Step, plan
 
 Roles = tuple[tuple[str, str], ...]
 """Layers as methods name them, such as ``self.conv``, and their roles (see `rewrite`)."""

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from genimg_fast import _backend, explain, fuse, unfuse
 from genimg_fast.nn import FusedSequential, plain
-from genimg_fast.nn.layers import Call, Step
+from genimg_fast.nn.layers import Call
 from genimg_fast.nn.sequential import run_in_turn
+from genimg_fast.nn.steps import Step
 from tests import _cases
 
 pytestmark = pytest.mark.usefixtures("small_layers_left")

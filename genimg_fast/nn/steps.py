@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""Which layers run as one call when they feed each other: the plan, and the arguments of the call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from genimg_fast._block import Block
+from genimg_fast.nn.layers import (
+    CONVOLUTIONS,
+    NORMS,
+    Call,
+    activation_of,
+    class_of,
+    doubles,
+    must_be_called,
+    padding_of,
+    pads_edge,
+    why_not_head,
+    why_not_norm,
+)
+from genimg_fast.nn.norm import (
+    FusedSyncBatchNorm,
+    joins_processes,
+    norm_arguments,
+    parameter,
+    run_norm,
+)
+from genimg_fast.ops.resize_convolution_weight import resize_convolution_weight
+
+
+class Step(NamedTuple):
+    """Layers that run together."""
+
+    names: tuple[str, ...]
+    kind: str | None
+    """The function of `genimg_fast.functional` that runs them; None where the one layer is called as it is."""
+    reason: str
+    """Why the layer is called as it is; empty if fused."""
+    layers: tuple[Any, ...]
+
+
+def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
+    """The steps in which the named layers run, each on the output of the one before.
+
+    It is drawn up anew in each pass, at a microsecond or so a layer: layers and their hooks may change at any time.
+    """
+    if _has_any_global_hook():
+        return [Step((name,), None, "hooks are registered for all modules", (layer,)) for name, layer in layers]
+    steps: list[Step] = []
+    start = 0
+    while start < len(layers):
+        step = _next_step(layers, start)
+        steps.append(step)
+        start += len(step.layers)
+    return steps
+
+
+def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
+    first = start + before_convolution([layer for _, layer in layers[start : start + 3]])
+    name, head = layers[first]
+    if reason := why_not_head(head):
+        return Step((name,), None, reason, (head,))
+    end = first + 1
+    kind = class_of(head)
+    if kind in CONVOLUTIONS and end < len(layers):
+        follower = layers[end][1]
+        if _may_follow_convolution(follower) and not must_be_called(follower):
+            end += 1
+    if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
+        end += 1
+    names, together = zip(*layers[start:end], strict=True)
+    if first > start:
+        return Step(names, "conv_transpose2d_bn_act", "", together)
+    if kind in CONVOLUTIONS:
+        if len(together) == 1 and (reason := _why_not_alone(head)):
+            return Step(names, None, f"{reason}, and nothing follows that fuses", together)
+        return Step(names, CONVOLUTIONS[kind], "", together)
+    return Step(names, "sync_batch_norm_act" if joins_processes(head) else "batch_norm_act", "", together)
+
+
+def before_convolution(layers: Sequence[Any]) -> int:
+    """How many layers stand before a convolution that is one transposed convolution with them, of `ops.resize_convolution_weight`: an
+    upsampling and, perhaps, a padding; 0 where the first layers are not these."""
+    if not doubles(layers[0]) or must_be_called(layers[0]):
+        return 0
+    pads = len(layers) > 1 and pads_edge(layers[1]) and not must_be_called(layers[1])
+    conv: Any = layers[1 + pads] if len(layers) > 1 + pads else None
+    if class_of(conv) is not nn.Conv2d or why_not_head(conv) or conv.groups != 1:
+        return 0
+    numbers = (*conv.stride, *conv.dilation, *padding_of(conv))
+    if any(type(number) is not int for number in numbers) or numbers[:4] != (1, 1, 1, 1):
+        return 0
+    if conv.padding_mode != "zeros":
+        by_one = list(conv._reversed_padding_repeated_twice) == [1] * 4
+        joins = not pads and by_one and conv.padding_mode in ("reflect", "replicate")
+    else:
+        joins = all(0 <= number <= (0 if pads else 2) for number in numbers[4:])
+    weight = parameter(conv, "weight")
+    return 1 + pads if joins and weight is not None and weight.shape[2:] == (3, 3) else 0
+
+
+def convolution_of(layers: Sequence[Any]) -> Any:
+    """That of a step which has one."""
+    return next(layer for layer in layers if isinstance(layer, tuple(CONVOLUTIONS)))
+
+
+def _repeats_edge(layers: Sequence[Any]) -> bool:
+    """Of a step that starts with an upsampling: whether its convolution sees the outermost pixels repeated, instead of zeros."""
+    return pads_edge(layers[1]) or convolution_of(layers).padding_mode != "zeros"
+
+
+def is_instance_norm(step: Step) -> bool:
+    return class_of(step.layers[0]) is nn.InstanceNorm2d and step.kind is not None
+
+
+def _why_not_alone(conv: Any) -> str:
+    """Why a convolution that fuses is left to PyTorch where it is all that a call would hold, whatever its input."""
+    if conv.groups != 1:
+        return f"groups={conv.groups}; the kernels take 1"
+    return "kernel (1, 1), for which PyTorch's is as good" if conv.kernel_size == (1, 1) else ""
+
+
+def _may_follow_convolution(layer: Any) -> bool:
+    """As a batch normalisation that one call can compute: what waits for other processes ends the call."""
+    is_one = class_of(layer) is nn.BatchNorm2d or (type(layer) is FusedSyncBatchNorm and not joins_processes(layer))
+    return is_one and not why_not_norm(layer)
+
+
+def pad_before(layers: Sequence[Any]) -> Call | None:
+    """What a step with a convolution that pads with something else than zeros does to its input first."""
+    conv = convolution_of(layers)
+    if conv is not layers[0]:
+        return Call(F.pad, ((1, 1, 1, 1),), {"mode": "replicate"}) if _repeats_edge(layers) else None
+    if conv.padding_mode == "zeros":
+        return None
+    return Call(F.pad, (conv._reversed_padding_repeated_twice,), {"mode": conv.padding_mode})
+
+
+def resize_padding(layers: Sequence[Any]) -> tuple[int, int]:
+    """Of the transposed convolution that layers are which start with an upsampling."""
+    if _repeats_edge(layers):
+        return 3, 3  # which leaves out what the pixels that were put around would be alone
+    h, w = padding_of(convolution_of(layers))
+    return 2 - h, 2 - w
+
+
+_NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
+
+
+_NO_ACTIVATION = ("none", 0.01)
+
+
+def run_norm_step(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    """A step of kind "batch_norm_act" or "sync_batch_norm_act"."""
+    return run_norm(layers[0], input, *(activation_of(layers[-1]) or _NO_ACTIVATION))
+
+
+def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
+    """A step that has a convolution; `input` has the number of dimensions of the step's own."""
+    conv = convolution_of(layers)
+    activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
+    norm: dict[str, Any] = _NO_NORM
+    bn_weight = bn_bias = None
+    for layer in layers[1:]:
+        if class_of(layer) in NORMS:
+            # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
+            norm = norm_arguments(layer, input)
+            bn_weight, bn_bias = parameter(layer, "weight"), parameter(layer, "bias")
+    of_conv = _convolution(conv) if conv is layers[0] else _resize_convolution(layers)
+    return Block(
+        **of_conv,
+        bias=parameter(conv, "bias"),
+        running_mean=norm["running_mean"],
+        running_var=norm["running_var"],
+        bn_weight=bn_weight,
+        bn_bias=bn_bias,
+        training=norm["training"],
+        momentum=norm["momentum"],
+        eps=norm["eps"],
+        activation=activation,
+        negative_slope=negative_slope,
+    )
+
+
+def _convolution(conv: Any) -> dict[str, Any]:
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return {
+        "transposed": transposed,
+        "weight": parameter(conv, "weight"),
+        "stride": conv.stride,
+        "padding": padding_of(conv),
+        "output_padding": conv.output_padding if transposed else (0, 0),
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+    }
+
+
+def _resize_convolution(layers: Sequence[Any]) -> dict[str, Any]:
+    weight = parameter(convolution_of(layers), "weight")
+    return {
+        "transposed": True,
+        "weight": resize_convolution_weight(weight),  # type: ignore[arg-type]
+        "stride": (2, 2),
+        "padding": resize_padding(layers),
+        "output_padding": (0, 0),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
