@@ -31,7 +31,7 @@ from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
 from genimg_fast.ops.block_chain import describe
-from genimg_fast.ops.resize_convolution_weight import samples
+from genimg_fast.ops.resampling_weight import samples
 
 
 def replay(modules: Sequence[Any], input: torch.Tensor) -> torch.Tensor | None:

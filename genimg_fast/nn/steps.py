@@ -32,7 +32,7 @@ from genimg_fast.nn.norm import (
     parameter,
     run_norm,
 )
-from genimg_fast.ops.resize_convolution_weight import resize_convolution_weight
+from genimg_fast.ops.resampling_weight import resampling_weight
 
 
 class Step(NamedTuple):
@@ -86,7 +86,7 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
 
 
 def before_convolution(layers: Sequence[Any]) -> int:
-    """How many layers stand before a convolution that is one transposed convolution with them, of `ops.resize_convolution_weight`: an
+    """How many layers stand before a convolution that is one transposed convolution with them, of `ops.resampling_weight`: an
     upsampling and, perhaps, a padding; 0 where the first layers are not these."""
     if not doubles(layers[0]) or must_be_called(layers[0]):
         return 0
@@ -206,7 +206,7 @@ def _resize_convolution(layers: Sequence[Any]) -> dict[str, Any]:
     weight = parameter(convolution_of(layers), "weight")
     return {
         "transposed": True,
-        "weight": resize_convolution_weight(weight),  # type: ignore[arg-type]
+        "weight": resampling_weight(weight, pools=False),  # type: ignore[arg-type]
         "stride": (2, 2),
         "padding": resize_padding(layers),
         "output_padding": (0, 0),

@@ -209,9 +209,8 @@ def operators(op: str) -> Iterator[tuple[str, tuple]]:
                 "convolution_block_training_",
                 (image.detach(), weight.detach(), None, randn(8), None, *running, *affine),
             )
-            if transposed:
-                yield "resize_convolution_weight", (randn(5, 8, 3, 3).contiguous(memory_format=format),)
-                yield "resize_convolution_weight_grad", (randn(8, 5, 4, 4).contiguous(memory_format=format),)
+            yield "resampling_weight", (randn(5, 8, 3, 3).contiguous(memory_format=format), not transposed)
+            yield "resampling_weight_grad", (randn(8, 5, 4, 4).contiguous(memory_format=format), not transposed)
             if transposed:  # an image layer, in both orders
                 of_images = (image, leaf(8, 3, 4, 4), None, leaf(3), None, None, None, None, *affine)
                 yield "convolution_block", of_images

@@ -309,7 +309,7 @@ def test_an_upsampling_and_its_convolution_are_one_kernel():
     assert graph._graph.launches() == ["convolution_kernel", "narrow_kernel"]
     assert graph.replay().isfinite().all()
     names = launches_of_training(model, x)
-    assert names.count("resize_weight_kernel") == names.count("resize_weight_grad_kernel") == 2
+    assert names.count("resampling_weight_kernel") == names.count("resampling_weight_grad_kernel") == 2
     assert not [name for name in names if "upsample" in name]
 
 
