@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from genimg_fast import _backend, _first_use, functional, ops
-from genimg_fast._block import Block
+from genimg_fast._block import Block, Geometry
 from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import autocasts, convolution_dtype, to_autocast_dtype
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
 from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
-from genimg_fast.ops._speed import resizing_pays, slower, slower_chain
+from genimg_fast.ops._speed import resampling_pays, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
 from genimg_fast.ops.convolution_chain import convolution_chain
 
@@ -198,24 +198,24 @@ def _wants_channels_last(input: torch.Tensor, block: Block) -> bool:
     )
 
 
-def may_resize(input: torch.Tensor) -> bool:
-    """Whether there are kernels that may serve an upsampling and the convolution after it as one, on an input like this one."""
+def may_resample(input: torch.Tensor) -> bool:
+    """Whether there are kernels that may serve a convolution and a resampling by two as one, on an input like this one."""
     return may_chain(input) or _may_run_on_cuda(input)
 
 
-def resizes(
+def resampling_serves(
     input: torch.Tensor,
     shape: Sequence[int],
     weight: Any,
     bias: torch.Tensor | None,
-    padding: tuple[int, int],
+    geometry: Geometry,
     trains: bool,
 ) -> bool:
     """Whether they serve the two on images of this shape, and are faster so.
 
     Args:
         weight, bias: of the convolution.
-        padding: of the transposed convolution that the two are.
+        geometry: of the convolution that the two are: transposed after an upsampling, plain before a mean.
         trains: whether gradients are recorded, or statistics taken of the batch.
     """
     like = all(
@@ -229,13 +229,13 @@ def resizes(
         return False
     native = _backend.current_backend() == "native"
     if not input.is_cuda:
-        return native or resizing_pays(weight, shape[0] * shape[2] * shape[3], padding == (3, 3), trains)
-    sized: Any = _Sized(torch.Size((*reversed(weight.shape[:2]), 4, 4)))
+        return native or resampling_pays(weight, shape, geometry, trains)
+    channels = weight.shape[:2]
+    sized: Any = _Sized(torch.Size((*(reversed(channels) if geometry.transposed else channels), 4, 4)))
     block = Block(
-        True, sized, None, None, None, None, None, False, 0.0, 0.0, (2, 2), padding, (0, 0), (1, 1), 1, "none", 0.0
+        **geometry._asdict(), weight=sized, bias=None, running_mean=None, running_var=None, bn_weight=None, bn_bias=None,
+        training=False, momentum=0.0, eps=0.0, groups=1, activation="none", negative_slope=0.0,
     )  # fmt: skip
-    if padding == (3, 3):
-        shape = (*shape[:2], shape[2] + 2, shape[3] + 2)
     dtype = convolution_dtype(input)
     serves = convolution_block.unsupported(shape, dtype, block) is None
     return serves and (native or convolution_block.slower(shape, dtype, block) is None)

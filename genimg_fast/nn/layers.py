@@ -42,7 +42,8 @@ _FUNCTIONS: dict[Callable[..., torch.Tensor], str] = {
 }
 ACTIVATION_METHODS = ("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_")
 _UPSAMPLINGS = (nn.Upsample, nn.UpsamplingNearest2d)
-_INTERPOLATE = F.interpolate  # unless somebody puts another one in its place
+_INTERPOLATE, _AVG_POOL = F.interpolate, F.avg_pool2d  # unless somebody puts others in their place
+_OF_MEANS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _PADDINGS = (nn.ReflectionPad2d, nn.ReplicationPad2d)
 
 
@@ -68,6 +69,11 @@ class Call(NamedTuple):
     def name(self) -> str:
         return self.function if isinstance(self.function, str) else getattr(self.function, "__name__", "?")
 
+    def by_name(self, *names: str) -> dict[str, Any] | None:
+        """What is given, where arguments given by position have these names; None where one is given twice, or too many are."""
+        given = dict(zip(names, self.args, strict=False)) | self.kwargs
+        return given if len(given) == len(self.args) + len(self.kwargs) else None
+
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         function = self.function
         if isinstance(function, str):
@@ -82,9 +88,9 @@ def doubles(layer: Any) -> bool:
             return False
         size, factor, mode = layer.size, layer.scale_factor, layer.mode
     elif type(layer) is Call and layer.function is _INTERPOLATE:
-        given = dict(zip(("size", "scale_factor", "mode"), layer.args, strict=False)) | layer.kwargs
+        given = layer.by_name("size", "scale_factor", "mode")
         # what is given besides says how other modes interpolate, or when to round a size that is a whole number
-        if len(layer.args) > 3 or not given.keys() <= {"size", "scale_factor", "mode", "recompute_scale_factor"}:
+        if given is None or not given.keys() <= {"size", "scale_factor", "mode", "recompute_scale_factor"}:
             return False
         size, factor, mode = given.get("size"), given.get("scale_factor"), given.get("mode", "nearest")
     else:
@@ -92,6 +98,31 @@ def doubles(layer: Any) -> bool:
     factors = factor if isinstance(factor, (tuple, list)) and len(factor) == 2 else (factor, factor)
     by_two = all(is_number(each) and each == 2 for each in factors)
     return size is None and by_two and mode in ("nearest", "nearest-exact")
+
+
+def halves(layer: Any) -> bool:
+    """Whether it makes an image half as high and wide by taking the mean of two by two pixels."""
+    given: Any = None
+    if type(layer) is nn.AvgPool2d:
+        given = {name: getattr(layer, name) for name in _OF_MEANS}
+    elif type(layer) is Call and layer.function is _AVG_POOL:
+        given = layer.by_name(*_OF_MEANS)
+    if given is None or not given.keys() <= set(_OF_MEANS):
+        return False
+    size, stride = given.get("kernel_size"), given.get("stride")
+    return (
+        _is_of_both(size, 2)
+        and (stride is None or _is_of_both(stride, 2))
+        and _is_of_both(given.get("padding", 0), 0)
+        and given.get("ceil_mode", False) is False
+        and given.get("divisor_override") is None
+    )
+
+
+def _is_of_both(value: Any, number: int) -> bool:
+    """Whether it is this number for rows and for columns."""
+    both = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    return all(type(each) is int and each == number for each in both)
 
 
 def pads_edge(layer: Any) -> bool:
@@ -121,6 +152,8 @@ def why_not_head(layer: Any) -> str:
         return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
     if doubles(layer):
         return must_be_called(layer) or "no convolution of kernel 3 that fuses with it follows"
+    if halves(layer):
+        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands before it"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
     if kind is nn.LeakyReLU:

@@ -4,14 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from genimg_fast._block import Geometry, output_size
-from genimg_fast.nn.chain import may_resize, resizes
-from genimg_fast.nn.layers import BLOCKS, padding_of, takes_batch_statistics
+from genimg_fast._block import output_size
+from genimg_fast.nn.chain import may_resample, resampling_serves
+from genimg_fast.nn.layers import BLOCKS, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
-from genimg_fast.nn.steps import Step, convolution_of, is_instance_norm, resize_padding
+from genimg_fast.nn.steps import (
+    Step,
+    convolution_of,
+    geometry_of,
+    is_instance_norm,
+    pad_before,
+    plan,
+    pools,
+    resamples,
+    weight_shape,
+)
 from genimg_fast.ops._autocast import autocasts
 from genimg_fast.ops._memory_order import memory_format
 
@@ -22,8 +33,8 @@ def parts_on(input: torch.Tensor, run: list[Step]) -> list[list[Step]]:
     On one image, the batch of pix2pix and CycleGAN, an instance normalisation is a batch normalisation, and belongs to the block of
     the convolution before it.  That pays in training alone: what packs a weight once and keeps it knows no statistics of a batch.
     """
-    if any(map(_upsamples, run)):
-        run = _without_slower_upsamplings(input, run)
+    if any(map(_resamples, run)):
+        run = _without_slower_resamplings(input, run)
     if len(run) == 1 or all(step.kind in BLOCKS for step in run):
         return [run]
     joins = (
@@ -49,52 +60,62 @@ def _ends_with_convolution(step: Step, norm: Step) -> bool:
     conv = convolution_of(step.layers)
     # of a weight in the other order comes an output in that order, of F.instance_norm none
     in_order = memory_format(conv.weight) is torch.contiguous_format
-    return step.layers[-1] is conv and in_order and conv.out_channels == norm.layers[0].num_features
-
-
-def _upsamples(step: Step) -> bool:
-    return step.kind in BLOCKS and convolution_of(step.layers) is not step.layers[0]
-
-
-def _without_slower_upsamplings(input: torch.Tensor, run: list[Step]) -> list[Step]:
-    """With an upsampling as a step of its own where it is not to be one with the convolution after it."""
-    may_join = may_resize(input)
-    shape: Sequence[int] = input.shape
-    steps: list[Step] = []
-    for step in run:
-        if _upsamples(step) and not (may_join and _resizes(input, shape, step)):
-            at = step.layers.index(convolution_of(step.layers))
-            steps += [
-                Step((name,), None, "", (layer,)) for name, layer in zip(step.names[:at], step.layers, strict=False)
-            ]
-            steps.append(Step(step.names[at:], "conv2d_bn_act", "", step.layers[at:]))
-        else:
-            steps.append(step)
-        if may_join:
-            shape = _output_shape(shape, step)
-    return steps
-
-
-def _resizes(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
-    conv = convolution_of(step.layers)
-    trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
-    # else an error should name the convolution's tensors
-    return min(_output_shape(shape, step)) > 0 and resizes(
-        input, shape, parameter(conv, "weight"), parameter(conv, "bias"), resize_padding(step.layers), trains
+    return (
+        step.layers[-1] is (step.layers[1] if pools(step.layers) else conv)
+        and in_order
+        and conv.out_channels == norm.layers[0].num_features
     )
 
 
-def _output_shape(shape: Sequence[int], step: Step) -> Sequence[int]:
-    if step.kind not in BLOCKS:
-        return shape
+def _resamples(step: Step) -> bool:
+    return step.kind in BLOCKS and resamples(step.layers)
+
+
+def _without_slower_resamplings(input: torch.Tensor, run: list[Step]) -> list[Step]:
+    """With a resampling as a step of its own where it is not to be one with its convolution."""
+    may_join = may_resample(input)
+    shape: Sequence[int] = input.shape
+    steps: list[Step] = []
+    for step in run:
+        steps += [step] if not _resamples(step) or (may_join and _joins(input, shape, step)) else _apart(step)
+        if may_join and step.kind in BLOCKS:
+            shape = _output_shape(shape, step.layers)
+    return steps
+
+
+def _apart(step: Step) -> list[Step]:
+    """The resampling of a step, its convolution, and what comes after both."""
+    layers = list(zip(step.names, step.layers, strict=True))
+    at = step.layers.index(convolution_of(step.layers))
+    end = at + 1 + pools(step.layers)
+    steps = [Step((name,), None, "", (layer,)) for name, layer in layers[:end]]
+    if end == at + 1:
+        steps[at] = Step(step.names[at:], "conv2d_bn_act", "", step.layers[at:])
+        return steps
+    steps[at] = steps[at]._replace(kind="conv2d_bn_act")
+    return steps + plan(layers[end:])
+
+
+def _joins(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
     conv = convolution_of(step.layers)
-    weight = parameter(conv, "weight")
-    assert weight is not None
-    if _upsamples(step):
-        h, w = resize_padding(step.layers)
-        edge = 2 * (h == 3)  # rows, and columns, that are put around first
-        size = [2 * (n + edge + 1 - p) for n, p in zip(shape[2:], (h, w), strict=True)]
-        return shape[0], weight.shape[0], *size
-    geometry = Geometry(conv.transposed, conv.stride, padding_of(conv), conv.output_padding, conv.dilation)
-    channels = weight.shape[1] * conv.groups if conv.transposed else weight.shape[0]
-    return shape[0], channels, *output_size(geometry, shape, weight.shape)
+    trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
+    # else an error should name the convolution's tensors
+    return min(_output_shape(shape, step.layers)) > 0 and resampling_serves(
+        *(input, _padded(shape, step.layers), parameter(conv, "weight"), parameter(conv, "bias")),
+        *(geometry_of(step.layers), trains),
+    )
+
+
+def _padded(shape: Sequence[int], layers: Sequence[Any]) -> Sequence[int]:
+    """What the convolution of a step is given: with what it pads with where that is no zeros."""
+    pad = pad_before(layers)
+    if pad is None:
+        return shape
+    left, right, top, bottom = pad.args[0]
+    return *shape[:2], shape[2] + top + bottom, shape[3] + left + right
+
+
+def _output_shape(shape: Sequence[int], layers: Sequence[Any]) -> Sequence[int]:
+    of_weight, geometry = weight_shape(layers), geometry_of(layers)
+    channels = of_weight[1] * convolution_of(layers).groups if geometry.transposed else of_weight[0]
+    return shape[0], channels, *output_size(geometry, _padded(shape, layers), of_weight)

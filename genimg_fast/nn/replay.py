@@ -23,10 +23,10 @@ from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import block_by_block, gives_channels_last, may_chain, native_runs
-from genimg_fast.nn.layers import BLOCKS, Call, activation_of, doubles, takes_batch_statistics
+from genimg_fast.nn.layers import BLOCKS, Call, activation_of, doubles, halves, takes_batch_statistics
 from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
-from genimg_fast.nn.steps import Step, block, convolution_of, pad_before
+from genimg_fast.nn.steps import Step, block, convolution_of, pad_before, resamples
 from genimg_fast.ops import _packed
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
@@ -68,8 +68,8 @@ class Recording:
         self.parts: list[_Part] = []
         self.weights: list[torch.Tensor] = []
         """Those that the chains have packed, or that what they have packed was made of."""
-        self.resized: list[torch.Tensor] = []
-        """Those of convolutions after an upsampling, which the kernels see in another form."""
+        self.resampled: list[torch.Tensor] = []
+        """Those of convolutions with a resampling, which the kernels see in another form."""
         self.fits = True
 
     @staticmethod
@@ -120,25 +120,24 @@ class Recording:
                     return
                 self.parts[-1] = self.parts[-1]._replace(chain=chain, pad=pad)
                 self.weights += [block.weight for block in run]
-                self._add_resized(of_run)
+                self._add_resampled(of_run)
             elif _backend.current_backend() != "auto":
                 self.fits = False
             else:
                 self._add_one_by_one(run, of_run, shape)
             pad = None
 
-    def _add_resized(self, layers: Sequence[Sequence[Any]]) -> None:
-        convolutions = [(together, convolution_of(together)) for together in layers]
-        resized = [conv.weight for together, conv in convolutions if conv is not together[0]]
-        self.resized += resized
-        self.weights += resized
+    def _add_resampled(self, layers: Sequence[Sequence[Any]]) -> None:
+        weights = [convolution_of(together).weight for together in layers if resamples(together)]
+        self.resampled += weights
+        self.weights += weights
 
     def _add_one_by_one(self, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], shape: Sequence[int]) -> None:
         """Blocks that PyTorch convolves; what comes after a convolution runs as it did in the pass that is recorded."""
         for each, together in zip(blocks, layers, strict=True):
             shape = each.output_shape(shape)
             normalizes = each.running_mean is not None and is_worth_a_kernel(math.prod(shape), training=False)
-            self.add(_run_block if normalizes else plain.call_each, together)
+            self.add(_run_block if normalizes or resamples(together) else plain.call_each, together)
 
     def keep(self) -> None:
         """What was added is all that the pass runs."""
@@ -184,7 +183,7 @@ def _may_repeat(step: Step) -> bool:
     # PyTorch's own: what others wrote may lead back to the model in ways that are not looked for
     layer = step.layers[0]
     if not isinstance(layer, nn.Module):
-        return activation_of(layer) is not None or doubles(layer)
+        return activation_of(layer) is not None or doubles(layer) or halves(layer)
     return type(layer).__module__.startswith("torch.nn.") and not layer._modules
 
 
@@ -250,7 +249,7 @@ class _Replay:
         self.orders = list(map(list, self.children))
         self.weights = recording.weights
         self.versions = [w._version for w in self.weights]  # a packed weight's; the kernels look at the memory itself
-        self.samples = [(weight, samples(weight)) for weight in recording.resized]
+        self.samples = [(weight, samples(weight)) for weight in recording.resampled]
         self.settings = torch.ops.genimg_fast.cpu_settings()
         self.is_outdated = False
 

@@ -33,7 +33,7 @@ module is of its plain class again.
 It takes the functions of nested calls from last to first; the input; the other arguments of each from first to last, where any
 has some; and of each later statement the layer, or a list of both for its nested calls."""
 
-HEAD, SEQUENTIAL, ACTIVATION, BEFORE = "head", "sequential", "activation", "before"
+HEAD, SEQUENTIAL, AFTER, BEFORE = "head", "sequential", "after", "before"
 RoleOf = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of these; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
@@ -399,7 +399,7 @@ def _inline_pair(
     if name is None or not (isinstance(second, ast.Return) or _assigned_name(second)):
         return None
     before, after = first.value, second.value  # type: ignore[attr-defined]
-    if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {ACTIVATION}):
+    if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {AFTER}):
         return None
     inside = 1 if conditional and name in assigned else 0
     if not (_is_name(after.input, name) and variables.is_gone(name, second, inside)):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from genimg_fast._block import Block
+from genimg_fast._block import Block, Geometry
 from genimg_fast.nn.layers import (
     CONVOLUTIONS,
     NORMS,
@@ -19,6 +19,7 @@ from genimg_fast.nn.layers import (
     activation_of,
     class_of,
     doubles,
+    halves,
     must_be_called,
     padding_of,
     pads_edge,
@@ -69,6 +70,8 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
         return Step((name,), None, reason, (head,))
     end = first + 1
     kind = class_of(head)
+    if first == start and end < len(layers) and _joins_mean(head, layers[end][1]):
+        end += 1
     if kind in CONVOLUTIONS and end < len(layers):
         follower = layers[end][1]
         if _may_follow_convolution(follower) and not must_be_called(follower):
@@ -92,18 +95,45 @@ def before_convolution(layers: Sequence[Any]) -> int:
         return 0
     pads = len(layers) > 1 and pads_edge(layers[1]) and not must_be_called(layers[1])
     conv: Any = layers[1 + pads] if len(layers) > 1 + pads else None
-    if class_of(conv) is not nn.Conv2d or why_not_head(conv) or conv.groups != 1:
-        return 0
-    numbers = (*conv.stride, *conv.dilation, *padding_of(conv))
-    if any(type(number) is not int for number in numbers) or numbers[:4] != (1, 1, 1, 1):
+    if not _may_resample(conv):
         return 0
     if conv.padding_mode != "zeros":
         by_one = list(conv._reversed_padding_repeated_twice) == [1] * 4
         joins = not pads and by_one and conv.padding_mode in ("reflect", "replicate")
     else:
-        joins = all(0 <= number <= (0 if pads else 2) for number in numbers[4:])
+        joins = all(0 <= number <= (0 if pads else 2) for number in padding_of(conv))
+    return 1 + pads if joins else 0
+
+
+def _joins_mean(conv: Any, after: Any) -> bool:
+    """Whether a convolution and the layer after it, a mean over two by two pixels, are one convolution, of `ops.resampling_weight`."""
+    return halves(after) and not must_be_called(after) and _may_resample(conv) and min(padding_of(conv)) >= 0
+
+
+def _may_resample(conv: Any) -> bool:
+    """Whether it may be one convolution of kernel 4 and stride 2 with a resampling by two."""
+    if class_of(conv) is not nn.Conv2d or why_not_head(conv) or conv.groups != 1:
+        return False
+    numbers = (*conv.stride, *conv.dilation, *padding_of(conv))
+    if any(type(number) is not int for number in numbers) or numbers[:4] != (1, 1, 1, 1):
+        return False
     weight = parameter(conv, "weight")
-    return 1 + pads if joins and weight is not None and weight.shape[2:] == (3, 3) else 0
+    return weight is not None and weight.shape[2:] == (3, 3)
+
+
+def upsamples(layers: Sequence[Any]) -> bool:
+    """Whether a step with a convolution starts with an upsampling."""
+    return convolution_of(layers) is not layers[0]
+
+
+def pools(layers: Sequence[Any]) -> bool:
+    """Whether a mean follows the convolution of a step."""
+    return len(layers) > 1 and halves(layers[1])
+
+
+def resamples(layers: Sequence[Any]) -> bool:
+    """Whether a step's convolution is made of its layers' and of a resampling by two."""
+    return upsamples(layers) or pools(layers)
 
 
 def convolution_of(layers: Sequence[Any]) -> Any:
@@ -136,19 +166,35 @@ def _may_follow_convolution(layer: Any) -> bool:
 def pad_before(layers: Sequence[Any]) -> Call | None:
     """What a step with a convolution that pads with something else than zeros does to its input first."""
     conv = convolution_of(layers)
-    if conv is not layers[0]:
+    if upsamples(layers):
         return Call(F.pad, ((1, 1, 1, 1),), {"mode": "replicate"}) if _repeats_edge(layers) else None
     if conv.padding_mode == "zeros":
         return None
     return Call(F.pad, (conv._reversed_padding_repeated_twice,), {"mode": conv.padding_mode})
 
 
-def resize_padding(layers: Sequence[Any]) -> tuple[int, int]:
-    """Of the transposed convolution that layers are which start with an upsampling."""
-    if _repeats_edge(layers):
-        return 3, 3  # which leaves out what the pixels that were put around would be alone
-    h, w = padding_of(convolution_of(layers))
-    return 2 - h, 2 - w
+def geometry_of(layers: Sequence[Any]) -> Geometry:
+    """Of the convolution that a step computes."""
+    conv = convolution_of(layers)
+    if upsamples(layers):
+        h, w = padding_of(conv)
+        # where the edge is repeated, less what the pixels that were put around would be alone
+        padding = (3, 3) if _repeats_edge(layers) else (2 - h, 2 - w)
+        return Geometry(True, (2, 2), padding, (0, 0), (1, 1))
+    if pools(layers):
+        return Geometry(False, (2, 2), padding_of(conv), (0, 0), (1, 1))
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return Geometry(
+        transposed, conv.stride, padding_of(conv), conv.output_padding if transposed else (0, 0), conv.dilation
+    )
+
+
+def weight_shape(layers: Sequence[Any]) -> tuple[int, ...]:
+    """Of the convolution that a step computes."""
+    shape: tuple[int, ...] = parameter(convolution_of(layers), "weight").shape  # type: ignore[union-attr]
+    if upsamples(layers):
+        return shape[1], shape[0], 4, 4
+    return (*shape[:2], 4, 4) if pools(layers) else shape
 
 
 _NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
@@ -173,9 +219,13 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
             # a convolution keeps the number of dimensions, so the chain's input already shows whether bn accepts its own
             norm = norm_arguments(layer, input)
             bn_weight, bn_bias = parameter(layer, "weight"), parameter(layer, "bias")
-    of_conv = _convolution(conv) if conv is layers[0] else _resize_convolution(layers)
+    weight: Any = parameter(conv, "weight")
+    if resamples(layers):
+        weight = resampling_weight(weight, pools=pools(layers))
     return Block(
-        **of_conv,
+        **geometry_of(layers)._asdict(),
+        weight=weight,
+        groups=conv.groups,
         bias=parameter(conv, "bias"),
         running_mean=norm["running_mean"],
         running_var=norm["running_var"],
@@ -187,29 +237,3 @@ def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
         activation=activation,
         negative_slope=negative_slope,
     )
-
-
-def _convolution(conv: Any) -> dict[str, Any]:
-    transposed = isinstance(conv, nn.ConvTranspose2d)
-    return {
-        "transposed": transposed,
-        "weight": parameter(conv, "weight"),
-        "stride": conv.stride,
-        "padding": padding_of(conv),
-        "output_padding": conv.output_padding if transposed else (0, 0),
-        "dilation": conv.dilation,
-        "groups": conv.groups,
-    }
-
-
-def _resize_convolution(layers: Sequence[Any]) -> dict[str, Any]:
-    weight = parameter(convolution_of(layers), "weight")
-    return {
-        "transposed": True,
-        "weight": resampling_weight(weight, pools=False),  # type: ignore[arg-type]
-        "stride": (2, 2),
-        "padding": resize_padding(layers),
-        "output_padding": (0, 0),
-        "dilation": (1, 1),
-        "groups": 1,
-    }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from genimg_fast import _extension
-from genimg_fast._block import Block
+from genimg_fast._block import Block, Geometry
 from genimg_fast.ops._memory_order import memory_format
 
 
@@ -134,20 +134,25 @@ _FRESH_BYTES = 32 << 20
 """From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
 
-def resizing_pays(weight: torch.Tensor, pixels: int, repeats_edge: bool, trains: bool) -> bool:
-    """Whether a convolution after an upsampling by two is faster as the transposed convolution that the two are.
+def resampling_pays(weight: torch.Tensor, shape: Sequence[int], geometry: Geometry, trains: bool) -> bool:
+    """Whether a convolution and a resampling by two are faster as the one convolution that the two are.
 
     Args:
         weight: of the convolution.
-        pixels: of the image before the upsampling, in the batch.
-        repeats_edge: whether the image is padded before, instead of with zeros.
+        shape: of what the one convolution is given.
+        geometry: of it.
         trains: whether gradients are recorded, or statistics taken of the batch.
     """
+    if not geometry.transposed:
+        return True
     # of fewer channels the doubled image costs less than what a transposed convolution does to each pixel
     if weight.shape[1] < _FEW_CHANNELS // 2:
         return False
     if not trains and not torch.compiler.is_compiling():  # which keeps no weight
         return True
+    repeats_edge = geometry.padding == (3, 3)
+    n, _, h, w = shape
+    pixels = n * (h - 2 * repeats_edge) * (w - 2 * repeats_edge)
     # for fewer pixels the weight and its gradient, of 16 taps for 9, take longer to make than they save
     fewest = (8 if repeats_edge else 4) * _FEW_PIXELS
     return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= 2 * _FEWEST_MULTIPLY_ADDS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`fuse` on a nearest-neighbour upsampling and the convolution after it, which run as one transposed convolution."""
+"""`fuse` on a convolution and a resampling by two: nearest-neighbour upsampling before it, or a mean after it, which run as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genimg_fast.nn import replay
 from genimg_fast.ops import _packed, _speed
 from genimg_fast.ops._memory_order import memory_format
 from tests import _cases
-from tests.nn._resize_convolutions import fused_and_plain, joined, results
+from tests.nn._resampling import fused_and_plain, joined, results
 
 
 class Attributes(nn.Module):
@@ -96,7 +96,69 @@ class Reflecting(nn.Module):
         return F.relu(self.conv(self.pad(self.up(x))))
 
 
+class DownBlock(nn.Module):
+    """As in StarGAN v2: the normalisation stands behind the mean."""
+
+    def __init__(self, downsample=True):
+        super().__init__()
+        self.downsample, self.act, self.pool = downsample, nn.LeakyReLU(0.2), nn.AvgPool2d(kernel_size=2)
+        self.conv1, self.norm, self.conv2 = nn.Conv2d(8, 8, 3, 1, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 9, 3, 1, 1)
+        self.norm.affine_weight, self.conv1x1 = nn.Parameter(torch.ones(1)), nn.Conv2d(8, 9, 1, bias=False)
+
+    def shortcut(self, x):
+        x = self.conv1x1(x)
+        if self.downsample:
+            x = F.avg_pool2d(x, 2)
+        return x
+
+    def residual(self, x):
+        x = self.act(x)
+        x = self.conv1(x)
+        if self.downsample:
+            x = F.avg_pool2d(x, 2)
+        x = self.norm(x)
+        x = self.act(x)
+        return self.conv2(x)
+
+    def forward(self, x):
+        return self.shortcut(x) + self.residual(x)
+
+
+class MeanInMethod(nn.Module):
+    """As in a residual discriminator: the mean ends the branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 9, 3, 1, 1), nn.Conv2d(9, 5, 3, padding="same")
+        self.norm, self.down = nn.BatchNorm2d(5), nn.AvgPool2d((2, 2), stride=2)
+
+    def forward(self, x):
+        h = self.conv2(F.relu(self.conv1(x)))
+        h = F.avg_pool2d(h, kernel_size=2, stride=(2, 2))
+        return torch.tanh(self.norm(h))
+
+
+def means() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(8, 12, 3, padding=1), nn.AvgPool2d(2), nn.BatchNorm2d(12, 0.8), nn.LeakyReLU(0.2, True)),
+        *(nn.Conv2d(12, 10, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(10, 9, 3, padding=2, bias=False), nn.AvgPool2d(2, count_include_pad=False), nn.Sigmoid()),
+    )
+
+
 MODELS = {
+    "down-block": DownBlock,
+    "a mean in a method": MeanInMethod,
+    "means": means,
+    "a mean alone": lambda: nn.Sequential(nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2)),
+    "a mean of a padded image": lambda: nn.Sequential(
+        *(nn.Conv2d(8, 9, 3, padding=(2, 3)), nn.AvgPool2d(2, 2, 0), nn.ReLU()),
+        *(nn.Conv2d(9, 5, 3, padding=1, padding_mode="reflect"), nn.AvgPool2d((2, 2)), nn.Tanh()),
+    ),
+    "up and down": lambda: nn.Sequential(
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(8, 9, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(9, 5, 3), nn.AvgPool2d(2), nn.BatchNorm2d(5)),
+    ),
     "up-block": UpBlock,
     "before a Sequential": BeforeSequential,
     "reflecting": Reflecting,
@@ -164,6 +226,22 @@ def test_as_accurate_as_torch(make, training):
 
 
 OTHERS = {
+    "a mean over three": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(3)],
+    "a mean over two by one": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d((2, 1))],
+    "a mean that overlaps": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, 1)],
+    "a padded mean": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, 2, 1)],
+    "a mean of what is left over": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, ceil_mode=True)],
+    "a sum": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, divisor_override=1)],
+    "a mean after kernel 5": lambda: [nn.Conv2d(8, 5, 5, padding=2), nn.AvgPool2d(2)],
+    "a mean after kernel 1": lambda: [nn.Conv2d(8, 5, 1), nn.AvgPool2d(2)],
+    "a mean after stride 2": lambda: [nn.Conv2d(8, 5, 3, 2, 1), nn.AvgPool2d(2)],
+    "a mean after groups": lambda: [nn.Conv2d(8, 4, 3, padding=1, groups=2), nn.AvgPool2d(2)],
+    "a mean after a normalisation": lambda: [
+        *(nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5), nn.AvgPool2d(2), nn.ReLU())
+    ],
+    "a mean after a transposed convolution": lambda: [nn.ConvTranspose2d(8, 5, 3, 1, 1), nn.AvgPool2d(2)],
+    "a mean after a mean": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Tanh()],
+    "a mean first": lambda: [nn.AvgPool2d(2), nn.Conv2d(8, 5, 3, padding=1)],
     "bilinear": lambda: [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(8, 5, 3, padding=1)],
     "by three": lambda: [nn.Upsample(scale_factor=3), nn.Conv2d(8, 5, 3, padding=1)],
     "by two in one direction": lambda: [nn.Upsample(scale_factor=(1, 2)), nn.Conv2d(8, 5, 3, padding=1)],
@@ -193,7 +271,7 @@ def test_others_run_as_before(other):
     x = _cases.randn((2, 8, 5, 6), torch.float64)
     with genimg_fast.use_backend("native"):
         torch.testing.assert_close(results(fused, x), results(plain, x))
-    (row,) = (row for row in genimg_fast.fuse(fused).rows if row.description == "Upsample")
+    (row,) = (row for row in genimg_fast.fuse(fused).rows if row.description in ("Upsample", "AvgPool2d"))
     assert row.kind is None
     assert row.reason
 
@@ -203,6 +281,11 @@ def test_report():
     assert [(row.layers, row.description, row.kind) for row in report.rows] == [
         (("conv1", "norm1"), "interpolate + Conv2d + BatchNorm2d + leaky_relu", "conv_transpose2d_bn_act"),
         (("up", "conv2"), "UpsamplingNearest2d + Conv2d + sigmoid", "conv_transpose2d_bn_act"),
+    ]
+    report = genimg_fast.fuse(MeanInMethod())
+    assert [(row.layers, row.description, row.kind) for row in report.fused] == [
+        (("conv1",), "Conv2d + relu", "conv2d_bn_act"),
+        (("conv2", "norm"), "Conv2d + avg_pool2d + BatchNorm2d + tanh", "conv2d_bn_act"),
     ]
 
 
@@ -407,7 +490,7 @@ def test_exports_as_the_two_layers(make):
     x = _cases.randn((2, 8, 5, 6))
     program = torch.export.export(fused.eval(), (x,))
     assert "genimg_fast" not in str(program.graph)
-    assert "upsample_nearest" in str(program.graph)
+    assert "upsample_nearest" in str(program.graph) or "avg_pool2d" in str(program.graph)
 
 
 CHANGES = {

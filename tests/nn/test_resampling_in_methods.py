@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`fuse` on an upsampling and the convolution after it that a method calls, however it is written."""
+"""`fuse` on a resampling and its convolution that a method calls, however it is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import _cases
-from tests.nn._resize_convolutions import fused_and_plain, joined, results
+from tests.nn._resampling import fused_and_plain, joined, results
 
 
 class ByKeywords(nn.Module):
