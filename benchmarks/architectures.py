@@ -51,6 +51,9 @@ ARCHITECTURES = {
     "resize-convolution generator, 64x64": Architecture(
         lambda: adversarial.ResizeGenerator(nz=100, ngf=64, size=64), (100,)
     ),
+    "StarGAN v2 discriminator, 128x128": Architecture(
+        lambda: residual.StarGANDiscriminator(width=64, widest=512, size=128), (3, 128, 128)
+    ),
     "SNGAN generator, 8x8": Architecture(lambda: residual.SNGANGenerator(nz=128, ngf=256), (128,)),
 }
 
@@ -106,6 +109,7 @@ ROWS = [
     *_rows("segmentation U-Net, 128x128", 1, 4),
     *_rows("SRGAN generator, 24x24 to 48x48", 1, 16),
     *_rows("resize-convolution generator, 64x64", 16, 64),
+    *_rows("StarGAN v2 discriminator, 128x128", 1, 8),
     *_rows("SNGAN generator, 8x8", 16, 64),
 ]
 

@@ -143,19 +143,19 @@ def resampling_pays(weight: torch.Tensor, shape: Sequence[int], geometry: Geomet
         geometry: of it.
         trains: whether gradients are recorded, or statistics taken of the batch.
     """
-    if not geometry.transposed:
-        return True
     # of fewer channels the doubled image costs less than what a transposed convolution does to each pixel
-    if weight.shape[1] < _FEW_CHANNELS // 2:
+    if geometry.transposed and weight.shape[1] < _FEW_CHANNELS // 2:
         return False
     if not trains and not torch.compiler.is_compiling():  # which keeps no weight
         return True
-    repeats_edge = geometry.padding == (3, 3)
     n, _, h, w = shape
-    pixels = n * (h - 2 * repeats_edge) * (w - 2 * repeats_edge)
+    repeats_edge = geometry.transposed and geometry.padding == (3, 3)
+    of_edge = 2 * repeats_edge
+    pixels = n * (h - of_edge) * (w - of_edge) if geometry.transposed else n * (h // 2) * (w // 2)
     # for fewer pixels the weight and its gradient, of 16 taps for 9, take longer to make than they save
     fewest = (8 if repeats_edge else 4) * _FEW_PIXELS
-    return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= 2 * _FEWEST_MULTIPLY_ADDS
+    least_work = (2 if geometry.transposed else 1) * _FEWEST_MULTIPLY_ADDS
+    return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= least_work
 
 
 def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:

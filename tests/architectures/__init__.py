@@ -25,6 +25,12 @@ class Architecture(NamedTuple):
 
 _LONE_1X1 = "kernel (1, 1), for which PyTorch's is as good, and nothing follows that fuses"
 
+_OF_STARGAN = {
+    _LONE_1X1: 2,
+    "no convolution or normalisation that fuses stands before it": 1,
+    "no convolution of kernel 3 that fuses with it stands before it": 1,
+}
+
 ARCHITECTURES = {
     "DCGAN generator": Architecture(
         lambda: adversarial.DCGANGenerator(), (4, 6, 1, 1), {"conv_transpose2d_bn_act": 4}, {}
@@ -77,6 +83,15 @@ ARCHITECTURES = {
     ),
     "SNGAN discriminator": Architecture(
         lambda: residual.SNGANDiscriminator(), (4, 3, 16, 16), {}, {"weight is parametrized": 4, "it has hooks": 2}
+    ),
+    "StarGAN v2 discriminator": Architecture(
+        lambda: residual.StarGANDiscriminator(), (4, 3, 16, 16), {"conv2d_bn_act": 6}, _OF_STARGAN
+    ),
+    "StarGAN v2 encoder": Architecture(
+        lambda: residual.StarGANDiscriminator(normalize=True),
+        (4, 3, 16, 16),
+        {"conv2d_bn_act": 6, "batch_norm_act": 4},
+        _OF_STARGAN,
     ),
     "SRGAN generator": Architecture(
         lambda: residual.SRGANGenerator(), (2, 3, 8, 8), {"conv2d_bn_act": 8}, {"PReLU is not a layer that fuses": 1}

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""SNGAN (Miyato et al. 2018), activation before convolution; SRGAN (Ledig et al. 2017), sub-pixel convolution."""
+"""SNGAN (Miyato et al. 2018) and StarGAN v2 (Choi et al. 2020), activation before convolution; SRGAN (Ledig et al. 2017), sub-pixel
+convolution."""
 
 from __future__ import annotations
+
+import math
 
 import torch.nn.functional as F
 from torch import nn
@@ -91,6 +94,61 @@ class SNGANDiscriminator(nn.Module):
         h = F.relu(h)
         h = h.sum(dim=(2, 3))
         return self.l3(h)
+
+
+class DownsampledBlock(nn.Module):
+    """Of StarGAN v2: without normalisation in the discriminator, with it in the encoder of the generator."""
+
+    def __init__(self, in_channels, out_channels, normalize=False, downsample=True):
+        super().__init__()
+        self.normalize, self.downsample = normalize, downsample
+        self.actv = nn.LeakyReLU(0.2)
+        self.learned_sc = in_channels != out_channels
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 3, 1, 1)
+        if normalize:
+            self.norm1 = nn.InstanceNorm2d(in_channels, affine=True)
+            self.norm2 = nn.InstanceNorm2d(in_channels, affine=True)
+        if self.learned_sc:
+            self.conv1x1 = nn.Conv2d(in_channels, out_channels, 1, 1, 0, bias=False)
+
+    def shortcut(self, x):
+        if self.learned_sc:
+            x = self.conv1x1(x)
+        if self.downsample:
+            x = F.avg_pool2d(x, 2)
+        return x
+
+    def residual(self, x):
+        if self.normalize:
+            x = self.norm1(x)
+        x = self.actv(x)
+        x = self.conv1(x)
+        if self.downsample:
+            x = F.avg_pool2d(x, 2)
+        if self.normalize:
+            x = self.norm2(x)
+        x = self.actv(x)
+        x = self.conv2(x)
+        return x
+
+    def forward(self, x):
+        return (self.shortcut(x) + self.residual(x)) / math.sqrt(2)
+
+
+class StarGANDiscriminator(nn.Module):
+    def __init__(self, width=4, widest=8, size=16, normalize=False):
+        super().__init__()
+        blocks = [nn.Conv2d(3, width, 3, 1, 1)]
+        while size > 4:
+            blocks.append(DownsampledBlock(width, min(2 * width, widest), normalize))
+            width, size = min(2 * width, widest), size // 2
+        blocks += [nn.LeakyReLU(0.2), nn.Conv2d(width, width, 4, 1, 0), nn.LeakyReLU(0.2), nn.Conv2d(width, 2, 1, 1, 0)]
+        self.main = nn.Sequential(*blocks)
+
+    def forward(self, x):
+        out = self.main(x)
+        return out.view(out.size(0), -1)
 
 
 class ResidualBlock(nn.Module):

@@ -95,6 +95,8 @@ def convolution(rng: random.Random, in_channels: int, out_channels: int, directi
     if direction > 0:
         kernel, stride, padding, output_padding = rng.choice(UP)
         return nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding, output_padding, bias=bias)
+    if direction < 0 and rng.random() < 0.2:
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, *rng.choice(SAME), bias=bias), nn.AvgPool2d(2))
     mode = rng.choice(["zeros"] * 6 + ["reflect", "replicate", "circular"])
     sizes = rng.choice(DOWN if direction else SAME)
     return nn.Conv2d(in_channels, out_channels, *sizes, bias=bias, padding_mode=mode)
