@@ -245,16 +245,17 @@ def record_native(op: str) -> None:
 
 
 def _note(decision: Decision) -> None:
-    if decision.native and not torch.compiler.is_compiling():
+    if decision.native:
         count_native_call()
     if _decisions is not None and _of_thread.backend is None:  # else it is a check's, which nobody asked about
         _decisions.append(decision)
 
 
 def count_native_call() -> None:
-    """For callers that repeat what the native kernels served, and decide nothing."""
+    """For callers that repeat what the native kernels served, or do something else that is faster than PyTorch, and decide nothing."""
     global _native_calls
-    _native_calls += 1
+    if not torch.compiler.is_compiling():
+        _native_calls += 1
 
 
 def native_calls() -> int:

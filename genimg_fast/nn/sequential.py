@@ -23,7 +23,18 @@ from genimg_fast.nn.layers import BLOCKS, doubles, is_batch_norm, must_be_called
 from genimg_fast.nn.norm import counts
 from genimg_fast.nn.parts import parts_on
 from genimg_fast.nn.replay import Recording, replay
-from genimg_fast.nn.steps import Step, before_convolution, block, is_instance_norm, pad_before, plan, run_norm_step
+from genimg_fast.nn.steps import (
+    REORDERED,
+    Step,
+    before_convolution,
+    block,
+    commutes,
+    is_instance_norm,
+    pad_before,
+    plan,
+    run_norm_step,
+    run_reordered,
+)
 from genimg_fast.reference import block_chain as reference
 
 
@@ -72,7 +83,7 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
         layers: modules, or other callables of one argument.
     """
     # a function, as in `self.conv(F.relu(x))`, starts no fused call unless it is an upsampling
-    while layers and not isinstance(layers[0], nn.Module) and not _doubles_before_convolution(layers):
+    while layers and not isinstance(layers[0], nn.Module) and not _starts_with_upsampling(layers):
         input, layers = layers[0](input), layers[1:]
     if not layers:
         return input
@@ -84,11 +95,13 @@ def run_in_turn(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _doubles_before_convolution(layers: Sequence[Any]) -> bool:
+def _starts_with_upsampling(layers: Sequence[Any]) -> bool:
+    """Whether the first step of their plan does."""
     if not doubles(layers[0]):
         return False
     following = (layer for _, layer in flat(("", layer) for layer in layers[1:3]))
-    return before_convolution([layers[0], *islice(following, 2)]) > 0
+    first = [layers[0], *islice(following, 2)]
+    return before_convolution(first) > 0 or commutes(first)
 
 
 def run_steps(
@@ -172,10 +185,10 @@ def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None)
             recording.add_blocks(input, blocks, layers, pad)
         return _run_blocks(input, blocks, layers)
     native_calls = _backend.native_calls()
-    output = run_norm_step(layers[0], input) if run[0].kind else layers[0][0](input)
+    run_step = run_reordered if run[0].kind == REORDERED else run_norm_step if run[0].kind else plain.call_each
+    output = run_step(layers[0], input)
     if recording is not None:
-        ran_natively = run[0].kind and _backend.native_calls() != native_calls
-        recording.add(run_norm_step if ran_natively else plain.call_each, layers[0])
+        recording.add(run_step if _backend.native_calls() != native_calls else plain.call_each, layers[0])
     return output
 
 

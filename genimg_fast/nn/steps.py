@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from genimg_fast import _backend
 from genimg_fast._block import Block, Geometry
 from genimg_fast.nn.layers import (
     CONVOLUTIONS,
@@ -33,7 +34,11 @@ from genimg_fast.nn.norm import (
     parameter,
     run_norm,
 )
+from genimg_fast.ops._speed import reordering_pays
 from genimg_fast.ops.resampling_weight import resampling_weight
+
+REORDERED = "reordered"
+"""The kind of a step whose two layers, a convolution of kernel 1 and a resampling by two, are called in the order that costs less."""
 
 
 class Step(NamedTuple):
@@ -41,7 +46,7 @@ class Step(NamedTuple):
 
     names: tuple[str, ...]
     kind: str | None
-    """The function of `genimg_fast.functional` that runs them; None where the one layer is called as it is."""
+    """The function of `genimg_fast.functional` that runs them, or `REORDERED`; None where the one layer is called as it is."""
     reason: str
     """Why the layer is called as it is; empty if fused."""
     layers: tuple[Any, ...]
@@ -64,7 +69,11 @@ def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
 
 
 def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
-    first = start + before_convolution([layer for _, layer in layers[start : start + 3]])
+    following = [layer for _, layer in layers[start : start + 3]]
+    if commutes(following):
+        names, together = zip(*layers[start : start + 2], strict=True)
+        return Step(names, REORDERED, "", together)
+    first = start + before_convolution(following)
     name, head = layers[first]
     if reason := why_not_head(head):
         return Step((name,), None, reason, (head,))
@@ -103,6 +112,31 @@ def before_convolution(layers: Sequence[Any]) -> int:
     else:
         joins = all(0 <= number <= (0 if pads else 2) for number in padding_of(conv))
     return 1 + pads if joins else 0
+
+
+def commutes(layers: Sequence[Any]) -> bool:
+    """Whether the first two may change places, and cost less so: a convolution of kernel 1 sees each pixel by itself."""
+    if len(layers) < 2 or not (halves(layers[1]) or doubles(layers[0])):
+        return False
+    conv, resampling = layers[:2] if halves(layers[1]) else (layers[1], layers[0])
+    if must_be_called(resampling) or class_of(conv) is not nn.Conv2d or why_not_head(conv):
+        return False
+    weight = parameter(conv, "weight")
+    if conv.padding_mode != "zeros" or padding_of(conv) != (0, 0) or conv.stride != (1, 1) or weight is None:
+        return False
+    # which is better off in one call with the convolution
+    normalizes = doubles(layers[0]) and len(layers) > 2 and _may_follow_convolution(layers[2])
+    return weight.shape[2:] == (1, 1) and not normalizes
+
+
+def run_reordered(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
+    """A step of kind `REORDERED`."""
+    first, second = layers
+    conv = first if halves(second) else second
+    if _backend.current_backend() != "reference" and reordering_pays(input, parameter(conv, "weight"), conv.groups):
+        _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
+        return first(second(input))
+    return second(first(input))
 
 
 def _joins_mean(conv: Any, after: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -130,6 +131,8 @@ _PIXELS_TO_READ_A_WEIGHT = 80
 """Whose products take as long as to read the weight, which is what few pixels cost."""
 _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
+_WORK_OF_REORDERING = 1 << 20
+"""Multiply-adds below which to find out in which order two layers cost less takes longer than it saves."""
 _FRESH_BYTES = 32 << 20
 """From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
@@ -156,6 +159,14 @@ def resampling_pays(weight: torch.Tensor, shape: Sequence[int], geometry: Geomet
     fewest = (8 if repeats_edge else 4) * _FEW_PIXELS
     least_work = (2 if geometry.transposed else 1) * _FEWEST_MULTIPLY_ADDS
     return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= least_work
+
+
+def reordering_pays(input: torch.Tensor, weight: Any, groups: int) -> bool:
+    """Whether a convolution of kernel 1 is faster on the smaller side of a resampling by two, for an image that both take."""
+    if input.dim() != 4 or input.shape[1] != weight.shape[1] * groups or min(*input.shape, *weight.shape) == 0:
+        return False
+    n, _, h, w = input.shape
+    return min(h, w) > 1 and weight.numel() * n * h * w >= _WORK_OF_REORDERING
 
 
 def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:

@@ -233,7 +233,6 @@ OTHERS = {
     "a mean of what is left over": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, ceil_mode=True)],
     "a sum": lambda: [nn.Conv2d(8, 5, 3, padding=1), nn.AvgPool2d(2, divisor_override=1)],
     "a mean after kernel 5": lambda: [nn.Conv2d(8, 5, 5, padding=2), nn.AvgPool2d(2)],
-    "a mean after kernel 1": lambda: [nn.Conv2d(8, 5, 1), nn.AvgPool2d(2)],
     "a mean after stride 2": lambda: [nn.Conv2d(8, 5, 3, 2, 1), nn.AvgPool2d(2)],
     "a mean after groups": lambda: [nn.Conv2d(8, 4, 3, padding=1, groups=2), nn.AvgPool2d(2)],
     "a mean after a normalisation": lambda: [
