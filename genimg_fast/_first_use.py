@@ -55,6 +55,8 @@ def _check(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     except torch.OutOfMemoryError:
         return None
     except RuntimeError as error:  # such as "no kernel image is available for execution on the device"
+        if "out of memory" in str(error) or "for want of memory" in str(error):  # as native code tells it
+            return None
         found = f"do not run: {' '.join(str(error).split())[:200]}"
     else:
         if parity.ok:

@@ -170,9 +170,17 @@ class CapturedGraph:
             # thread_local: a DataLoader's thread may call CUDA meanwhile
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 self._output = function(self.input)
+        self._read_on: torch.cuda.Stream | None = None
 
     def replay(self) -> torch.Tensor:
         """The output, in memory that the next replay overwrites."""
+        stream = torch.cuda.current_stream()
+        if stream != self._read_on:
+            for (
+                weight
+            ) in self._packed_weights:  # of another stream, which must not reuse their memory while this one reads it
+                weight.record_stream(stream)
+            self._read_on = stream
         self._graph.replay()
         return self._output
 

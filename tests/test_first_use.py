@@ -123,9 +123,14 @@ def test_a_kernel_that_does_not_run_is_replaced(monkeypatch):
         assert not loss()[1].native
 
 
-def test_full_memory_says_nothing_about_a_kernel(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")],
+    ids=["of torch", "through the stable ABI"],
+)
+def test_full_memory_says_nothing_about_a_kernel(monkeypatch, error):
     def check(*_):
-        raise torch.OutOfMemoryError("full")
+        raise error
 
     monkeypatch.setattr(_parity, "check", check)
     assert loss()[1].native

@@ -93,8 +93,8 @@ void reparameterize_with_kl(DType dtype, const ReparameterizeWithKlOperands<void
     const auto kernel = wide ? reparameterize_with_kl_kernel<T, kPack<T>> : reparameterize_with_kl_kernel<T, 1>;
     constexpr size_t kSharedBytes = (kThreads + 1) * sizeof(double);
     const int blocks = block_count(kernel, kSharedBytes, operands.numel / (wide ? kPack<T> : 1));
-    launch(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, seed, scratch + 1, ticket, scale,
-           static_cast<T*>(sum));
+    launch_after_memset(kernel, dim3(blocks), dim3(kThreads), kSharedBytes, stream, typed, seed, scratch + 1, ticket,
+                        scale, static_cast<T*>(sum));
   });
 }
 

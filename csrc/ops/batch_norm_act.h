@@ -24,7 +24,7 @@ inline ChannelLayout make_channel_layout(Tensor& input) {
 inline void make_like(Tensor& grad, const Tensor& input) {
   check(same_sizes(grad, input), "batch_norm_act_backward: grad and input differ in shape");
   check(grad.scalar_type() == input.scalar_type(), "batch_norm_act_backward: grad and input differ in dtype");
-  check(grad.is_cuda() == input.is_cuda(), "batch_norm_act_backward: grad and input are on different devices");
+  check(on_same_device(grad, input), "batch_norm_act_backward: grad and input are on different devices");
   if (is_dense(grad) && same_order(grad, input)) return;
   Tensor copy = new_like(input);
   grad = torch::stable::copy_(copy, grad);
@@ -45,7 +45,7 @@ struct ChannelTensors {
   static Tensor prepare(const Tensor& t, const Tensor& input, std::optional<ScalarType> dtype) {
     check(t.dim() == 1 && t.size(0) == input.size(1), "batch_norm_act: per-channel tensors must have shape (",
           input.size(1), ",)");
-    check(t.is_cuda() == input.is_cuda(), "batch_norm_act: a per-channel tensor and input are on different devices");
+    check(on_same_device(t, input), "batch_norm_act: a per-channel tensor and input are on different devices");
     return torch::stable::contiguous(!dtype || t.scalar_type() == *dtype ? t : torch::stable::to(t, *dtype));
   }
 };

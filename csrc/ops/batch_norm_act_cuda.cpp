@@ -44,7 +44,7 @@ void move_statistics_(Tensor running_mean, Tensor running_var, Tensor mean, Tens
                       double unbiased) {
   const CudaScope scope(mean);
   for (const Tensor* t : {&running_mean, &running_var, &mean, &var})
-    check(t->is_cuda() && t->dim() == 1 && t->is_contiguous() && t->numel() == mean.numel(),
+    check(on_same_device(*t, mean) && t->dim() == 1 && t->is_contiguous() && t->numel() == mean.numel(),
           "batch_norm_act_move_statistics_: all must be contiguous vectors of one length on the GPU");
   check(mean.scalar_type() == ScalarType::Float && var.scalar_type() == ScalarType::Float,
         "batch_norm_act_move_statistics_: mean and var must be float32");

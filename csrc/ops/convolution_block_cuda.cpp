@@ -122,7 +122,7 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
                  std::vector<int64_t> geometry, int64_t activation_code, double slope, int64_t tensor_cores,
                  int64_t tile, std::optional<bool> order) {
   const Call call(input, weight, geometry);
-  const CudaScope scope(input);
+  const CudaScope scope(input, weight, packed, bias, running_mean, running_var, bn_weight, bn_bias);
   for (OptionalTensor* t : {&bias, &running_mean, &running_var, &bn_weight, &bn_bias}) *t = to_contiguous(*t);
   check_channels(call.output[1], std::nullopt, bias, running_mean, running_var, bn_weight, bn_bias);
   const cuda::ChannelAffine affine{channel_vector(bias),      channel_vector(running_mean), channel_vector(running_var),
@@ -136,7 +136,8 @@ Tensor inference(Tensor input, Tensor weight, OptionalTensor packed, OptionalTen
     return out;
   }
   const Tensor image = for_tensor_cores(input), w = packed ? *packed : call.pack(weight, scope.stream);
-  check(w.numel() == call.packed_numel() && w.scalar_type() == input.scalar_type(),
+  check(w.numel() == call.packed_numel() && w.scalar_type() == input.scalar_type() && w.is_contiguous() &&
+            reinterpret_cast<uintptr_t>(w.const_data_ptr()) % 16 == 0,
         "convolution_block: packed was made for another call");
   Tensor out = new_image(input, call.output, channels_last || !call.narrow);  // the narrow kernel writes either order
   if (call.narrow)
@@ -157,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> training(const Tensor& input, const T
                                                     double negative_slope, int64_t tensor_cores, int64_t tile) {
   Call call(input, weight, geometry);
   call.narrow = false;
-  const CudaScope scope(input);
+  const CudaScope scope(input, weight, bias, bn_weight, bn_bias);
   const int64_t channels = call.output[1];
   for (OptionalTensor* t : {&bias, &bn_weight, &bn_bias}) *t = to_contiguous(*t);
   check_channels(channels, std::nullopt, bias, bn_weight, bn_bias);
@@ -204,6 +205,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tenso
                                                              int64_t activation, double negative_slope,
                                                              int64_t tensor_cores, int64_t tile) {
   check_channels(weight.size(geometry.empty() || !geometry[0] ? 0 : 1), std::nullopt, running_mean, running_var);
+  check_device(input, running_mean);
+  check_device(input, running_var);
   const cuda::RunningStatistics running{mutable_channel_vector(running_mean), mutable_channel_vector(running_var),
                                         static_cast<float>(momentum)};
   return training(input, weight, bias, bn_weight, bn_bias, running, eps, geometry, activation, negative_slope,
@@ -212,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> in_place_training(Tensor input, Tenso
 
 Tensor pack(Tensor input, Tensor weight, std::vector<int64_t> geometry) {
   const Call call(input, weight, geometry);
-  const CudaScope scope(weight);
+  const CudaScope scope(weight, input);
   check(call.phased.has_value(), "convolution_block_pack: the tensor-core kernels do not take this convolution");
   return call.pack(weight, scope.stream);
 }

@@ -17,7 +17,7 @@ struct ElboCall {
     make_elementwise(recon);
     lay_out_target(recon, target);
     make_elementwise(mu, logvar);
-    check(recon.scalar_type() == mu.scalar_type() && recon.is_cuda() == mu.is_cuda(),
+    check(recon.scalar_type() == mu.scalar_type() && on_same_device(recon, mu),
           "genimg_fast: elbo_loss: recon and mu differ in dtype or device");
     reconstruction = static_cast<Reconstruction>(reconstruction_code);
     const auto reduction = static_cast<Reduction>(reduction_code);

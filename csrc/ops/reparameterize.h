@@ -11,7 +11,7 @@ inline void check_noise_arguments(const Tensor& a, const Tensor& b, const Tensor
   check(a.scalar_type() == b.scalar_type(), "reparameterize: operands differ in dtype");
   check(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, "reparameterize: seed must be one int64");
   // A seed on the CPU goes with operands of either device.
-  check(a.is_cuda() == b.is_cuda() && (a.is_cuda() || !seed.is_cuda()),
+  check(on_same_device(a, b) && (!seed.is_cuda() || on_same_device(a, seed)),
         "reparameterize: operands are on different devices");
 }
 

@@ -53,7 +53,7 @@ struct ReparameterizeWithKlBackward : ReparameterizeWithKlCall {
     }
     check(is_reduced ? grad_kl.numel() == 1 : same_sizes(grad_kl, mu),
           "reparameterize_with_kl: grad_kl has not the shape of the divergence");
-    check(grad_kl.scalar_type() == mu.scalar_type() && grad_kl.is_cuda() == mu.is_cuda(),
+    check(grad_kl.scalar_type() == mu.scalar_type() && on_same_device(grad_kl, mu),
           "reparameterize_with_kl: grad_kl and mu differ in dtype or device");
   }
 

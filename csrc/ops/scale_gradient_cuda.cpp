@@ -8,7 +8,7 @@ namespace {
 
 void scale_gradient_(Tensor gradient, Tensor upstream) {
   const CudaScope scope(gradient);
-  check(upstream.numel() == 1 && upstream.is_cuda() && upstream.get_device_index() == gradient.get_device_index(),
+  check(upstream.numel() == 1 && on_same_device(upstream, gradient),
         "scale_gradient_: upstream must be one number on the gradient's GPU");
   check(is_dense(gradient), "scale_gradient_: the gradient must be dense");
   cuda::scale_gradient(cuda_dtype(gradient), mutable_data<void>(gradient), channel_vector(upstream), gradient.numel(),

@@ -5,6 +5,8 @@
 // included.  What is checked here is what keeps a direct torch.ops call from touching memory it must not.
 #pragma once
 
+#include "ops/torch_error.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -55,6 +57,10 @@ inline bool is_dense(const Tensor& t) {
     expected *= size;
   }
   return true;
+}
+
+inline bool on_same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
 }
 
 inline bool same_sizes(const Tensor& a, const Tensor& b) {
@@ -126,7 +132,7 @@ inline Tensor densely_copied(const Tensor& t, const Tensor& layout) {
 // else as a copy.
 inline void lay_out_like_in_own_dtype(const Tensor& dense, Tensor& t) {
   check(same_sizes(dense, t), "genimg_fast: elementwise operands differ in shape");
-  check(dense.is_cuda() == t.is_cuda(), "genimg_fast: elementwise operands are on different devices");
+  check(on_same_device(dense, t), "genimg_fast: elementwise operands are on different devices");
   if (!same_order(dense, t)) t = densely_copied(t, dense);
 }
 inline void lay_out_like(const Tensor& dense, Tensor& t) {

@@ -24,9 +24,15 @@ inline cuda::LossDTypes loss_dtypes(const Tensor& input, const Tensor& target, c
   return {cuda_dtype(input), cuda_dtype(target), cuda_dtype(loss)};
 }
 
-// Makes a tensor's GPU the current one for the scope, and names its current stream.
+inline void check_device(const Tensor& like, const OptionalTensor& t) {
+  check(!t || on_same_device(like, *t), "genimg_fast: tensors of one call are on different devices");
+}
+
+// Makes a tensor's GPU the current one for the scope, and names its current stream.  The others must be on it too.
 struct CudaScope {
-  explicit CudaScope(const Tensor& t) : guard(t.get_device_index()) {
+  template <typename... Others>
+  explicit CudaScope(const Tensor& t, const Others&... others) : guard(t.get_device_index()) {
+    (check_device(t, others), ...);
     check(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
           "genimg_fast: no current CUDA stream");
   }

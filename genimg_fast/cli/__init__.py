@@ -127,7 +127,11 @@ def _check_environment() -> None:
 def _in_a_line(error: Exception) -> str | None:
     """All that a user needs to know of the error; None for a fault of ours, whose traceback tells us more."""
     text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+    if (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "DefaultCPUAllocator" in text
+        or "CUDA out of memory" in text
+    ):
         asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
         return f"out of memory: tried to allocate {asked[1]}" if asked else "out of memory"
     if isinstance(error, OSError) and error.strerror:  # without the number that str(error) begins with

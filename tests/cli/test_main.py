@@ -99,6 +99,11 @@ def wrapped(cause):
             "genimg-fast models: out of memory: tried to allocate 2.50 GiB",
         ),
         (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity"),
+            2,
+            "genimg-fast models: out of memory: tried to allocate 2.50 GiB",
+        ),
+        (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 25 bytes. Error code 12"),
             2,
             "genimg-fast models: out of memory: tried to allocate 25 bytes",

@@ -217,4 +217,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   });
 }
 
+template <typename... Parameters, typename... Args>
+void launch_after_memset(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+                         Args... args) {
+  launch(kernel, grid, block, shared_bytes, stream, args...);
+}
+
 }  // namespace genimg_fast::cuda

@@ -106,6 +106,8 @@ void put_away(void* block, size_t bytes) {
 
 struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
+    TORCH_CHECK_WITH(OutOfMemoryError, bytes < size_t{1} << 40, "CUDA out of memory. Tried to allocate ", bytes >> 30,
+                     ".00 GiB.");
     const size_t rounded = (bytes / 512 + 1) * 512;
     void* data = std::aligned_alloc(512, rounded);
     TORCH_CHECK(data, "no memory for ", bytes, " bytes");

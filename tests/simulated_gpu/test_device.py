@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from genimg_fast import _first_use, explain, functional, fuse, models, use_backend
+from genimg_fast._block import Geometry
 from genimg_fast.benchmark.functions import ELBOLoss, ReparameterizeWithKL
 from genimg_fast.benchmark.runtimes import Ours
 from genimg_fast.nn import FusedSequential
@@ -100,6 +101,37 @@ def test_an_operator_of_ours_without_a_cuda_kernel_does_not_run():
         torch.ops.genimg_fast.conv_weight_grad(x, x, [1, 1], [1, 1], [0, 0], [1, 1])
 
 
+def test_full_memory_is_told_in_the_words_of_torch():
+    """Which tools that look for a smaller batch know it by."""
+    huge = torch.empty(1, 1, 1, 1, device="cuda").expand(1 << 20, 1 << 10, 32, 32)
+    says = (
+        "CUDA out of memory. Tried to allocate"
+        if torch.__version__ >= "2.13"
+        else "failed, most often for want of memory"
+    )
+    with pytest.raises(RuntimeError, match=says):
+        torch.ops.genimg_fast.batch_norm_act_training(huge, None, None, 1e-5, 0, 0.0)
+
+
+def test_a_direct_call_with_a_tensor_elsewhere_raises():
+    namespace = torch.ops.genimg_fast
+    x, w, b = torch.zeros(2, 3, 4, 4, device="cuda"), torch.zeros(3, 5, 4, 4, device="cuda"), torch.zeros(5)
+    codes = Geometry(True, (2, 2), (1, 1), (0, 0), (1, 1)).codes()
+    rest = (1e-5, codes, 0, 0.0, 1, -1)
+    for weight, bias in ((w.cpu(), None), (w, b)):
+        with pytest.raises(RuntimeError, match="different devices"):
+            namespace.convolution_block(x, weight, None, bias, None, None, None, None, *rest)
+        with pytest.raises(RuntimeError, match="different devices"):
+            namespace.convolution_block_training(x, weight, bias, None, None, *rest)
+    running = (torch.zeros(5), torch.ones(5), 0.1)
+    with pytest.raises(RuntimeError, match="different devices"):
+        namespace.convolution_block_training_(x, w, None, None, None, *running, *rest)
+    with pytest.raises(RuntimeError, match="different devices"):
+        namespace.batch_norm_act_inference(x, torch.zeros(3), torch.ones(3), None, None, 1e-5, 0, 0.0)
+    with pytest.raises(RuntimeError, match="different devices"):
+        namespace.reparameterize(x, x.cpu(), torch.zeros(1, dtype=torch.int64))
+
+
 def test_it_draws_from_a_generator_of_its_own():
     torch.manual_seed(3)
     host = torch.get_rng_state()
@@ -148,6 +180,20 @@ def test_training_in_float32_where_tf32_is_not_allowed(images, monkeypatch):
     ]
     for on_cpu, on_gpu in zip(*results, strict=True):
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
+
+
+def test_the_memory_of_packed_weights_is_kept_for_the_stream_that_reads_them(monkeypatch):
+    generator = models.create("dcgan", width=8).generator.to("cuda", torch.bfloat16).eval()
+    graph = CapturedGraph(generator, torch.zeros(2, 100, 1, 1, device="cuda", dtype=torch.bfloat16))
+    recorded = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda weight, stream: recorded.append((id(weight), stream)))
+    streams = [torch.cuda.current_stream(), torch.cuda.Stream()]
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                graph.replay()
+    assert recorded
+    assert recorded == [(id(weight), stream) for stream in streams for weight in graph._packed_weights]
 
 
 def test_noise_and_its_kl_are_two_launches():

@@ -176,6 +176,7 @@ def install() -> None:
     cuda.synchronize = synchronize
     cuda.empty_cache = lambda: None
     cuda.Stream, cuda.Event, cuda.CUDAGraph = Stream, Event, CUDAGraph
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[method-assign]  # nothing runs later than it is asked for
     cuda.stream, cuda.graph = stream, graph
     cuda.current_stream = lambda device=None: Stream(id=ops.current_stream())
     cuda.default_stream = lambda device=None: Stream(id=0)
