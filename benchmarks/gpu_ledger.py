@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the CUDA library is compiled from; of csrc/cpu, the headers that csrc/ops/saved_gradient.h includes.
+# What the CUDA library is compiled from; of csrc/cpu, the headers that csrc/ops/loss.h and tensor.h include.
 _SOURCES = ("csrc/cuda/*", "csrc/common/*", "csrc/ops/*_cuda.cpp", "csrc/ops/*.h")
 _SOURCES += ("csrc/cpu/aligned_array.h", "csrc/cpu/kept_block.h")
 

@@ -83,8 +83,21 @@ class Block(NamedTuple):
             del arguments["output_padding"]
         return arguments
 
+    @property
+    def norm(self) -> tuple[torch.Tensor | None, ...]:
+        return self.running_mean, self.running_var, self.bn_weight, self.bn_bias
+
+    @property
+    def parameters(self) -> tuple[torch.Tensor | None, ...]:
+        """What gradients may be wanted of."""
+        return self.weight, self.bias, self.bn_weight, self.bn_bias
+
+    @property
+    def normalizes(self) -> bool:
+        return self.training or self.running_mean is not None
+
     def covers(self, input_shape: Sequence[int]) -> bool:
-        """Whether it makes one pixel of each image, by a kernel of its size."""
+        """Whether the kernel is as large as the image, without padding: one pixel comes of each, by one matrix product."""
         kernel_is_image = tuple(self.weight.shape[2:]) == tuple(input_shape[2:])
         return kernel_is_image and not self.transposed and self.padding == (0, 0)
 

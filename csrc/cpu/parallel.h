@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The one way a CPU kernel uses threads.  parallel_for_range is defined by whoever links the kernels: on torch's own
-// pool in the shipped library (ops/library.cpp), serially in the NumPy binding of the tests.
+// The one way a CPU kernel uses threads: torch's own pool, which ops/library.cpp reaches through the stable ABI.
 #pragma once
 #include <cstdint>
 #include <vector>

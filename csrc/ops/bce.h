@@ -21,15 +21,14 @@ struct BceCall {
     grad = new_saved_gradient(input, with_grad);
   }
 
-  template <typename T, typename Grad = T>
-  BceOperands<T, Grad> operands() const {
-    const auto pointer = [](const OptionalTensor& t) { return t ? data<T>(*t) : nullptr; };
+  template <typename T>
+  BceOperands<T> operands() const {
     return {data<T>(input),
             data<T>(target),
-            pointer(weight),
-            pointer(pos_weight),
+            data<T>(weight),
+            data<T>(pos_weight),
             is_reduced ? nullptr : mutable_data<T>(loss),
-            saved_gradient_data<Grad>(grad, with_grad),
+            saved_gradient_data<T>(grad, with_grad),
             scale,
             input.numel()};
   }

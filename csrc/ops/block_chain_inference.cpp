@@ -8,9 +8,7 @@
 //
 // The caller packs anew when the weight's version counter says so.  The samples catch what that counter misses, writes
 // through `weight.data`: there is one of each input channel, each output channel and each tap at least.
-#ifndef _WIN32
 #include <pthread.h>
-#endif
 
 #include <algorithm>
 #include <cstring>
@@ -223,11 +221,9 @@ std::mutex chains_mutex;
 std::unordered_map<int64_t, std::shared_ptr<const KeptChain>> chains;
 int64_t next_chain = 0;
 
-#ifndef _WIN32
 // A fork, as of a DataLoader's worker, waits until no thread holds the lock: in the child nobody would release it.
 [[maybe_unused]] const int at_fork =
     pthread_atfork([] { chains_mutex.lock(); }, [] { chains_mutex.unlock(); }, [] { chains_mutex.unlock(); });
-#endif
 
 int64_t keep(Tensor input, std::vector<Tensor> parameters, std::vector<Tensor> fixed, std::vector<Tensor> packed,
              std::vector<int64_t> codes, std::vector<double> numbers) {

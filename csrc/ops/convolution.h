@@ -59,10 +59,6 @@ inline Tensor new_image(const Tensor& like, const std::vector<int64_t>& sizes, b
 inline Tensor new_channels_last(const Tensor& like, const std::vector<int64_t>& sizes) {
   return new_image(like, sizes, true);
 }
-template <typename Geometry>
-Tensor new_channels_last(const Tensor& like, const Geometry& conv) {
-  return new_channels_last(like, output_sizes(conv));
-}
 
 // The scale and the shift of each channel.
 template <typename T>

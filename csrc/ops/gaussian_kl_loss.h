@@ -20,13 +20,13 @@ struct GaussianKlCall {
     grad_logvar = new_saved_gradient(logvar, with_grad);
   }
 
-  template <typename T, typename Grad = T>
-  GaussianKlOperands<T, Grad> operands() const {
+  template <typename T>
+  GaussianKlOperands<T> operands() const {
     return {data<T>(mu),
             data<T>(logvar),
             is_reduced ? nullptr : mutable_data<T>(loss),
-            saved_gradient_data<Grad>(grad_mu, with_grad),
-            saved_gradient_data<Grad>(grad_logvar, with_grad),
+            saved_gradient_data<T>(grad_mu, with_grad),
+            saved_gradient_data<T>(grad_logvar, with_grad),
             scale,
             mu.numel()};
   }

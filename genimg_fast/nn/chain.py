@@ -36,7 +36,7 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
 
 def _records(block: Block) -> bool:
-    return records_gradient(block.weight, block.bias, block.bn_weight, block.bn_bias)
+    return records_gradient(*block.parameters)
 
 
 def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool, tuple[int, ...], list[Block]]]:
@@ -63,7 +63,7 @@ def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool
 
 def may_chain_on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> bool:
     """Not in inference without gradients, where there is less to gain: a `Sampler` captures the whole pass."""
-    parameters = (t for block in blocks for t in (block.weight, block.bias, block.bn_weight, block.bn_bias))
+    parameters = (t for block in blocks for t in block.parameters)
     return (
         not torch.compiler.is_compiling()
         and _may_run_on_cuda(input)
@@ -162,7 +162,7 @@ def _tensors_served_on_cuda(input: torch.Tensor, block: Block) -> bool:
     if records_gradient(block.running_mean, block.running_var):  # which PyTorch refuses
         return False
     half, channels = input.dtype in HALF_TYPES, (block.out_channels,)
-    for t in (block.bias, *_norm(block)):
+    for t in (block.bias, *block.norm):
         if t is not None and not (
             t.shape == channels and t.is_contiguous() and _is_like(t, input, or_float32=half and t is not block.bias)
         ):
@@ -255,7 +255,7 @@ def may_chain(input: torch.Tensor) -> bool:
 
 def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
-    for t in (block.weight, block.bias, *_norm(block)):
+    for t in (block.weight, block.bias, *block.norm):
         if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
             return False
     if records_gradient(block.running_mean, block.running_var):  # which PyTorch refuses
@@ -263,16 +263,12 @@ def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
     return block.groups == 1 and block.dilation == (1, 1) and block.negative_slope >= 0 and _fits(shape, block)
 
 
-def _norm(block: Block) -> tuple[torch.Tensor | None, ...]:
-    return block.running_mean, block.running_var, block.bn_weight, block.bn_bias
-
-
 def _fits(shape: tuple[int, ...], block: Block) -> bool:
     """Whether the sizes of a block's tensors go together, and with an input of this shape."""
     channels = (block.out_channels,)
     if (block.running_mean is None) != (block.running_var is None):
         return False
-    if 0 in block.weight.shape or any(t is not None and t.shape != channels for t in (block.bias, *_norm(block))):
+    if 0 in block.weight.shape or any(t is not None and t.shape != channels for t in (block.bias, *block.norm)):
         return False
     if shape[1] != block.weight.shape[0 if block.transposed else 1]:
         return False

@@ -232,10 +232,10 @@ class _Fuser:
     def fuse_calls(self, name: str, module: nn.Module) -> list[FuseRow]:
         """A module with methods that call layers."""
         cls = plain_class(type(module))
-        roles, joined, alone, apart, reason = chains_of(module)
+        roles, joined, alone, apart, joins_argument, reason = chains_of(module)
         rows = [_whole(name, module, reason)] if reason else []
         steps = [step for chain in joined for step in plan(named(chain, module))]
-        fuses = any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps)
+        fuses = joins_argument or any(step.kind or isinstance(step.layers[0], nn.Sequential) for step in steps)
         if not fuses and not any(step.kind for step in plan([("", layer) for layer in (*alone, *apart)])):
             return rows  # `fuse_layer` says why
         layers = {layer for chain in joined for layer in chain if isinstance(layer, nn.Module)}

@@ -115,6 +115,7 @@ def halves(layer: Any) -> bool:
         and (stride is None or _is_of_both(stride, 2))
         and _is_of_both(given.get("padding", 0), 0)
         and given.get("ceil_mode", False) is False
+        and type(given.get("count_include_pad", True)) is bool
         and given.get("divisor_override") is None
     )
 

@@ -74,10 +74,10 @@ class Recording:
 
     @staticmethod
     def of(modules: Sequence[Any], steps: Sequence[Step], input: torch.Tensor) -> Recording | None:
-        """One of a pass of these modules, which takes these steps; None where it could not be repeated, or would not pay.
+        """One of a pass of these modules, which takes these steps; None where its parts are to be recorded each by itself.
 
         To record takes longer than a small pass.  It waits for a second pass with the same weights, so that those who evaluate after
-        each step of training, or after each move of an average, are spared it.
+        each step of training, or after each move of an average, are spared it: of the first comes one that keeps nothing.
         """
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(modules[0], nn.Module):
             return None

@@ -34,6 +34,8 @@ It takes the functions of nested calls from last to first; the input; the other 
 has some; and of each later statement the layer, or a list of both for its nested calls."""
 
 HEAD, SEQUENTIAL, AFTER, BEFORE = "head", "sequential", "after", "before"
+_ARGUMENT = "argument"
+"""The role of what the method is given, as in ``def _upsample_conv(self, x, conv)``: any layer, or none."""
 RoleOf = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of these; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
@@ -48,6 +50,8 @@ class Rewritten(NamedTuple):
     """With calls of layers joined."""
     chains: list[str]
     """Sources of those that it joins: each of a tuple of layers that feed each other, from first to last."""
+    joins_argument: bool
+    """Whether it joins what it is given with an upsampling before it; which layer that is, its source does not tell."""
     reads: set[str]
     """Attributes that it neither calls, nor calls a method of, nor merely tests, such as ``self.layers`` of
     ``enumerate(self.layers)``."""
@@ -72,9 +76,9 @@ def rewrite(function: FunctionType, role_of: RoleOf) -> Rewritten:
     writer = _Writer()
     definition.body = [writer.visit(statement) for statement in _inline(body, finder)]
     if not writer.chains:
-        return Rewritten(function, [], reads)
+        return Rewritten(function, [], False, reads)
     rewritten = _with_code(function, _compile(ast.fix_missing_locations(tree), code))
-    return Rewritten(rewritten, writer.chains, reads)
+    return Rewritten(rewritten, writer.chains, writer.joins_argument, reads)
 
 
 def _reads(definition: ast.FunctionDef) -> set[str]:
@@ -191,6 +195,7 @@ class _Variables:
         if self.reads.keys() & {"locals", "vars", "eval", "exec"}:
             self.seen_by_others = self.local
         self.keeps_self = not self.writes[self.self_name]
+        self.constant_arguments = {name for name in self.arguments - self.seen_by_others if not self.writes[name]}
 
     def is_gone(self, name: str, after: ast.stmt, inside: int = 0) -> bool:
         """Whether nobody sees the value of this local variable once the statement, which reads it once, has run.
@@ -256,7 +261,8 @@ class _Layers(ast.expr):
 
 def _pays(roles: list[str]) -> bool:
     """Whether layers with these roles are worth one call."""
-    return HEAD in roles or roles.count(SEQUENTIAL) > 1 or (BEFORE, SEQUENTIAL) in pairwise(roles)
+    pairs = set(pairwise(roles))
+    return HEAD in roles or roles.count(SEQUENTIAL) > 1 or bool(pairs & {(BEFORE, SEQUENTIAL), (BEFORE, _ARGUMENT)})
 
 
 class _Finder(ast.NodeTransformer):
@@ -287,6 +293,8 @@ class _Finder(ast.NodeTransformer):
 
     def role(self, function: ast.expr, arguments: ast.expr) -> str | None:
         layer = _layer_of(function, arguments)
+        if isinstance(layer, ast.Name) and layer.id in self.variables.constant_arguments:
+            return _ARGUMENT
         return self.role_of(ast.unparse(layer)) if self.variables.may_move(layer) else None
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
@@ -475,11 +483,13 @@ class _Writer(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self.chains: list[str] = []
+        self.joins_argument = False
 
     def visit__Layers(self, node: _Layers) -> ast.AST:
         if not _pays(node.roles):
             return self.generic_visit(node.calls)
         self.chains.append(ast.unparse(ast.Tuple(node.layers, ast.Load())))
+        self.joins_argument = self.joins_argument or (BEFORE, _ARGUMENT) in pairwise(node.roles)
         run_in_turn = ast.Name(RUN_IN_TURN, ast.Load())
         functions, arguments = node.nested()
         call = ast.Call(run_in_turn, [functions, self.visit(node.input), arguments, *node.later], [])

@@ -34,6 +34,8 @@ from genimg_fast.nn.steps import (
     plan,
     run_norm_step,
     run_reordered,
+    to_keep,
+    upsamples,
 )
 from genimg_fast.reference import block_chain as reference
 
@@ -180,6 +182,8 @@ def _run_part(run: list[Step], input: torch.Tensor, recording: Recording | None)
         pad = pad_before(run[0].layers)
         if pad is not None:
             input = pad(input)
+        elif upsamples(run[0].layers):
+            input = to_keep(input)
         blocks = [block(together, input) for together in layers]
         if recording is not None:
             recording.add_blocks(input, blocks, layers, pad)

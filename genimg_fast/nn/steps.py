@@ -132,11 +132,19 @@ def commutes(layers: Sequence[Any]) -> bool:
 def run_reordered(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
     """A step of kind `REORDERED`."""
     first, second = layers
-    conv = first if halves(second) else second
-    if _backend.current_backend() != "reference" and reordering_pays(input, parameter(conv, "weight"), conv.groups):
-        _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
-        return first(second(input))
-    return second(first(input))
+    upsamples = doubles(first)
+    conv = second if upsamples else first
+    pays = reordering_pays(input, parameter(conv, "weight"), conv.groups, upsamples)
+    if not pays or _backend.current_backend() == "reference":
+        return second(first(input))
+    _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
+    return first(second(to_keep(input) if upsamples else input))
+
+
+def to_keep(input: torch.Tensor) -> torch.Tensor:
+    """What a convolution before which there was an upsampling may keep for backward: the upsampling made a copy, while others may
+    write into `input`."""
+    return input.clone() if torch.is_grad_enabled() else input
 
 
 def _joins_mean(conv: Any, after: Any) -> bool:
@@ -243,7 +251,11 @@ def run_norm_step(layers: Sequence[Any], input: torch.Tensor) -> torch.Tensor:
 
 
 def block(layers: Sequence[Any], input: torch.Tensor) -> Block:
-    """A step that has a convolution; `input` has the number of dimensions of the step's own."""
+    """The arguments of a step that has a convolution.
+
+    Counts the batch in ``num_batches_tracked``, as the call of the normalisation would: to be called once a pass.  Of `input`, the
+    number of dimensions is looked at.
+    """
     conv = convolution_of(layers)
     activation, negative_slope = activation_of(layers[-1]) or _NO_ACTIVATION
     norm: dict[str, Any] = _NO_NORM

@@ -47,6 +47,8 @@ class Chains(NamedTuple):
     """Heads, each of which is never joined with another layer: they can run fused however they are called."""
     apart: list[Any]
     """Heads in an `nn.Sequential` of which a method takes the layers one by one."""
+    joins_argument: bool
+    """Whether a method joins a layer that it is given with an upsampling before it."""
     reason: str
     """Why a method that calls layers cannot be rewritten; empty if each can."""
 
@@ -56,10 +58,11 @@ def chains_of(module: nn.Module) -> Chains:
     roles: dict[str, str] = {}
     chains: list[tuple[str, list[Any]]] = []
     looped_over: list[Any] = []
-    reason = ""
+    joins_argument, reason = False, ""
     module = _looked_at(module)
     for name, method in _methods(plain_class(type(module))).items():
-        if name in module.__dict__ or module._modules.keys().isdisjoint(_names(method.__code__)):
+        # what upsamples may do so before a layer that it is given
+        if name in module.__dict__ or {*module._modules, "interpolate"}.isdisjoint(_names(method.__code__)):
             continue
 
         def role(source: str, method: FunctionType = method) -> str | None:
@@ -67,10 +70,11 @@ def chains_of(module: nn.Module) -> Chains:
             return found and roles.setdefault(source, found)
 
         try:
-            _, sources, reads = rewrite(method, role)
+            _, sources, of_argument, reads = rewrite(method, role)
         except NotRewritableError as error:
             reason = f"{name}(): {error}"
             continue
+        joins_argument = joins_argument or of_argument
         found_now = ((chain, _layers_now(chain, method, module)) for chain in sources)
         chains += [(chain, layers) for chain, layers in found_now if layers]
         looped_over += [layer for source in reads for layer in _heads_inside(source, method, module)]
@@ -82,7 +86,7 @@ def chains_of(module: nn.Module) -> Chains:
     joined += [chain for source, chain in chains if source in of_one and id(chain[0]) in others]
     apart = {id(layer): layer for layer in looped_over if id(layer) not in others}
     remaining = tuple(sorted((source, role) for source, role in roles.items() if source not in alone))
-    return Chains(remaining, joined, list(alone.values()), list(apart.values()), reason)
+    return Chains(remaining, joined, list(alone.values()), list(apart.values()), joins_argument, reason)
 
 
 def named(chain: list[Any], module: nn.Module) -> list[tuple[str, Any]]:
@@ -162,7 +166,7 @@ def _make_twin(cls: type[nn.Module], roles: Roles) -> type[nn.Module]:
     twin: Any = new_class(cls.__name__, bases, {"metaclass": _metaclass(type(cls))})  # type: ignore[arg-type]
     for name, method in _methods(cls).items():
         with contextlib.suppress(NotRewritableError):
-            rewritten, chains, _ = rewrite(method, dict(roles).get)
+            rewritten, chains, *_ = rewrite(method, dict(roles).get)
             if chains:
                 method.__globals__[RUN_IN_TURN] = _run_in_turn
                 setattr(twin, name, _Rewritten(twin, name, method, rewritten))

@@ -85,7 +85,7 @@ def unsupported(shape: Sequence[int], block: Block) -> str | None:
 
 
 def unsupported_on_cpu(input: torch.Tensor, block: Block) -> str | None:
-    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    norm = block.norm
     if any(t is not None and t.dtype != input.dtype for t in norm):
         return "batch normalisation in another dtype than input"
     return unsupported(input.shape, block)

@@ -23,8 +23,8 @@ def memory_format(input: torch.Tensor) -> torch.memory_format:
 
 def to_channels_last(image: torch.Tensor) -> torch.Tensor:
     n, c, h, w = image.shape
-    if h == w == 1:  # either layout is this one; only the strides tell
-        return image.reshape(n, 1, 1, c).permute(0, 3, 1, 2)
+    if c == 1 or h == w == 1:  # either layout is this one; only the strides tell
+        return image.reshape(n, h, w, c).permute(0, 3, 1, 2)
     return image.contiguous(memory_format=torch.channels_last)
 
 

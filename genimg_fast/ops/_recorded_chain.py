@@ -59,17 +59,13 @@ def recorded_chain(
             memory_format(x), memory_format(input if i + 1 == len(blocks) else stored[i]),
         )  # fmt: skip
         x = _Known.apply(x, block.weight, block.bias, layer, (stored[i],))
-        if _normalizes(block):
+        if block.normalizes:
             mean, var = block.running_mean, block.running_var
             if block.training:
                 mean, var = next(moments_of_batch), next(moments_of_batch)
             x = _Normalization.apply(x, block.bn_weight, block.bn_bias, mean, var, block.eps, block.training)
             x = activate(x, block.activation, block.negative_slope)
     return x
-
-
-def _normalizes(block: Block) -> bool:
-    return block.training or block.running_mean is not None
 
 
 class _Known(torch.autograd.Function):
@@ -86,7 +82,7 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight, output = ctx.saved_tensors
         block = ctx.layer.block
-        if not _normalizes(block):
+        if not block.normalizes:
             if block.activation in ("relu", "leaky_relu"):  # which have no second derivative
                 output = output.detach()
             grad = activate_backward_from_output(grad, output, block.activation, block.negative_slope)
@@ -105,10 +101,10 @@ def _product(asked: str, layer: _Layer, *given: torch.Tensor | None) -> torch.Te
 
 
 class _Product(torch.autograd.Function):
-    """Of the sum of grad * convolution(x, weight), which is linear in each of the three: its derivative by the one that is asked for,
-    and not given.  "grad" asks for the convolution itself.
+    """The derivative of s = (grad * convolution(x, weight)).sum() by one of grad, x and weight, which is asked for and not given.
 
-    The derivatives of that are derivatives of the sum too, with what comes from above in the place of what was asked for.
+    s is linear in each of the three: ds/dgrad is the convolution, ds/dx its adjoint, ds/dweight the weight gradient.  Derivatives of
+    these are derivatives of s again, with the gradient from above in the place of what was asked for.
     """
 
     @staticmethod

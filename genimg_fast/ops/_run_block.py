@@ -34,7 +34,7 @@ def run_block(
     """
     if block.training:
         check_batch_statistics(block.op, block.output_shape(input.shape))
-    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    norm = block.norm
     constant = why_not_differentiable(running_mean=block.running_mean, running_var=block.running_var)
     if input.device.type == "cuda":
         native = _backend.use_native(
@@ -62,5 +62,5 @@ def run_block(
 
 
 def _slower_on_cpu(input: torch.Tensor, block: Block) -> str | None:
-    records = records_gradient(input, block.weight, block.bias, block.bn_weight, block.bn_bias)
+    records = records_gradient(input, *block.parameters)
     return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)

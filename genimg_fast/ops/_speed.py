@@ -133,6 +133,8 @@ _LARGE_BATCH = 1 << 15
 """Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
 _WORK_OF_REORDERING = 1 << 20
 """Multiply-adds below which to find out in which order two layers cost less takes longer than it saves."""
+_WORK_OF_A_MEAN = 128
+"""Multiply-adds that take as long as to read one value for a mean."""
 _FRESH_BYTES = 32 << 20
 """From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
@@ -161,11 +163,17 @@ def resampling_pays(weight: torch.Tensor, shape: Sequence[int], geometry: Geomet
     return pixels >= fewest and weight.numel() * 16 // 9 * pixels >= least_work
 
 
-def reordering_pays(input: torch.Tensor, weight: Any, groups: int) -> bool:
-    """Whether a convolution of kernel 1 is faster on the smaller side of a resampling by two, for an image that both take."""
+def reordering_pays(input: torch.Tensor, weight: Any, groups: int, upsamples: bool) -> bool:
+    """Whether a convolution of kernel 1 is faster on the smaller side of a resampling by two, for an image that both take.
+
+    The resampling is then of the channels on the convolution's other side.
+    """
     if input.dim() != 4 or input.shape[1] != weight.shape[1] * groups or min(*input.shape, *weight.shape) == 0:
         return False
-    n, _, h, w = input.shape
+    n, in_channels, h, w = input.shape
+    more = weight.shape[0] - in_channels if upsamples else in_channels - weight.shape[0]
+    if more > 0 and (upsamples or weight.numel() < _WORK_OF_A_MEAN * more):
+        return False
     return min(h, w) > 1 and weight.numel() * n * h * w >= _WORK_OF_REORDERING
 
 
@@ -219,10 +227,9 @@ def _loses_by_order(block: Block, pixels: int, output_bytes: int, records: bool)
         return not records and max(kernel) == 1
     if output_bytes >= _FRESH_BYTES:
         return False
-    normalized = block.training or block.running_mean is not None
     if records:
-        return kernel == (3, 3) or (kernel == (4, 4) and not normalized)
-    return not (normalized and _is_little_work(block, pixels))
+        return kernel == (3, 3) or (kernel == (4, 4) and not block.normalizes)
+    return not (block.normalizes and _is_little_work(block, pixels))
 
 
 def _pixels(block: Block, input_shape: Sequence[int]) -> int:

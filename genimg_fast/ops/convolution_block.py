@@ -85,7 +85,7 @@ def convolution_block(input: torch.Tensor, block: Block, nchw: bool = False) -> 
         nchw: the output in this order, whatever that of input and weight; not heeded where normalisation is a pass of its own.
     """
     weight, bias, codes = block.weight, block.bias, block.geometry.codes()
-    norm = (block.running_mean, block.running_var, block.bn_weight, block.bn_bias)
+    norm = block.norm
     allowed = tensor_cores(input, weight, block.transposed)
     epilogue = (_check.ACTIVATIONS[block.activation], block.negative_slope, *allowed)
     if block.training:

@@ -19,7 +19,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from genimg_fast.ops import _packed
-from genimg_fast.ops._memory_order import memory_format
+from genimg_fast.ops._memory_order import memory_format, to_channels_last
 from genimg_fast.ops._registration import register
 
 
@@ -48,9 +48,7 @@ def _kept(weight: torch.Tensor, pools: bool) -> list[torch.Tensor]:
 
 def _made_of(weight: torch.Tensor, pools: bool) -> torch.Tensor:
     made = _Node.apply(weight, pools)
-    if memory_format(weight) is torch.channels_last:
-        return made.contiguous(memory_format=torch.channels_last)
-    return made
+    return to_channels_last(made) if memory_format(weight) is torch.channels_last else made
 
 
 @torch.inference_mode(False)

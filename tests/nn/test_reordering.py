@@ -22,7 +22,7 @@ class Shortcuts(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.up, self.down = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 9, 1), nn.Conv2d(9, 8, 1, bias=False)
+        self.conv, self.up, self.down = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 7, 1), nn.Conv2d(7, 8, 1, bias=False)
         self.resample = True
 
     def larger(self, x):
@@ -43,12 +43,12 @@ class Shortcuts(nn.Module):
 
 MODELS = {
     "a mean": lambda: nn.Sequential(nn.Conv2d(8, 5, 1), nn.AvgPool2d(2)),
-    "an upsampling": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 5, 1)),
+    "an upsampling": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 1)),
     "groups": lambda: nn.Sequential(nn.Conv2d(8, 4, 1, groups=2), nn.AvgPool2d(2), nn.BatchNorm2d(4), nn.ReLU()),
     "between blocks": lambda: nn.Sequential(
         *(nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU()),
         *(nn.Conv2d(5, 6, 1), nn.AvgPool2d(2), nn.LeakyReLU(0.1)),
-        *(nn.Upsample(scale_factor=2), nn.Conv2d(6, 7, 1, padding="same"), nn.Conv2d(7, 8, 3)),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(6, 5, 1, padding="same"), nn.Conv2d(5, 8, 3)),
     ),
     "in methods": Shortcuts,
 }
@@ -72,6 +72,7 @@ def _hooked(model: nn.Sequential) -> nn.Sequential:
 @pytest.fixture(autouse=True)
 def small_images_too(monkeypatch):
     monkeypatch.setattr(_speed, "_WORK_OF_REORDERING", 0)
+    monkeypatch.setattr(_speed, "_WORK_OF_A_MEAN", 0)
 
 
 def pixels(model: nn.Module, x: torch.Tensor) -> int:
@@ -117,12 +118,31 @@ def test_others_are_called_in_their_order(other):
 @pytest.mark.parametrize("model", ["a mean", "an upsampling"])
 def test_where_it_costs_more_to_find_out(model, monkeypatch):
     monkeypatch.undo()
+    monkeypatch.setattr(_speed, "_WORK_OF_A_MEAN", 0)
     fused, plain = fused_and_plain(MODELS[model], torch.float32)
     small, large = _cases.randn((2, 8, 6, 4)), _cases.randn((8, 8, 64, 64))
     assert pixels(fused, small) == pixels(plain, small)
     assert pixels(fused, large) * 4 == pixels(plain, large)
     with genimg_fast.use_backend("reference"):
         assert pixels(fused, large) == pixels(plain, large)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pays"),
+    [
+        ((nn.Conv2d(64, 16, 1), nn.AvgPool2d(2)), False),  # the mean would be of four times as many channels
+        ((nn.Conv2d(256, 128, 1), nn.AvgPool2d(2)), True),
+        ((nn.Conv2d(16, 64, 1), nn.AvgPool2d(2)), True),
+        ((nn.Upsample(scale_factor=2), nn.Conv2d(16, 64, 1)), False),
+        ((nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 1)), True),
+    ],
+    ids=str,
+)
+def test_the_channels_that_are_resampled_count(layers, pays, monkeypatch):
+    monkeypatch.undo()
+    fused, plain = fused_and_plain(lambda: nn.Sequential(*layers), torch.float32)
+    x = _cases.randn((2, next(iter(plain.parameters())).shape[1], 32, 32))
+    assert pixels(fused, x) * (4 if pays else 1) == pixels(plain, x)
 
 
 def test_report():

@@ -362,6 +362,7 @@ BAD_SETTINGS_OF_MEANS = {
     "a divisor of zero": lambda m: setattr(m[1], "divisor_override", 0),
     "a size in words": lambda m: setattr(m[1], "kernel_size", "two"),
     "a stride of zero": lambda m: setattr(m[1], "stride", 0),
+    "a choice in words": lambda m: setattr(m[1], "count_include_pad", "no"),
 }
 
 
@@ -406,6 +407,44 @@ def test_a_weight_that_is_also_packed_otherwise_is_still_looked_at():
                 expected = genimg_fast.unfuse(copy.deepcopy(model))(x)
                 with genimg_fast.use_backend("native"):
                     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_was_upsampled_may_be_written_into(kernel, monkeypatch):
+    """PyTorch's convolution keeps the upsampled image, which is another."""
+    monkeypatch.setattr(_speed, "_WORK_OF_REORDERING", 0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, kernel, padding=kernel // 2)
+
+        def shortcut(self, x):
+            return self.conv2(F.interpolate(x, scale_factor=2))
+
+        def forward(self, x):
+            x = self.conv1(x)
+            h = self.shortcut(x)
+            return h + F.interpolate(F.relu_(x), scale_factor=2)
+
+    fused, plain = fused_and_plain(Block)
+    x = _cases.randn((2, 8, 5, 6), torch.float64)
+    with genimg_fast.use_backend("native"):
+        torch.testing.assert_close(results(fused, x), results(plain, x))
+
+
+@pytest.mark.parametrize("layers", [lambda: [nn.AvgPool2d(2)], lambda: [nn.ReLU()], lambda: []])
+@pytest.mark.parametrize("upsamples", [False, True])
+def test_a_grey_image_takes_the_order_of_the_weight(layers, upsamples):
+    first = [nn.Upsample(scale_factor=2)] if upsamples else []
+    fused, plain = fused_and_plain(
+        lambda: nn.Sequential(*first, nn.Conv2d(1, 8, 3, padding=1), *layers()), torch.float32
+    )
+    for model in (fused, plain):
+        model.to(memory_format=torch.channels_last)
+    x = _cases.randn((2, 1, 16, 18))
+    with genimg_fast.use_backend("native"):
+        assert fused(x).stride() == plain(x).stride()
 
 
 @pytest.mark.parametrize(("model", "share"), [(chain, 0.55), (means, 0.5)])

@@ -166,6 +166,43 @@ class AsksWhatWasSeen(Layers):
         return x
 
 
+class AsAnArgument(Layers):
+    """As the residual blocks of SNGAN: which layer it is, the method does not say."""
+
+    def upsampled(self, x, layer):
+        return layer(F.interpolate(x, scale_factor=2))
+
+    def forward(self, x):
+        x = self.upsampled(x, self.head) if self.upsample else self.head(x)
+        return self.upsampled(x, F.relu) + self.upsampled(x, lambda x: -x)
+
+
+class AsArguments(Layers):
+    """In two statements, and with a normalisation that is given too."""
+
+    def block(self, x, layer, norm=None, activation=torch.tanh):
+        x = self.up(x) if self.upsample else x
+        x = F.interpolate(x, scale_factor=2)
+        x = layer(x)
+        x = norm(x)
+        return activation(x)
+
+    def forward(self, x):
+        return self.block(x, self.head, self.norm) + self.block(x, norm=self.norm, layer=self.head)
+
+
+class AnotherArgument(Layers):
+    """What is called is no longer what was given."""
+
+    def upsampled(self, x, layer):
+        x = F.interpolate(x, scale_factor=2)
+        layer = self.norm if layer is None else layer
+        return layer(x)
+
+    def forward(self, x):
+        return self.upsampled(x, None) + self.upsampled(x, self.head)
+
+
 WRITTEN = {  # and whether the convolution sees the image before the upsampling
     InThreeStatements: True,
     UnderConditions: True,
@@ -175,6 +212,9 @@ WRITTEN = {  # and whether the convolution sees the image before the upsampling
     NeverSet: False,
     SetInForward: False,
     AsksWhatWasSeen: False,
+    AsAnArgument: True,
+    AsArguments: True,
+    AnotherArgument: False,
 }
 
 
