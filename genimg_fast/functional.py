@@ -368,10 +368,11 @@ def reparameterize(mu: torch.Tensor, logvar: torch.Tensor, *, generator: torch.G
         generator: draws the seed; default torch's own of mu's device.
 
     Returns:
-        z, of mu's shape, dtype and memory format.
+        z, of mu's shape and memory format, and of its dtype; float32 under autocast.
 
     Raises:
         TypeError, ValueError: arguments of different dtypes, shapes or devices, named in one line.
+        RuntimeError: under ``torch.vmap`` with ``randomness="error"``.
     """
     return ops.reparameterize(mu, logvar, generator=generator)
 

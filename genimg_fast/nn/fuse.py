@@ -39,7 +39,8 @@ class FuseRow(NamedTuple):
     description: str
     """The layers in words, such as "ConvTranspose2d + BatchNorm2d + ReLU"."""
     kind: str | None
-    """The function of `genimg_fast.functional` that runs them; None if left as they are."""
+    """The function of `genimg_fast.functional` that runs them, or "reordered" where the two are called in the other order; None if left
+    as they are."""
     reason: str
     """Why they are left as they are; empty if fused."""
 
@@ -86,6 +87,9 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
     - a nearest-neighbour upsampling by two and the ``Conv2d`` of kernel 3 after it, with or without a ``ReflectionPad2d`` or
       ``ReplicationPad2d`` by one between them, run as one transposed convolution of kernel 4 and stride 2 (Odena, Dumoulin and
       Olah 2016 call the two a resize-convolution);
+    - a ``Conv2d`` of kernel 3 and the mean over two by two pixels after it (``AvgPool2d(2)``) run as one convolution of kernel 4 and
+      stride 2;
+    - a ``Conv2d`` of kernel 1 and such a resampling are called in the order that costs less ("reordered");
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
 
     Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so

@@ -46,7 +46,7 @@ class FusedSequential(Fused, nn.Sequential):
     Fused are ``Conv2d | ConvTranspose2d`` (+ ``BatchNorm2d``) (+ activation) and ``BatchNorm1d | BatchNorm2d | InstanceNorm2d``
     (+ activation), with ``ReLU``, ``LeakyReLU``, ``Tanh`` or ``Sigmoid`` as the activation, and ``SyncBatchNorm`` once `fuse` has
     seen it; a call ends before one that waits for other processes.  A nearest-neighbour upsampling by two belongs to the call of a
-    ``Conv2d`` of kernel 3 after it.  All other children are called
+    ``Conv2d`` of kernel 3 after it, and a mean over two by two pixels to that of one before it.  All other children are called
     as in ``nn.Sequential``; so is a child that must see its own call: one with hooks, with a parametrization, of a
     subclass.  `plan` says which, and why.
 
