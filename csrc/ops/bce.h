@@ -23,10 +23,14 @@ struct BceCall {
 
   template <typename T>
   BceOperands<T> operands() const {
+    // not data<T>, for which the compiler would also look at std::data, and void has no initializer_list
+    const auto pointer = [](const OptionalTensor& t) {
+      return t ? static_cast<const T*>(t->const_data_ptr()) : nullptr;
+    };
     return {data<T>(input),
             data<T>(target),
-            data<T>(weight),
-            data<T>(pos_weight),
+            pointer(weight),
+            pointer(pos_weight),
             is_reduced ? nullptr : mutable_data<T>(loss),
             saved_gradient_data<T>(grad, with_grad),
             scale,
