@@ -12,9 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from genimg_fast._backend import has_own_functions
-from genimg_fast.nn.norm import (
-    parameter,
-)
+from genimg_fast.nn.norm import parameter
 from genimg_fast.ops._check import is_number
 
 # Exact classes (`class_of`): a subclass may do anything in its forward().

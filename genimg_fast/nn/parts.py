@@ -86,24 +86,21 @@ def _without_slower_resamplings(input: torch.Tensor, run: list[Step]) -> list[St
 def _apart(step: Step) -> list[Step]:
     """The resampling of a step, its convolution, and what comes after both."""
     layers = list(zip(step.names, step.layers, strict=True))
-    at = step.layers.index(convolution_of(step.layers))
-    end = at + 1 + pools(step.layers)
-    steps = [Step((name,), None, "", (layer,)) for name, layer in layers[:end]]
-    if end == at + 1:
-        steps[at] = Step(step.names[at:], "conv2d_bn_act", "", step.layers[at:])
-        return steps
-    steps[at] = steps[at]._replace(kind="conv2d_bn_act")
-    return steps + plan(layers[end:])
+    end = 2 if pools(step.layers) else step.layers.index(convolution_of(step.layers))
+    apart = [Step((name,), None, "", (layer,)) for name, layer in layers[:end]]
+    if pools(step.layers):
+        apart[0] = apart[0]._replace(kind="conv2d_bn_act")
+    return apart + plan(layers[end:])
 
 
 def _joins(input: torch.Tensor, shape: Sequence[int], step: Step) -> bool:
     conv = convolution_of(step.layers)
     trains = torch.is_grad_enabled() or any(map(takes_batch_statistics, step.layers))
     # else an error should name the convolution's tensors
-    return min(_output_shape(shape, step.layers)) > 0 and resampling_serves(
-        *(input, _padded(shape, step.layers), parameter(conv, "weight"), parameter(conv, "bias")),
-        *(geometry_of(step.layers), trains),
-    )
+    if min(_output_shape(shape, step.layers)) <= 0:
+        return False
+    weight, bias, given = parameter(conv, "weight"), parameter(conv, "bias"), _padded(shape, step.layers)
+    return resampling_serves(input, given, weight, bias, geometry_of(step.layers), trains)
 
 
 def _padded(shape: Sequence[int], layers: Sequence[Any]) -> Sequence[int]:

@@ -35,7 +35,8 @@ has some; and of each later statement the layer, or a list of both for its neste
 
 HEAD, SEQUENTIAL, AFTER, BEFORE = "head", "sequential", "after", "before"
 _ARGUMENT = "argument"
-"""The role of what the method is given, as in ``def _upsample_conv(self, x, conv)``: any layer, or none."""
+"""The role of what the method is given, as in ``def _upsample_conv(self, x, conv)``: any layer, or none.  It is joined with an
+upsampling before it alone: of any other chain the source is to say what it is."""
 RoleOf = Callable[[str], str | None]
 """Source of a layer, such as ``self.conv`` or ``(F.leaky_relu, (0.2,), {})``, to one of these; None for what is no layer.
 Layers that a loop calls, such as ``*self.layers``, are a head where calls of them pay."""
@@ -265,6 +266,11 @@ def _pays(roles: list[str]) -> bool:
     return HEAD in roles or roles.count(SEQUENTIAL) > 1 or bool(pairs & {(BEFORE, SEQUENTIAL), (BEFORE, _ARGUMENT)})
 
 
+def _may_feed(before: list[str], after: list[str]) -> bool:
+    """Whether layers with these roles may be joined: an argument with an upsampling before it alone."""
+    return before[0] != _ARGUMENT and (after[0] != _ARGUMENT or before[-1] == BEFORE)
+
+
 class _Finder(ast.NodeTransformer):
     """Puts `_Layers` in place of the calls of layers."""
 
@@ -278,7 +284,7 @@ class _Finder(ast.NodeTransformer):
             return self.generic_visit(node)
         is_method = not node.args
         input = self.visit(node.func.value if is_method else node.args[0])  # type: ignore[attr-defined]
-        if not isinstance(input, _Layers):
+        if not isinstance(input, _Layers) or not _may_feed(input.roles, [role]):
             if is_method:
                 node.func.value = input  # type: ignore[attr-defined]
             else:
@@ -408,6 +414,8 @@ def _inline_pair(
         return None
     before, after = first.value, second.value  # type: ignore[attr-defined]
     if not (isinstance(before, _Layers) and isinstance(after, _Layers) and set(before.roles) != {AFTER}):
+        return None
+    if not _may_feed(before.roles, after.roles):
         return None
     inside = 1 if conditional and name in assigned else 0
     if not (_is_name(after.input, name) and variables.is_gone(name, second, inside)):

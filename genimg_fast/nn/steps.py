@@ -27,13 +27,7 @@ from genimg_fast.nn.layers import (
     why_not_head,
     why_not_norm,
 )
-from genimg_fast.nn.norm import (
-    FusedSyncBatchNorm,
-    joins_processes,
-    norm_arguments,
-    parameter,
-    run_norm,
-)
+from genimg_fast.nn.norm import FusedSyncBatchNorm, joins_processes, norm_arguments, parameter, run_norm
 from genimg_fast.ops._speed import reordering_pays
 from genimg_fast.ops.resampling_weight import resampling_weight
 
@@ -240,8 +234,6 @@ def weight_shape(layers: Sequence[Any]) -> tuple[int, ...]:
 
 
 _NO_NORM = {"running_mean": None, "running_var": None, "training": False, "momentum": 0.0, "eps": 1e-5}
-
-
 _NO_ACTIVATION = ("none", 0.01)
 
 

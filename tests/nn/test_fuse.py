@@ -230,6 +230,35 @@ def test_a_sequential_runs_those_inside_as_one(make, joined):
         assert before == {"AccumulateGrad"}  # one node is all
 
 
+class Given(nn.Module):
+    """Its methods are given a layer, of which their source does not say what it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def before(self, x, act):
+        return act(self.bn(self.conv(x)))
+
+    def after(self, x, conv):
+        x = conv(x)
+        x = self.bn(x)
+        return nn.functional.relu(x)
+
+    def forward(self, x):
+        return self.before(x, torch.tanh) + self.after(x, self.conv)
+
+
+def test_what_a_method_is_given_leaves_the_layers_around_it_joined():
+    torch.manual_seed(0)
+    model, x = Given(), _cases.randn((2, 4, 6, 6))
+    plain = copy.deepcopy(model)
+    report = genimg_fast.fuse(model)
+    assert [row.description for row in report.fused] == ["Conv2d + BatchNorm2d", "BatchNorm2d + relu"]
+    with genimg_fast.use_backend("native"):
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
 class HandsOn(nn.Module):
     """Its method calls a layer, or hands it on to one that upsamples before it does; and joins another one in one branch of two."""
 
