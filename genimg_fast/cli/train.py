@@ -36,6 +36,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     data.add_argument("--data", help="digits, photos, or a folder: images, MNIST format or CIFAR-10 binary")
     data.add_argument("--image-size", metavar="N", help="height and width in pixels (default: 32)")
     data.add_argument("--channels", metavar="N", help="1 is grey, 3 is colour (default: 1)")
+    data.add_argument("--max-bad-files", metavar="N", help="unreadable images that are skipped (default: 10)")
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
     model.add_argument(
         "--model-arg", type=_key_value, action="append", dest="model_args", metavar="KEY=VALUE",

@@ -15,7 +15,7 @@ from genimg_fast._table import format_table
 from genimg_fast.nn.alone import ALONE
 from genimg_fast.nn.blocks import Conv2dBNAct, ConvTranspose2dBNAct
 from genimg_fast.nn.fused import plain_class
-from genimg_fast.nn.layers import Call, must_be_called, why_not_head
+from genimg_fast.nn.layers import Call, why_must_be_called, why_not_head
 from genimg_fast.nn.losses import BCELoss, BCEWithLogitsLoss
 from genimg_fast.nn.norm import FusedSyncBatchNorm
 from genimg_fast.nn.replay import forget
@@ -192,7 +192,7 @@ class _Fuser:
         for _, module in modules:
             if type(module) in ALONE.values():  # it may have found callers that fuse it since
                 module.__class__ = plain_class(type(module))
-            if type(module) is nn.SyncBatchNorm and not must_be_called(module):
+            if type(module) is nn.SyncBatchNorm and not why_must_be_called(module):
                 # the class that `plan` knows; undone below where nothing fused it
                 module.__class__ = FusedSyncBatchNorm  # type: ignore[assignment]
         for name, module in modules:

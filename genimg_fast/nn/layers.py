@@ -141,18 +141,18 @@ def takes_batch_statistics(layer: Any) -> bool:
 def why_not_head(layer: Any) -> str:
     """Why no fused call can start at this layer; empty if one can."""
     if type(layer) is nn.SyncBatchNorm:
-        return must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
+        return why_must_be_called(layer) or "it became a SyncBatchNorm after fuse(): call fuse() again"
     kind = class_of(layer)
     if kind in CONVOLUTIONS:
-        return why_not_convolution(layer) or must_be_called(layer)
+        return why_not_convolution(layer) or why_must_be_called(layer)
     if kind in NORMS:
-        return must_be_called(layer) or why_not_norm(layer)
+        return why_must_be_called(layer) or why_not_norm(layer)
     if activation_of(layer):
-        return must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
+        return why_must_be_called(layer) or "no convolution or normalisation that fuses stands before it"
     if doubles(layer):
-        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it follows"
+        return why_must_be_called(layer) or "no convolution of kernel 3 that fuses with it follows"
     if halves(layer):
-        return must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands before it"
+        return why_must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands before it"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
     if kind is nn.LeakyReLU:
@@ -206,7 +206,7 @@ def why_not_norm(norm: Any) -> str:
     return ""
 
 
-def must_be_called(layer: Any) -> str:
+def why_must_be_called(layer: Any) -> str:
     """Why the layer's own call must run, though its class fuses; empty if it need not."""
     if type(layer) is Call:
         return ""

@@ -19,7 +19,7 @@ from genimg_fast._block import Block
 from genimg_fast.nn import plain
 from genimg_fast.nn.chain import run_blocks
 from genimg_fast.nn.fused import Fused
-from genimg_fast.nn.layers import BLOCKS, doubles, is_batch_norm, must_be_called
+from genimg_fast.nn.layers import BLOCKS, doubles, is_batch_norm, why_must_be_called
 from genimg_fast.nn.norm import counts
 from genimg_fast.nn.parts import parts_on
 from genimg_fast.nn.replay import Recording, replay
@@ -250,6 +250,6 @@ def _runs_inline(module: Any) -> bool:
         isinstance(module, FusedSequential)
         and type(module).forward is FusedSequential.forward
         and type(module).__call__ is nn.Module.__call__
-        and not must_be_called(module)
+        and not why_must_be_called(module)
         and not _has_any_global_hook()
     )

@@ -21,9 +21,9 @@ from genimg_fast.nn.layers import (
     class_of,
     doubles,
     halves,
-    must_be_called,
     padding_of,
     pads_edge,
+    why_must_be_called,
     why_not_head,
     why_not_norm,
 )
@@ -77,9 +77,9 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
         end += 1
     if kind in CONVOLUTIONS and end < len(layers):
         follower = layers[end][1]
-        if _may_follow_convolution(follower) and not must_be_called(follower):
+        if _may_follow_convolution(follower) and not why_must_be_called(follower):
             end += 1
-    if end < len(layers) and activation_of(layers[end][1]) and not must_be_called(layers[end][1]):
+    if end < len(layers) and activation_of(layers[end][1]) and not why_must_be_called(layers[end][1]):
         end += 1
     names, together = zip(*layers[start:end], strict=True)
     if first > start:
@@ -94,9 +94,9 @@ def _next_step(layers: Sequence[tuple[str, Any]], start: int) -> Step:
 def before_convolution(layers: Sequence[Any]) -> int:
     """How many layers stand before a convolution that is one transposed convolution with them, of `ops.resampling_weight`: an
     upsampling and, perhaps, a padding; 0 where the first layers are not these."""
-    if not doubles(layers[0]) or must_be_called(layers[0]):
+    if not doubles(layers[0]) or why_must_be_called(layers[0]):
         return 0
-    pads = len(layers) > 1 and pads_edge(layers[1]) and not must_be_called(layers[1])
+    pads = len(layers) > 1 and pads_edge(layers[1]) and not why_must_be_called(layers[1])
     conv: Any = layers[1 + pads] if len(layers) > 1 + pads else None
     if not _may_resample(conv):
         return 0
@@ -113,7 +113,7 @@ def commutes(layers: Sequence[Any]) -> bool:
     if len(layers) < 2 or not (halves(layers[1]) or doubles(layers[0])):
         return False
     conv, resampling = layers[:2] if halves(layers[1]) else (layers[1], layers[0])
-    if must_be_called(resampling) or class_of(conv) is not nn.Conv2d or why_not_head(conv):
+    if why_must_be_called(resampling) or class_of(conv) is not nn.Conv2d or why_not_head(conv):
         return False
     weight = parameter(conv, "weight")
     if conv.padding_mode != "zeros" or padding_of(conv) != (0, 0) or conv.stride != (1, 1) or weight is None:
@@ -143,7 +143,7 @@ def to_keep(input: torch.Tensor) -> torch.Tensor:
 
 def _joins_mean(conv: Any, after: Any) -> bool:
     """Whether a convolution and the layer after it, a mean over two by two pixels, are one convolution, of `ops.resampling_weight`."""
-    return halves(after) and not must_be_called(after) and _may_resample(conv) and min(padding_of(conv)) >= 0
+    return halves(after) and not why_must_be_called(after) and _may_resample(conv) and min(padding_of(conv)) >= 0
 
 
 def _may_resample(conv: Any) -> bool:

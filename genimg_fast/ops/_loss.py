@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from genimg_fast import _backend
+from genimg_fast.ops import _check
+from genimg_fast.ops._autocast import to_float32
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._registration import register, wants_gradient
 
@@ -64,6 +68,25 @@ def refuse_other_gradients(op: str, ctx) -> None:
     """
     if any(needed for i, needed in enumerate(ctx.needs_input_grad) if i not in ctx.differentiable):
         raise NotImplementedError(f"{op}: only its first arguments are differentiable here; use backend 'reference'")
+
+
+def gradient_of_input(
+    op: str, ctx, upstream: torch.Tensor | None, formula: Callable[..., torch.Tensor]
+) -> torch.Tensor | None:
+    """The backward of a loss that is differentiable in its first argument alone: its operands, and then its gradient, were saved.
+
+    Args:
+        formula: the reference's backward, which takes the upstream gradient, the operands and the name of the reduction.
+    """
+    refuse_other_gradients(op, ctx)
+    *operands, gradient = ctx.saved_tensors
+    if upstream is None:
+        return None
+    dtype = operands[0].dtype
+    if torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
+        operands = to_float32(*operands) if ctx.float32_loss else operands
+        return formula(upstream, *operands, _check.name_of(ctx.reduction, _check.REDUCTIONS)).to(dtype)
+    return times_upstream(gradient, upstream, dtype)
 
 
 def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -13,6 +13,50 @@ from genimg_fast import _extension
 from genimg_fast._block import Block, Geometry
 from genimg_fast.ops._memory_order import memory_format
 
+# Thresholds, as measured: work in multiply-adds, pixels over the whole batch.
+
+# A block with less work trains faster in PyTorch: setting up its gradients from Python takes longer than PyTorch's kernels do.  Two
+# blocks in a chain are set up together, so half as much in each is enough.
+_FEWEST_MULTIPLY_ADDS = 12_000_000
+
+# Up to here, on AVX2, one call of ours in inference beats three of PyTorch's operators at any kernel size: its convolutions are
+# not so much faster than plain sums that they make up for the calls and the passes over memory.  On AVX-512 they are, from two fifths on.
+_LITTLE_WORK = 50_000_000
+
+# From here on PyTorch trains faster: on AVX2 at kernel 3 with stride 2, and at a transposed convolution whose pixels do not overlap;
+# on AVX-512 at the transposed ones alone, from twice as much on.
+_MUCH_WORK = 50_000_000
+
+_IMAGE_CHANNELS = 4
+
+# Below this many channels, or twice as many in training, PyTorch is about as fast: neither fills its vectors.
+_FEW_CHANNELS = 16
+
+# Up to here PyTorch's preparations take longer than its convolution.
+_FEW_PIXELS = 64
+
+# Up to here transforming a large weight of kernel 3 costs more than the products it saves.
+_VERY_FEW_PIXELS = 16
+
+# Values.  From here on it shows that PyTorch reorders the weight in each pass, and that our kernels read it where it lies.
+_LARGE_WEIGHT = 1 << 19
+
+# Reading a weight takes as long as its products with this many pixels, so fewer pixels cost as much.
+_PIXELS_TO_READ_A_WEIGHT = 80
+
+# Pixels from which on the images no longer fit into the caches between two of PyTorch's passes.
+_LARGE_BATCH = 1 << 15
+
+# Below this much work, finding out in which order two layers cost less takes longer than it saves.
+_WORK_OF_REORDERING = 1 << 20
+
+# Multiply-adds that take as long as reading one value for a mean.
+_WORK_OF_A_MEAN = 128
+
+# From here on the allocator takes memory anew from the system at each call, and PyTorch faults it in by small pages, which takes
+# longer than filling it.
+_FRESH_BYTES = 32 << 20
+
 
 def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
     """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
@@ -106,37 +150,6 @@ def _made_for(block: Block, records: bool) -> bool:
     if (kernel, stride) == ((5, 5), (2, 2)):
         return not records or max(block.weight.shape[:2]) >= fewest
     return (kernel, stride) == ((4, 4), (2, 2))
-
-
-_FEWEST_MULTIPLY_ADDS = 12_000_000
-"""Of a block in training, below which to set its gradients up from Python takes longer than PyTorch's kernels do; half as many in
-each of two, whose setting up is one."""
-_LITTLE_WORK = 50_000_000
-"""Multiply-adds up to which, on AVX2, one call of ours in inference beats three operators of PyTorch's at any kernel: its convolutions
-are not so much faster than plain sums that they make up for what a call costs, and for passes over memory.  On AVX-512, where they
-are, two fifths of it."""
-_MUCH_WORK = 50_000_000
-"""Multiply-adds from which on, on AVX2, PyTorch trains slower at kernel 3 with stride 2, and at a transposed convolution by pixels that
-do not overlap; on AVX-512 the transposed ones alone, from twice as many on."""
-_IMAGE_CHANNELS = 4
-_FEW_CHANNELS = 16
-"""At which PyTorch's kernels of the same vectors are about as fast."""
-_FEW_PIXELS = 64
-"""Of which PyTorch's preparations take longer than their convolution."""
-_VERY_FEW_PIXELS = 16
-"""Of which a kernel of 3 saves fewer products than it costs to transform so large a weight."""
-_LARGE_WEIGHT = 1 << 19
-"""Values that PyTorch reorders for each pass, and the kernels read where they lie."""
-_PIXELS_TO_READ_A_WEIGHT = 80
-"""Whose products take as long as to read the weight, which is what few pixels cost."""
-_LARGE_BATCH = 1 << 15
-"""Pixels from which on images no longer fit into the caches between two passes of PyTorch's."""
-_WORK_OF_REORDERING = 1 << 20
-"""Multiply-adds below which to find out in which order two layers cost less takes longer than it saves."""
-_WORK_OF_A_MEAN = 128
-"""Multiply-adds that take as long as to read one value for a mean."""
-_FRESH_BYTES = 32 << 20
-"""From which on memory comes fresh from the system at each call: PyTorch faults it in by small pages, which takes longer than to fill it."""
 
 
 def resampling_pays(weight: torch.Tensor, shape: Sequence[int], geometry: Geometry, trains: bool) -> bool:

@@ -62,20 +62,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad, _):
-    _loss.refuse_other_gradients("bce_loss", ctx)
-    input, target, weight, gradient = ctx.saved_tensors
-    if grad is None:
-        grad_input = None
-    elif torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
-        dtype = input.dtype
-        if ctx.float32_loss:
-            input, target, weight = to_float32(input, target, weight)
-        grad_input = reference.bce_loss_backward(
-            grad, input, target, weight, _check.name_of(ctx.reduction, _check.REDUCTIONS)
-        ).to(dtype)
-    else:
-        grad_input = _loss.times_upstream(gradient, grad, input.dtype)
-    return grad_input, None, None, None, None, None
+    return _loss.gradient_of_input("bce_loss", ctx, grad, reference.bce_loss_backward), *[None] * 5
 
 
 register("bce_loss", _fake, backward=_backward, setup_context=_setup_context)

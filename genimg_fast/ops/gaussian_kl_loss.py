@@ -44,11 +44,8 @@ def _backward(ctx, grad, *_):
     if grad is None:
         return None, None, None, None
     if torch.is_grad_enabled() or not ctx.with_grad:  # create_graph=True: use formulas with derivatives
-        return (
-            *reference.gaussian_kl_loss_backward(grad, mu, logvar, _check.name_of(ctx.reduction, _check.REDUCTIONS)),
-            None,
-            None,
-        )
+        reduction = _check.name_of(ctx.reduction, _check.REDUCTIONS)
+        return *reference.gaussian_kl_loss_backward(grad, mu, logvar, reduction), None, None
     return *(_loss.times_upstream(gradient, grad, mu.dtype) for gradient in gradients), None, None
 
 

@@ -120,7 +120,13 @@ def check_batch_size(model: models.ImageModel, batch_size: int) -> None:
 def open_data(config: TrainConfig) -> tuple[Any, Any]:
     """The training images and the test images."""
     train_data, test_data = (
-        data.open_dataset(config.data, split=split, image_size=config.image_size, channels=config.channels)
+        data.open_dataset(
+            config.data,
+            split=split,
+            image_size=config.image_size,
+            channels=config.channels,
+            max_bad_files=config.max_bad_files,
+        )
         for split in ("train", "test")
     )
     if len(test_data) < 2:

@@ -30,6 +30,7 @@ _FREE_ON_RESUME = {
     "validate_every",
     "early_stopping_patience",
     "num_workers",
+    "max_bad_files",
     "wandb",
 }
 
@@ -48,6 +49,7 @@ class TrainConfig:
         model_args: further arguments of `genimg_fast.models.create`, such as {"width": 32, "latent": 64}.
         image_size: height and width of the images, in pixels.
         channels: 1 (grey) or 3 (RGB).
+        max_bad_files: how many unreadable files of a folder of images are skipped, each with a warning; one more ends the run.
         epochs: passes over the training images.
         max_steps: length of the run in steps; None: what `epochs` amounts to.
         batch_size: images a process sends through the model at once.
@@ -84,6 +86,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     image_size: int = 32
     channels: int = 1
+    max_bad_files: int = 10
     epochs: int = 20
     max_steps: int | None = None
     batch_size: int = 64
@@ -123,7 +126,8 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "early_stopping_patience"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
-        for name in ("warmup_steps", "sample_every", "checkpoint_every", "validate_every", "num_workers"):
+        counts = ("warmup_steps", "sample_every", "checkpoint_every", "validate_every", "num_workers", "max_bad_files")
+        for name in counts:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("weight_decay", "beta", "gradient_penalty"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more, and finite")

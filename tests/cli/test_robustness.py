@@ -320,13 +320,13 @@ def photos(tmp_path):
 
 
 def truncate_images(folder, count):
-    for file in sorted(folder.iterdir())[:count]:
+    for file in sorted(folder.iterdir())[-count:]:
         os.truncate(file, file.stat().st_size // 2)
 
 
 def test_truncated_images(photos, tmp_path, capfd, refused):
     truncate_images(photos, 1)
-    hostile = (photos / "00.png").rename(photos / "0\x1b[2J\n0.png")
+    hostile = (photos / "24.png").rename(photos / "0\x1b[2J\n0.png")
     capfd.readouterr()
     assert cli.main(training(tmp_path / "run", "--max-steps", "15", data=photos)) == 0
     (warning,) = capfd.readouterr().err.splitlines()
@@ -338,6 +338,10 @@ def test_truncated_images(photos, tmp_path, capfd, refused):
     *warnings, error = capfd.readouterr().err.splitlines()
     assert all(line.startswith("genimg-fast train: warning: ") for line in warnings)
     assert re.match(r"genimg-fast train: '.*png': .* \(bad file number 11, max_bad_files is 10\)", error)
+
+    more = ("--max-steps", "15", "--max-bad-files", "20")
+    assert cli.main(training(tmp_path / "more", *more, data=photos)) == 0
+    assert "(skipped, bad file 12 of at most 20)" in capfd.readouterr().err
 
 
 def test_bomb_images(tmp_path, capfd):
