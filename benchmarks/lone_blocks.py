@@ -5,6 +5,8 @@ The rules of `genimg_fast/ops/_speed.py` come from tables like the one this prin
 blocks have channels, sizes and batches at random.  For some minutes on a machine that does nothing else:
 
     python -m benchmarks.lone_blocks --mode inference --seconds 300
+
+With --autocast both run under autocast to that dtype, where the kernels compute in float32.
 """
 
 from __future__ import annotations
@@ -127,7 +129,10 @@ def main() -> None:
     parser.add_argument("--mode", choices=("inference", "training"), required=True)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autocast", choices=("bfloat16", "float16"))
     arguments = parser.parse_args()
+    torch.set_autocast_enabled("cpu", arguments.autocast is not None)
+    torch.set_autocast_dtype("cpu", getattr(torch, arguments.autocast or "bfloat16"))
     rows: dict[tuple[str, int], list[Measured]] = defaultdict(list)
     torch.manual_seed(arguments.seed)
     end = time.monotonic() + arguments.seconds
@@ -138,7 +143,8 @@ def main() -> None:
         measured = measure(block.layers, block.input, arguments.mode == "training")
         rows[block.kernel, int(math.log10(block.multiply_adds))].append(measured)
     print(
-        f"\r{machine.in_words(machine.describe(torch.get_num_threads()))}, {arguments.mode}; times as fast as PyTorch"
+        f"\r{machine.in_words(machine.describe(torch.get_num_threads()))}, {arguments.mode}"
+        f"{f', autocast to {arguments.autocast}' * bool(arguments.autocast)}; times as fast as PyTorch"
     )
     print("\n".join(table(rows)))
 

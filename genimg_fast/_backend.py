@@ -182,8 +182,12 @@ def stacks(*tensors: torch.Tensor | None) -> bool:
     return inside_func_transform() or any(t is not None and is_batched(t) for t in tensors)
 
 
-def why_not_native(*tensors: torch.Tensor | None) -> str | None:
-    """The first reason why no native kernel can take these tensors, or None if one can."""
+def why_not_native(*tensors: torch.Tensor | None, dtype: torch.dtype | None = None) -> str | None:
+    """The first reason why no native kernel can take these tensors, or None if one can.
+
+    Args:
+        dtype: to which they will be converted first; None: they are taken as they are.
+    """
     present = [t for t in tensors if t is not None]
     device_type = present[0].device.type
     reason = _extension.why_not_on(present[0].device)
@@ -193,9 +197,10 @@ def why_not_native(*tensors: torch.Tensor | None) -> str | None:
     for t in present:
         if t.layout != strided:
             return f"a tensor has layout {t.layout}; the kernels take strided tensors"
-        if t.dtype not in dtypes:
+        given = dtype or t.dtype
+        if given not in dtypes:
             allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-            return f"dtype {str(t.dtype).removeprefix('torch.')} on {device_type}; the kernels take {allowed}"
+            return f"dtype {str(given).removeprefix('torch.')} on {device_type}; the kernels take {allowed}"
     if _inside_func_grad() or _inside_forward_ad():
         return "inside torch.func.grad or forward-mode AD, which torch.library operators do not support"
     if is_recording_for_export():

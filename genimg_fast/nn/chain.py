@@ -12,7 +12,7 @@ import torch
 from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast._block import Block, Geometry
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import autocasts, convolution_dtype, to_autocast_dtype
+from genimg_fast.ops._autocast import autocasts, convolution_dtype, kernel_dtype, to_kernel_dtype
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
 from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
@@ -48,9 +48,10 @@ def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool
     heed_speed = _backend.current_backend() == "auto"
     runs: list[tuple[bool, bool, tuple[int, ...], list[Block]]] = []
     shape: tuple[int, ...] = tuple(input.shape)
+    dtype = kernel_dtype(input)
     for block in blocks:
         records = records or _records(block)
-        served = _serves(input, shape, block) and not (heed_speed and slower(block, shape, records))
+        served = _serves(dtype, shape, block) and not (heed_speed and slower(block, shape, records))
         if not runs or runs[-1][:2] != (served, records):
             runs.append((served, records, shape, []))
         runs[-1][3].append(block)
@@ -86,14 +87,14 @@ def _on_cuda(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     """Each block in turn; those that the CUDA kernels serve run together."""
     given, chained = input, False
     runs: list[tuple[bool, list[Block]]] = []
-    (input,) = to_autocast_dtype(input)  # type: ignore[assignment]
+    (input,) = to_kernel_dtype(input)  # type: ignore[assignment]
     shape: tuple[int, ...] = tuple(input.shape)
     casts = autocasts(input)
     native = _backend.current_backend() == "native"
     allows_tf32 = input.dtype is torch.float32 and convolution_block.allows_tf32()
     for block in blocks:
         if casts:
-            weight, bias = to_autocast_dtype(block.weight, block.bias)
+            weight, bias = to_kernel_dtype(block.weight, block.bias)
             block = block._replace(weight=weight, bias=bias)  # type: ignore[arg-type]
         served, shape = _sizes_served_on_cuda(shape, _sizes(block), input.dtype, native, allows_tf32)
         served = served and _tensors_served_on_cuda(input, block)
@@ -247,16 +248,15 @@ def may_chain(input: torch.Tensor) -> bool:
         and input.device.type == "cpu"
         and input.dim() == 4
         and _backend.current_backend() != "reference"
-        and not torch.is_autocast_enabled("cpu")
         and not _backend.inside_func_transform()
-        and _backend.why_not_native(input) is None
+        and _backend.why_not_native(input, dtype=kernel_dtype(input)) is None
     )
 
 
-def _serves(input: torch.Tensor, shape: tuple[int, ...], block: Block) -> bool:
+def _serves(dtype: torch.dtype, shape: tuple[int, ...], block: Block) -> bool:
     """Whether the native chain serves the block.  Where it does not, the function of the block checks and decides."""
     for t in (block.weight, block.bias, *block.norm):
-        if t is not None and not (t.dtype is input.dtype and t.is_cpu and t.layout is torch.strided):
+        if t is not None and not (t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
             return False
     if records_gradient(block.running_mean, block.running_var):  # which PyTorch refuses
         return False
@@ -281,7 +281,10 @@ def _fits(shape: tuple[int, ...], block: Block) -> bool:
 def _run(input: torch.Tensor, blocks: Sequence[Block], keeps_packed: bool) -> torch.Tensor:
     for block in blocks:
         _backend.record_native(block.op)
-    return block_chain(to_channels_last(input) if gives_channels_last(blocks) else input, blocks, keeps_packed)
+    dtype = convolution_dtype(input)
+    (input,) = to_kernel_dtype(input)  # type: ignore[assignment]
+    input = to_channels_last(input) if gives_channels_last(blocks) else input
+    return block_chain(input, blocks, keeps_packed).to(dtype)
 
 
 def gives_channels_last(blocks: Sequence[Block]) -> bool:

@@ -13,6 +13,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
+from genimg_fast.ops._autocast import convolution_dtype
 from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
 from genimg_fast.ops._registration import why_not_differentiable
 from genimg_fast.ops._speed import slower, slower_chain
@@ -51,7 +52,7 @@ def run_block(
             slower=lambda: _slower_on_cpu(input, block),
         )  # fmt: skip
         if native:
-            return block_chain(input, [block])
+            return block_chain(input, [block]).to(convolution_dtype(input))
     raw = block.geometry.convolve(input, block.weight, block.bias, block.groups)
     if not block.training and block.running_mean is None:
         return activate(raw, block.activation, block.negative_slope)

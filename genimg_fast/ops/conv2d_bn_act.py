@@ -7,7 +7,7 @@ import torch
 
 from genimg_fast._block import Block
 from genimg_fast.ops import _check
-from genimg_fast.ops._autocast import to_autocast_dtype
+from genimg_fast.ops._autocast import to_kernel_dtype
 from genimg_fast.ops._convolution import check_arguments, pair, records_gradient, unsupported_on_cpu
 from genimg_fast.ops._run_block import run_block
 
@@ -32,7 +32,7 @@ def conv2d_bn_act(
     negative_slope: float = 0.01,
 ) -> torch.Tensor:
     op = "conv2d_bn_act"
-    input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
+    input, weight, bias = to_kernel_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     check_arguments(op, input, weight, bias, norm, training, groups, transposed=False)
     _check.normalization(op, training, momentum, eps)

@@ -7,7 +7,7 @@ import torch
 
 from genimg_fast._block import Block
 from genimg_fast.ops import _check
-from genimg_fast.ops._autocast import to_autocast_dtype
+from genimg_fast.ops._autocast import to_kernel_dtype
 from genimg_fast.ops._convolution import check_arguments, pair, unsupported_on_cpu
 from genimg_fast.ops._run_block import run_block
 
@@ -35,7 +35,7 @@ def conv_transpose2d_bn_act(
 ) -> torch.Tensor:
     """`nchw`: the output in this order, whatever that of input, if the CUDA kernels serve the call and can."""
     op = "conv_transpose2d_bn_act"
-    input, weight, bias = to_autocast_dtype(input, weight, bias)  # type: ignore[assignment]
+    input, weight, bias = to_kernel_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     check_arguments(op, input, weight, bias, norm, training, groups, transposed=True)
     _check.normalization(op, training, momentum, eps)

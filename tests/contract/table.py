@@ -49,7 +49,6 @@ class Property(NamedTuple):
 
 
 _MODELS = ("a fused model, training", "a fused model, eval")
-_CONVOLUTIONS = ("conv2d_bn_act", "conv_transpose2d_bn_act", *_MODELS)
 _PENALTY = "gradient_penalty"
 
 _NO_AUTOGRAD_INSIDE = refuses(
@@ -108,14 +107,12 @@ PROPERTIES = [
         "Modes and devices",
         partial(properties.autocasts, dtype=torch.bfloat16),
         NATIVE,
-        dict.fromkeys(_CONVOLUTIONS, PYTORCH),
     ),
     Property(
         "autocast, float16",
         "Modes and devices",
         partial(properties.autocasts, dtype=torch.float16),
         NATIVE,
-        dict.fromkeys(_CONVOLUTIONS, PYTORCH),
     ),
     Property("deterministic algorithms", "Modes and devices", properties.is_deterministic, NATIVE),
     Property(
@@ -159,8 +156,9 @@ _MEANINGS = """\
 `torch.compile` is with `fullgraph=True`, forward and backward; with dynamic shapes one graph serves all batch sizes. `torch.export` and
 ONNX export leave the batch size free and write standard operators only, so that the file runs without this package. PyTorch's ONNX
 exporter writes inference, even of a model in training. Noise is checked with a given seed, checkpointing both with
-`use_reentrant=True` and without. Under autocast convolutions take the lower dtype; losses and noise stay in float32, and batch
-normalisation in the dtype of its input, as in PyTorch. Determinism is bit for bit, under `torch.use_deterministic_algorithms(True)`.
+`use_reentrant=True` and without. Under autocast convolutions give the lower dtype, for which the CPU kernels round what they compute in
+float32; losses and noise stay in float32, and batch normalisation in the dtype of its input, as in PyTorch. Determinism is bit for
+bit, under `torch.use_deterministic_algorithms(True)`.
 
 ## Several processes
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Under autocast on the CPU, fused blocks compute in float32 and round what they give; elsewhere PyTorch does as it does."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import genimg_fast
+from genimg_fast import _backend
+from genimg_fast.ops import _autocast
+from tests import _cases
+from tests.nn._resampling import results
+
+DTYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+class InMethods(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.up = nn.ConvTranspose2d(16, 3, 4, 2, 1)
+
+    def forward(self, x):
+        return torch.tanh(self.up(F.leaky_relu(self.bn(self.conv(x)), 0.2)))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return checkpoint(self.model, x, use_reentrant=False)
+
+
+MODELS = {
+    "chain": lambda: nn.Sequential(
+        *(nn.Conv2d(8, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.LeakyReLU(0.2)),
+        *(nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh()),
+    ),
+    "methods": InMethods,
+    "resamplings": lambda: nn.Sequential(
+        *(nn.Conv2d(8, 16, 3, 1, 1), nn.AvgPool2d(2), nn.ReLU()),
+        *(nn.Upsample(scale_factor=2), nn.Conv2d(16, 4, 3, 1, 1), nn.Sigmoid()),
+    ),
+    "between layers of PyTorch's": lambda: nn.Sequential(
+        *(nn.Conv2d(8, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 4, 3, 1, 1), nn.Softmax(1)),
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def models(request):
+    """A fused one, and a plain one."""
+    torch.manual_seed(0)
+    plain = MODELS[request.param]()
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    return fused, plain
+
+
+def under_autocast(function, dtype):
+    with torch.autocast("cpu", dtype):
+        return function()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("input_dtype", [torch.float32, None], ids=["float32", "half"])
+@pytest.mark.parametrize("training", [True, False])
+def test_nearer_to_the_exact_result_than_torch(models, dtype, training, input_dtype):
+    fused, plain = (m.train(training) for m in models)
+    exact = copy.deepcopy(plain).double()
+    x = _cases.randn((4, 8, 12, 12)).to(input_dtype or dtype)
+    before = _backend.native_calls()
+    with genimg_fast.use_backend("native"):
+        ours = under_autocast(lambda: results(fused, x), dtype)
+    assert _backend.native_calls() > before
+    theirs = under_autocast(lambda: results(plain, x), dtype)
+    for a, e, t in zip(ours, results(exact, x.double()), theirs, strict=True):
+        assert a.dtype == t.dtype
+        if a.dtype == torch.int64:
+            assert a == t
+        elif e.abs().max() > 1e-9:  # the gradient of a bias before a batch normalisation is all noise
+            _cases.assert_accurate(a, e, t, factor=2 * _cases.ERROR_FACTOR if a.dim() == 1 else _cases.ERROR_FACTOR)
+
+
+def test_reference_is_torch_bit_for_bit(models, dtype):
+    fused, plain = models
+    x = _cases.randn((4, 8, 12, 12))
+    with genimg_fast.use_backend("reference"):
+        ours = under_autocast(lambda: results(fused, x), dtype)
+    torch.testing.assert_close(ours, under_autocast(lambda: results(plain, x), dtype), rtol=0, atol=0)
+
+
+def test_left_to_a_cpu_that_multiplies_matrices_of_half_types(models, dtype, monkeypatch):
+    monkeypatch.setattr(_autocast, "_HAS_AMX", True)
+    fused, plain = models
+    x = _cases.randn((4, 8, 12, 12))
+    before = _backend.native_calls()
+    ours = under_autocast(lambda: results(fused, x), dtype)
+    assert _backend.native_calls() == before
+    torch.testing.assert_close(ours, under_autocast(lambda: results(plain, x), dtype), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_passes_in_and_out_of_autocast_take_turns(models, dtype):
+    """What a pass packs, records or learns leaves the others what they are."""
+    fused, plain = (m.eval() for m in models)
+    x = _cases.randn((2, 8, 8, 8))
+    with genimg_fast.use_backend("native"):
+        for _ in range(3):
+            for _ in range(2):
+                half = under_autocast(lambda: fused(x), dtype)
+                assert half.dtype == dtype
+                torch.testing.assert_close(half, plain(x).to(dtype))
+            for _ in range(2):
+                torch.testing.assert_close(fused(x), plain(x), atol=1e-5, rtol=1e-4)
+        for p, q in zip(fused.parameters(), plain.parameters(), strict=True):
+            p.mul_(1.5), q.mul_(1.5)
+        torch.testing.assert_close(under_autocast(lambda: fused(x), dtype), plain(x).to(dtype))
+
+
+def test_float64_stays_float64(models, dtype):
+    fused, plain = (m.double() for m in models)
+    x = _cases.randn((2, 8, 8, 8), torch.float64)
+    with genimg_fast.use_backend("native"):
+        ours = under_autocast(lambda: results(fused, x), dtype)
+    torch.testing.assert_close(ours, results(plain, x))
+
+
+def test_gradient_penalty_inside_autocast():
+    torch.manual_seed(0)
+    plain = MODELS["chain"]()
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((4, 8, 12, 12)).requires_grad_()
+
+    def penalty(model, x):
+        (grad,) = torch.autograd.grad(model(x).float().square().sum(), x, create_graph=True)
+        (grad.float().flatten(1).norm(dim=1) - 1).square().mean().backward()
+        return [p.grad for p in model.parameters()]
+
+    exact = penalty(copy.deepcopy(plain).double(), x.double())
+    with genimg_fast.use_backend("native"):
+        ours = under_autocast(lambda: penalty(fused, x), torch.bfloat16)
+    theirs = under_autocast(lambda: penalty(plain, x), torch.bfloat16)
+    for a, e, t in zip(ours, exact, theirs, strict=True):
+        if e.abs().max() > 1e-9:
+            _cases.assert_accurate(a, e, t, factor=2 * _cases.ERROR_FACTOR)
+
+
+def test_checkpointing_inside_autocast(models, dtype):
+    fused, _ = (m.eval() for m in models)
+    x = _cases.randn((4, 8, 12, 12))
+    with genimg_fast.use_backend("native"):
+        kept = under_autocast(lambda: results(fused, x), dtype)
+        again = under_autocast(lambda: results(Checkpointed(fused), x), dtype)
+    torch.testing.assert_close(again, kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_compiles_whole(models, dtype, backend):
+    torch._dynamo.reset()
+    fused, plain = (m.eval() for m in models)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    x = _cases.randn((2, 8, 8, 8))
+    with genimg_fast.use_backend(backend):
+        ours = under_autocast(lambda: results(compiled, x), dtype)
+    exact = [r.to(a.dtype) for r, a in zip(results(plain, x), ours, strict=True)]
+    torch.testing.assert_close(ours, exact, atol=0.05, rtol=0.05)
