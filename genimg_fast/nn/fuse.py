@@ -256,8 +256,8 @@ class _Fuser:
         return rows
 
     def fuse_layer(self, name: str, module: nn.Module) -> list[FuseRow]:
-        """A layer that would start a fused call, but that is not called in a way that `fuse_calls` knows."""
-        if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)):
+        """A convolution or normalisation that is not called in a way that `fuse_calls` knows."""
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)):
             return []
         reason, kind = why_not_head(module) or self.why_not(name, module), None
         if not reason:

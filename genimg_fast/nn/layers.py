@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +43,7 @@ _UPSAMPLINGS = (nn.Upsample, nn.UpsamplingNearest2d)
 _INTERPOLATE, _AVG_POOL = F.interpolate, F.avg_pool2d  # unless somebody puts others in their place
 _OF_MEANS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _PADDINGS = (nn.ReflectionPad2d, nn.ReplicationPad2d)
+_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)  # the others refuse some images
 
 
 _CLASSES = {kind: kind for kind in LAYERS}
@@ -129,6 +130,20 @@ def pads_edge(layer: Any) -> bool:
     return type(layer) in _PADDINGS and layer.padding == (1, 1, 1, 1)
 
 
+def may_pass_through(layer: Any) -> bool:
+    """Whether there are times when it gives what it is given."""
+    return type(layer) is nn.Identity or type(layer) in _DROPOUTS
+
+
+def passes_through(layer: Any) -> bool:
+    """Whether it gives what it is given now: a dropout does in inference, or where it drops nothing."""
+    if not may_pass_through(layer) or why_must_be_called(layer):
+        return False
+    if type(layer) is nn.Identity:
+        return True
+    return is_number(layer.p) and (layer.p == 0 or (not layer.training and 0 <= layer.p <= 1))
+
+
 def is_batch_norm(layer: Any) -> bool:
     return class_of(layer) in _BATCH_NORMS
 
@@ -155,6 +170,10 @@ def why_not_head(layer: Any) -> str:
         return why_must_be_called(layer) or "no convolution of kernel 3 that fuses with it stands before it"
     if isinstance(layer, nn.Module) and parametrize.is_parametrized(layer):
         return f"{', '.join(layer.parametrizations)} is parametrized"  # type: ignore[arg-type, union-attr]
+    if kind in _UPSAMPLINGS:
+        return f"only an upsampling by two that repeats pixels fuses; this is {layer.extra_repr()}"
+    if kind is nn.AvgPool2d:
+        return f"only the mean over two by two pixels fuses; this is {layer.extra_repr()}"
     if kind is nn.LeakyReLU:
         return f"its negative_slope is {layer.negative_slope!r}; only a number is fused"
     if base := next((base for base in LAYERS if isinstance(layer, base)), None):
@@ -211,12 +230,19 @@ def why_must_be_called(layer: Any) -> str:
     if type(layer) is Call:
         return ""
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-        return "it has hooks"
+        return f"it has hooks: {', '.join(dict.fromkeys(_hooks_of(layer)))}"
     if "forward" in layer.__dict__:
         return "its forward() was replaced"
     if layer._compiled_call_impl is not None:
         return "it is compiled on its own"
     return why_not_fused(layer)
+
+
+def _hooks_of(layer: nn.Module) -> Iterator[str]:
+    """Their names: of SpectralNorm, say, that of its class, whose instance is the hook."""
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks):
+        for hook in hooks.values():
+            yield getattr(hook, "__name__", type(hook).__name__)
 
 
 def why_not_fused(layer: Any) -> str:

@@ -23,6 +23,7 @@ from genimg_fast.nn.layers import (
     halves,
     padding_of,
     pads_edge,
+    passes_through,
     why_must_be_called,
     why_not_head,
     why_not_norm,
@@ -47,12 +48,13 @@ class Step(NamedTuple):
 
 
 def plan(layers: Sequence[tuple[str, Any]]) -> list[Step]:
-    """The steps in which the named layers run, each on the output of the one before.
+    """The steps in which the named layers run, each on the output of the one before; none for layers that do nothing.
 
     It is drawn up anew in each pass, at a microsecond or so a layer: layers and their hooks may change at any time.
     """
     if _has_any_global_hook():
         return [Step((name,), None, "hooks are registered for all modules", (layer,)) for name, layer in layers]
+    layers = [(name, layer) for name, layer in layers if not passes_through(layer)]
     steps: list[Step] = []
     start = 0
     while start < len(layers):

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from genimg_fast.nn.fused import Fused, FusedType, pickle_classes_of, plain_class
-from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, doubles, halves, pads_edge
+from genimg_fast.nn.layers import HEADS, Call, activation_of, class_of, doubles, halves, may_pass_through, pads_edge
 from genimg_fast.nn.rewrite import AFTER, BEFORE, HEAD, RUN_IN_TURN, SEQUENTIAL, NotRewritableError, rewrite
 from genimg_fast.nn.sequential import FusedSequential, flat, opened, run_in_turn
 from genimg_fast.nn.steps import Step, plan
@@ -282,7 +282,7 @@ def _role(source: str, method: FunctionType, module: nn.Module) -> str | None:
     if doubles(layer) or pads_edge(layer):
         return BEFORE
     unset = layer == Call(None, (), {})  # type: ignore[arg-type]  # as in `if self.norm is not None: x = self.norm(x)`
-    return AFTER if unset or activation_of(layer) or halves(layer) else None
+    return AFTER if unset or activation_of(layer) or halves(layer) or may_pass_through(layer) else None
 
 
 def _heads_inside(source: str, method: FunctionType, module: nn.Module) -> list[nn.Module]:

@@ -58,7 +58,6 @@ ARCHITECTURES = {
         {"conv2d_bn_act": 5, "conv_transpose2d_bn_act": 5},
         {
             "no convolution or normalisation that fuses stands before it": 8,
-            "Dropout is not a layer that fuses": 3,
         },
     ),
     "CycleGAN generator": Architecture(
@@ -78,7 +77,10 @@ ARCHITECTURES = {
         lambda: residual.SNGANGenerator(), (4, 6), {"batch_norm_act": 5, "conv2d_bn_act": 5}, {_LONE_1X1: 1}
     ),
     "SNGAN discriminator": Architecture(
-        lambda: residual.SNGANDiscriminator(), (4, 3, 16, 16), {}, {"weight is parametrized": 4, "it has hooks": 2}
+        lambda: residual.SNGANDiscriminator(),
+        (4, 3, 16, 16),
+        {},
+        {"weight is parametrized": 4, "it has hooks: SpectralNorm": 2},
     ),
     "StarGAN v2 discriminator": Architecture(
         lambda: residual.StarGANDiscriminator(), (4, 3, 16, 16), {"conv2d_bn_act": 6, "reordered": 1}, _OF_STARGAN

@@ -81,6 +81,16 @@ UNFUSED_CASES = {
     "dilation in a list": (lambda: [assigned(conv(), dilation=[1, 1]), nn.ReLU()], 0, r"dilation is \[1, 1\]; only a"),
     "padding of one number": (lambda: [assigned(conv(), padding=(1,)), nn.ReLU()], 0, r"padding is \(1,\); only a"),
     "other activation": (lambda: [conv(), nn.GELU()], 1, "GELU is not a layer that fuses"),
+    "other upsampling": (
+        lambda: [nn.Upsample(scale_factor=2, mode="bilinear"), conv(), nn.ReLU()],
+        0,
+        "only an upsampling by two that repeats pixels fuses; this is scale_factor=2.0, mode='bilinear'",
+    ),
+    "other mean": (
+        lambda: [conv(), nn.AvgPool2d(3), nn.ReLU()],
+        1,
+        "only the mean over two by two pixels fuses; this is kernel_size=3",
+    ),
     "other norm": (lambda: [conv(), nn.GroupNorm(2, 4), nn.ReLU()], 1, "GroupNorm is not a layer that fuses"),
     "activation after an unfused layer": (lambda: [nn.GroupNorm(2, 4), nn.ReLU()], 1, "no convolution or norm"),
 }
