@@ -12,7 +12,13 @@ import torch
 from genimg_fast import _backend, _first_use, functional, ops
 from genimg_fast._block import Block, Geometry
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import autocasts, convolution_dtype, kernel_dtype, to_kernel_dtype
+from genimg_fast.ops._autocast import (
+    autocasts,
+    convolution_dtype,
+    kernel_dtype,
+    replaces_half_type,
+    to_kernel_dtype,
+)
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
 from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
@@ -48,16 +54,16 @@ def native_runs(input: torch.Tensor, blocks: Sequence[Block]) -> list[tuple[bool
     heed_speed = _backend.current_backend() == "auto"
     runs: list[tuple[bool, bool, tuple[int, ...], list[Block]]] = []
     shape: tuple[int, ...] = tuple(input.shape)
-    dtype = kernel_dtype(input)
+    dtype, half = kernel_dtype(input), replaces_half_type(input)
     for block in blocks:
         records = records or _records(block)
-        served = _serves(dtype, shape, block) and not (heed_speed and slower(block, shape, records))
+        served = _serves(dtype, shape, block) and not (heed_speed and slower(block, shape, records, half))
         if not runs or runs[-1][:2] != (served, records):
             runs.append((served, records, shape, []))
         runs[-1][3].append(block)
         shape = block.output_shape(shape)
     return [
-        (served and not (heed_speed and slower_chain(input, run, first, records)), first, run)
+        (served and not (heed_speed and slower_chain(input, run, first, records, half)), first, run)
         for served, records, first, run in runs
     ]
 

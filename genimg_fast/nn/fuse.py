@@ -45,7 +45,7 @@ class FuseRow(NamedTuple):
     """Why they are left as they are; empty if fused."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class FuseReport:
     """What `fuse` made of a model.  Prints as a table."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from genimg_fast import _backend
+from genimg_fast.ops._half_types import multiplies, multiplies_matrices
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,19 +71,22 @@ def convolution_dtype(input: torch.Tensor) -> torch.dtype:
 def kernel_dtype(input: torch.Tensor) -> torch.dtype:
     """In which a convolution of it is computed.
 
-    Under autocast on the CPU, whose kernels have no half types, in float32, and its result is rounded: with a smaller error than
-    PyTorch's has, and, unless the CPU multiplies matrices of half types, in less time.
+    Under autocast on the CPU, whose kernels have no half types, in float32, and its result is rounded: that errs less than PyTorch
+    does, and takes less time unless PyTorch multiplies matrices of half types.
     """
     dtype = convolution_dtype(input)
     widens = input.device.type == "cpu" and autocasts(input) and dtype != torch.float64 and _kernels_may_serve()
     return torch.float32 if widens else dtype
 
 
+def replaces_half_type(input: torch.Tensor) -> bool:
+    """Whether the kernels would compute in float32 what PyTorch computes in a half type, by instructions of its own."""
+    dtype = convolution_dtype(input)
+    return dtype is not kernel_dtype(input) and multiplies(dtype)
+
+
 def _kernels_may_serve() -> bool:
-    return {"reference": False, "native": True, "auto": not _HAS_AMX}[_backend.current_backend()]
-
-
-_HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return {"reference": False, "native": True, "auto": not multiplies_matrices()}[_backend.current_backend()]
 
 
 def to_kernel_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

@@ -93,15 +93,15 @@ def times_upstream(gradient: torch.Tensor, upstream: torch.Tensor | None, dtype:
     """gradient * upstream, without a pass over memory where upstream is the 1 of `loss.backward()`."""
     if upstream is None:
         return None
-    if _is_plain_scalar(upstream) and gradient.dtype == dtype and _is_last_backward():
+    if not _is_plain_scalar(upstream):
+        return (gradient * upstream).to(dtype)
+    if gradient.dtype == dtype and _is_last_backward():
         if upstream.device.type == "cuda":  # to look at it would be to wait for the GPU
             torch.ops.genimg_fast.scale_gradient_(gradient, upstream)
             return gradient
         if upstream.item() == 1:
             return gradient
-    if _is_plain_scalar(upstream) and gradient.dtype != dtype:  # rounded once, and by one kernel
-        return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
-    return (gradient * upstream).to(dtype)
+    return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))  # rounded once, and by one kernel
 
 
 def _is_plain_scalar(upstream: torch.Tensor) -> bool:

@@ -13,8 +13,9 @@ import torch
 from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import convolution_dtype
+from genimg_fast.ops._autocast import convolution_dtype, replaces_half_type
 from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
+from genimg_fast.ops._half_types import multiplies
 from genimg_fast.ops._registration import why_not_differentiable
 from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.batch_norm_act import batch_norm_act
@@ -51,17 +52,25 @@ def run_block(
             unless=constant or unsupported_on_cpu(input, block),
             slower=lambda: _slower_on_cpu(input, block),
         )  # fmt: skip
+        dtype = convolution_dtype(input)
         if native:
-            return block_chain(input, [block]).to(convolution_dtype(input))
+            return block_chain(input, [block]).to(dtype)
+        if input.dtype is not dtype and not multiplies(dtype):
+            with torch.autocast("cpu", enabled=False):
+                return _by_pytorch(input, block).to(dtype)
+    return _by_pytorch(input, block)
+
+
+def _by_pytorch(input: torch.Tensor, block: Block) -> torch.Tensor:
     raw = block.geometry.convolve(input, block.weight, block.bias, block.groups)
     if not block.training and block.running_mean is None:
         return activate(raw, block.activation, block.negative_slope)
     return batch_norm_act(
-        raw, *norm, training=block.training, momentum=block.momentum, eps=block.eps, activation=block.activation,
+        raw, *block.norm, training=block.training, momentum=block.momentum, eps=block.eps, activation=block.activation,
         negative_slope=block.negative_slope,
     )  # fmt: skip
 
 
 def _slower_on_cpu(input: torch.Tensor, block: Block) -> str | None:
-    records = records_gradient(input, *block.parameters)
-    return slower(block, input.shape, records) or slower_chain(input, [block], input.shape, records)
+    records, half = records_gradient(input, *block.parameters), replaces_half_type(input)
+    return slower(block, input.shape, records, half) or slower_chain(input, [block], input.shape, records, half)

@@ -58,18 +58,24 @@ _WORK_OF_A_MEAN = 128
 _FRESH_BYTES = 32 << 20
 
 
-def slower(block: Block, input_shape: Sequence[int], records: bool) -> str | None:
-    """Why PyTorch's convolution is faster than the CPU kernels for a block; `records`: gradients will be wanted.
+def slower(block: Block, input_shape: Sequence[int], records: bool, half: bool = False) -> str | None:
+    """Why PyTorch's convolution is faster than the CPU kernels for a block.
 
     From measurements against oneDNN.  What the kernels are made for is kernel 4 or 5 with stride 2, kernel 3 or 4 with stride 1, a
     few output channels, images of one pixel, and large weights on few pixels; in inference, and where there is much work, kernel 3
     with stride 2.  Elsewhere they have plain sums alone, which pay in inference where there is little work.
+
+    Args:
+        records: gradients will be wanted.
+        half: PyTorch computes in a half type (`replaces_half_type`).
     """
     kernel, stride = tuple(block.weight.shape[2:]), block.stride
     if block.dilation != (1, 1):
         return f"PyTorch is faster at dilation {block.dilation}"
     pixels = _pixels(block, input_shape)
     one_pixel = pixels == input_shape[0] if block.transposed else block.covers(input_shape)
+    if half and not one_pixel and _fewest_against_half(block, records) is None:
+        return f"PyTorch is faster at kernel {kernel}, stride {stride} in a half type"
     if one_pixel and (max(kernel) > 1 or not records):
         return None
     if _pays_in_training(block, pixels) if records or block.training else _pays_by_one_call(block, pixels):
@@ -190,13 +196,31 @@ def reordering_pays(input: torch.Tensor, weight: Any, groups: int, upsamples: bo
     return min(h, w) > 1 and weight.numel() * n * h * w >= _WORK_OF_REORDERING
 
 
-def slower_chain(input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool) -> str | None:
+def _fewest_against_half(block: Block, records: bool) -> int | None:
+    """How many blocks a chain of such blocks must have to be faster in float32 than PyTorch's, one by one, in a half type; None if no
+    chain is."""
+    kernel, stride = tuple(block.weight.shape[2:]), block.stride
+    if (kernel, stride) == ((4, 4), (2, 2)):
+        return 1 if block.transposed or records else 3
+    if (kernel, stride) == ((5, 5), (2, 2)) and block.transposed:
+        return 2
+    if (kernel, stride) == ((3, 3), (1, 1)) and not block.transposed:
+        return 2 if records else 3
+    return None
+
+
+def slower_chain(
+    input: torch.Tensor, blocks: Sequence[Block], shape: Sequence[int], records: bool, half: bool = False
+) -> str | None:
     """Why PyTorch is faster for these blocks in turn, though not for each by itself.
 
     Args:
         input: of the whole pass, whose memory order the output takes over.
         shape: of the first block's input.
+        records, half: as for `slower`.
     """
+    if half and len(blocks) < min(_fewest_against_half(block, records) or 2 for block in blocks):
+        return "PyTorch is faster in a half type at so few layers in turn"
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]
     on_images = not first.transposed and min(first.weight.shape[:2]) <= _IMAGE_CHANNELS and not first.covers(shape)

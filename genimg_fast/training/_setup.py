@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import platform
 import warnings
 from typing import Any
 
@@ -17,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from genimg_fast import data, models
+from genimg_fast.ops._half_types import multiplies
 from genimg_fast.training.config import TrainConfig
 from genimg_fast.training.errors import UserError
 
@@ -55,7 +55,7 @@ def check_machine(config: TrainConfig) -> None:
 
 def warn_of_settings(config: TrainConfig, model: models.ImageModel, device: torch.device) -> None:
     """Of what is allowed, and most often a mistake."""
-    if config.mixed_precision == "bf16" and device.type == "cpu" and not _multiplies_bfloat16():
+    if config.mixed_precision == "bf16" and device.type == "cpu" and not multiplies(torch.bfloat16):
         warnings.warn("mixed_precision is 'bf16', for which this CPU has no instructions: 'no' is faster", stacklevel=2)
     if not isinstance(model, models.GAN):
         return
@@ -73,13 +73,6 @@ def warn_of_settings(config: TrainConfig, model: models.ImageModel, device: torc
                 "Gulrajani et al. 2017 leave that out, and so does dense_gan",
                 stacklevel=2,
             )
-
-
-def _multiplies_bfloat16() -> bool:
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(supported() for supported in known if supported is not None)
 
 
 def create_model(config: TrainConfig) -> models.ImageModel:

@@ -222,6 +222,13 @@ class LooksAtItsVariables(Model):
         return y + locals()["h"]
 
 
+class LooksAtItsVars(Model):
+    def forward(self, x):
+        h = self.conv(x)
+        y = self.bn(h)
+        return y + vars()["h"]
+
+
 class OtherSelf(Model):
     def forward(self, x):
         y = self.relu(self.conv(x))
@@ -537,6 +544,7 @@ JOINED = {
     AfterAnError: [["conv"], ["norm1d"]],
     Suppressed: [["conv"], ["norm1d"]],
     LooksAtItsVariables: [["conv"], ["bn"]],
+    LooksAtItsVars: [["conv"], ["bn"]],
     OtherSelf: [],
     ConditionOnTheVariable: [["conv"], ["bn"]],
     ConditionOnWhatTheLayerCounts: [["bn"]],

@@ -290,3 +290,21 @@ def test_instance_normalisation_on_the_meta_device(n):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU()).to("meta")
     genimg_fast.fuse(model)
     assert model(torch.empty(n, 3, 6, 6, device="meta")).shape == (n, 4, 4, 4)
+
+
+class CalledByNumber(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convs, self.norm = nn.ModuleList([nn.Conv2d(3, 3, 3)]), nn.InstanceNorm2d(3)
+
+    def forward(self, x):
+        for i in range(len(self.convs)):
+            x = self.convs[i](x)
+        return self.norm(x)
+
+
+def test_a_model_prints_as_before():
+    model = CalledByNumber()
+    before = str(model)
+    assert len(genimg_fast.fuse(model).fused) == 2
+    assert str(model) == before

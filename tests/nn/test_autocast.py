@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import genimg_fast
 from genimg_fast import _backend
-from genimg_fast.ops import _autocast
+from genimg_fast.ops import _half_types
 from tests import _cases
 from tests.nn._resampling import results
 
@@ -72,6 +72,12 @@ def models(request):
     return fused, plain
 
 
+def set_cpu(monkeypatch, amx=False, multiplies=()):
+    """What PyTorch has instructions for, as "auto" sees it."""
+    monkeypatch.setattr(_half_types, "_HAS_AMX", amx)
+    monkeypatch.setattr(_half_types, "_MULTIPLIES", {dtype: amx or dtype in multiplies for dtype in DTYPES})
+
+
 def under_autocast(function, dtype):
     with torch.autocast("cpu", dtype):
         return function()
@@ -106,13 +112,57 @@ def test_reference_is_torch_bit_for_bit(models, dtype):
 
 
 def test_left_to_a_cpu_that_multiplies_matrices_of_half_types(models, dtype, monkeypatch):
-    monkeypatch.setattr(_autocast, "_HAS_AMX", True)
+    set_cpu(monkeypatch, amx=True)
     fused, plain = models
     x = _cases.randn((4, 8, 12, 12))
     before = _backend.native_calls()
     ours = under_autocast(lambda: results(fused, x), dtype)
     assert _backend.native_calls() == before
     torch.testing.assert_close(ours, under_autocast(lambda: results(plain, x), dtype), rtol=0, atol=0)
+
+
+def test_where_half_types_are_emulated_whole_blocks_are_in_float32(models, dtype, monkeypatch):
+    """Those too that PyTorch convolves, since no kernel serves them."""
+    set_cpu(monkeypatch)
+    x = _cases.randn((4, 8, 12, 12))
+    grouped = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    for model in (models[1].eval(), grouped):
+        fused = copy.deepcopy(model)
+        genimg_fast.fuse(fused)
+        with torch.no_grad():
+            ours, exact = under_autocast(lambda m=fused: m(x), dtype), model(x).to(dtype)
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+TAKEN = {
+    "a lone transposed layer": (lambda: [nn.ConvTranspose2d(64, 64, 4, 2, 1)], True, True),
+    "a lone layer": (lambda: [nn.Conv2d(64, 64, 3, 1, 1)], False, False),
+    "two layers": (lambda: [nn.Conv2d(64, 64, 3, 1, 1), nn.Conv2d(64, 64, 3, 1, 1)], False, True),
+    "three layers": (lambda: [nn.Conv2d(64, 64, 3, 1, 1) for _ in range(3)], True, True),
+    "a stride of two at kernel 3": (lambda: [nn.Conv2d(64, 64, 3, 2, 1) for _ in range(3)], False, False),
+    "layers that make an image of one pixel": (
+        lambda: [nn.ConvTranspose2d(64, 64, 4), nn.ConvTranspose2d(64, 64, 4, 2, 1)],
+        True,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("records", [False, True])
+@pytest.mark.parametrize("case", TAKEN)
+def test_which_chains_beat_instructions_for_half_types(case, records, monkeypatch):
+    set_cpu(monkeypatch, multiplies=DTYPES)
+    make, *taken = TAKEN[case]
+    layers = [layer for conv in make() for layer in (conv, nn.ReLU())]
+    model = nn.Sequential(*layers)
+    genimg_fast.fuse(model)
+    size = 1 if model[0].padding == (0, 0) else 32
+    x = _cases.randn((8, 64, size, size))
+    before = _backend.native_calls()
+    with torch.set_grad_enabled(records):
+        under_autocast(lambda: model(x), torch.bfloat16)
+    assert (_backend.native_calls() > before) is taken[records]
 
 
 @torch.no_grad()

@@ -85,3 +85,13 @@ def test_unknown_activation_gets_one_clear_line():
     for block in (Conv2dBNAct, ConvTranspose2dBNAct):
         with pytest.raises(ValueError, match=r"BNAct: activation must be one of 'none', 'relu', .*, got 'gelu'"):
             block(2, 2, 1, activation="gelu")
+
+
+@pytest.mark.parametrize(("block", "plain"), [(Conv2dBNAct, nn.Conv2d), (ConvTranspose2dBNAct, nn.ConvTranspose2d)])
+def test_defaults_are_those_of_the_convolution(block, plain):
+    assert str(block(2, 3, 4)[0]) == str(plain(2, 3, 4, bias=False))
+
+
+@pytest.mark.parametrize("block", [Conv2dBNAct, ConvTranspose2dBNAct])
+def test_device_is_that_of_all_parameters(block):
+    assert {t.device.type for t in block(2, 2, 1, device="meta").state_dict().values()} == {"meta"}

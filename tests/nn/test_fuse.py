@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import genimg_fast
 from genimg_fast.nn import BCELoss, BCEWithLogitsLoss, Conv2dBNAct, ConvTranspose2dBNAct, FusedSequential
@@ -367,3 +368,18 @@ def test_a_class_with_a_metaclass_of_its_own(base):
     assert type(model) is not Concrete
     assert isinstance(model, Concrete)
     torch.testing.assert_close(model(x), expected)
+
+
+def test_a_layer_that_cannot_fuse_says_so_whatever_the_filter():
+    model = nn.Module()
+    model.conv = nn.Conv2d(3, 4, 3)
+    model.conv.register_forward_hook(lambda *_: None)
+    (row,) = genimg_fast.fuse(model, filter_fn=lambda *_: False).rows
+    assert row.reason == "it has hooks: <lambda>"
+
+
+def test_a_parametrized_layer_in_a_sequential_has_its_row():
+    normed = parametrizations.spectral_norm(nn.Conv2d(3, 3, 3))
+    report = genimg_fast.fuse(nn.Sequential(nn.Conv2d(3, 3, 3), normed, nn.ReLU()))
+    first = report.not_fused[0]
+    assert (first.layers, first.reason) == (("1",), "weight is parametrized")

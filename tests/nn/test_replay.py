@@ -547,3 +547,36 @@ def test_models_that_are_equal_are_told_apart():
     for _ in range(2):
         for model in models:
             torch.testing.assert_close(model(input), nn.Sequential(*model)(input))
+
+
+def two_deconvolutions():
+    return FusedSequential(nn.ConvTranspose2d(3, 5, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(5, 4, 4, 2, 1)).eval()
+
+
+@torch.no_grad()
+def test_transforms_after_a_pass_was_recorded():
+    model, input = two_deconvolutions(), _cases.randn((2, 3, 4, 4))
+    expected = model(input)
+    assert replay.replay([model], input) is not None
+    mapped = torch.vmap(model)(torch.stack([input, input]))
+    torch.testing.assert_close(mapped, torch.stack([expected, expected]), rtol=1e-4, atol=1e-5)
+    _, got = torch.func.jvp(model, (input,), (torch.ones_like(input),))
+    _, want = torch.func.jvp(unfuse(copy.deepcopy(model)), (input,), (torch.ones_like(input),))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_repeated_lies_in_the_order_of_the_first_output():
+    model, input = two_deconvolutions(), _cases.randn((2, 3, 4, 4))
+    first, again = model(input), replay.replay([model], input)
+    assert again.is_contiguous()
+    assert again.stride() == first.stride()
+
+
+@torch.no_grad()
+def test_a_model_that_became_another_dtype():
+    model, input = two_deconvolutions(), _cases.randn((2, 3, 4, 4))
+    model(input)
+    assert replay.replay([model], input) is not None
+    model.double()
+    torch.testing.assert_close(model(input.double()), unfuse(copy.deepcopy(model))(input.double()))

@@ -446,3 +446,16 @@ def test_nothing_is_kept_of_a_model_that_trains_or_is_unfused():
         with genimg_fast.use_backend("native"):
             let_go()
         assert weight not in _packed._kept
+
+
+@pytest.mark.parametrize("size", [2.0, (2, 2.0)])
+def test_a_size_that_torch_refuses_is_refused(size):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(size))
+    genimg_fast.fuse(model)
+    with genimg_fast.use_backend("native"), pytest.raises(TypeError):
+        model(_cases.randn((2, 3, 8, 8)))
+
+
+def test_a_replicated_edge_joins_in_a_sequential():
+    model = nn.Sequential(nn.Upsample(scale_factor=2), nn.ReplicationPad2d(1), nn.Conv2d(3, 4, 3))
+    assert [row.kind for row in genimg_fast.fuse(model).rows] == ["conv_transpose2d_bn_act"]

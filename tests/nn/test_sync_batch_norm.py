@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 import genimg_fast
 from genimg_fast import functional
@@ -210,3 +210,21 @@ def test_exports_as_standard_operators():
     programs = [torch.export.export(model, (x,)) for model in (fused, plain)]
     ours, theirs = ([str(node.target) for node in p.graph.nodes if node.op == "call_function"] for p in programs)
     assert ours == theirs
+
+
+class NormFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.SyncBatchNorm(3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(self.norm(x))
+
+
+def test_alone_it_is_traced_and_exported_as_that_of_pytorch():
+    model, x = NormFirst().eval(), _cases.randn((4, 3))
+    expected = model(x)
+    genimg_fast.fuse(model)
+    torch.testing.assert_close(fx.symbolic_trace(model)(x), expected)
+    exported = torch.export.export(model, (x,))
+    assert not any("genimg" in str(node.target) for node in exported.graph.nodes)

@@ -305,3 +305,13 @@ def test_bad_input_gets_one_clear_line(backend, args, kwargs, error, message):
     with _backend.use_backend(backend), pytest.raises(error, match=message) as caught:
         batch_norm_act(*args, **kwargs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_names_a_wrong_bias(backend):
+    input, ones = _cases.randn((2, 4, 5, 5)), torch.ones(4)
+    with _backend.use_backend(backend):
+        with pytest.raises(ValueError, match="bias must have shape"):
+            batch_norm_act(input, ones, ones, ones, torch.ones(1))
+        with pytest.raises(TypeError, match="bias"):
+            batch_norm_act(input, ones, ones, ones, torch.ones(4, dtype=torch.float64))

@@ -153,3 +153,9 @@ def test_mixed_dtypes_are_promoted_as_by_torch():
 def test_bad_input_gets_one_clear_line(backend, args, kwargs, error, message):
     with _backend.use_backend(backend), pytest.raises(error, match=message):
         bce_with_logits_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_names_a_tensor_on_another_device(name):
+    with pytest.raises(ValueError, match=f"{name} is on meta but input is on cpu"):
+        bce_with_logits_loss(logits((4, 3)), targets((4, 3)), **{name: torch.ones(3, device="meta")})

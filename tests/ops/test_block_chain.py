@@ -442,3 +442,10 @@ def test_the_chain_is_left_to_the_reference_when_asked(chained):
     with _backend.use_backend("reference"):
         generator()(_cases.randn((3, 6, 2, 2)))
     assert not chained
+
+
+def test_the_output_after_a_normalisation_may_be_changed_in_place():
+    model = FusedSequential(nn.Conv2d(3, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+    output = model(_cases.randn((4, 3, 16, 16)).requires_grad_())
+    output.mul_(2)
+    output.sum().backward()

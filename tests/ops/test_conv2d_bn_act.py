@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -488,3 +489,14 @@ def test_a_normalisation_in_another_dtype_is_named(name, dtype, allowed):
     norm[name] = norm[name].double()
     with pytest.raises(TypeError, match=f"^conv2d_bn_act: {name} is torch.float64.* {allowed}"):
         functional.conv2d_bn_act(torch.zeros(2, 3, 8, 8, dtype=dtype), torch.zeros(4, 3, 3, 3, dtype=dtype), **norm)
+
+
+def test_groups_may_be_of_numpy():
+    input, weight = _cases.randn((2, 4, 5, 5)), _cases.randn((4, 2, 3, 3))
+    torch.testing.assert_close(conv2d_bn_act(input, weight, groups=np.int64(2)), torch.conv2d(input, weight, groups=2))
+
+
+def test_normalisation_needs_a_batch():
+    statistics = {"running_mean": torch.zeros(4), "running_var": torch.ones(4)}
+    with pytest.raises(ValueError, match="needs a batch"):
+        conv2d_bn_act(_cases.randn((4, 5, 5)), _cases.randn((4, 4, 3, 3)), **statistics)

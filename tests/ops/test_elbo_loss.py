@@ -157,3 +157,8 @@ def test_beta_of_numpy():
     tensors = [_cases.randn((4, 3), seed=i) for i in range(4)]
     expected = elbo_loss(*tensors, beta=0.5)
     torch.testing.assert_close(elbo_loss(*tensors, beta=np.float32(0.5)), expected)
+
+
+def test_half_types_stay():
+    recon, target, mu, logvar = operands(dtype=torch.bfloat16)
+    assert all(value.dtype == torch.bfloat16 for value in elbo_loss(recon, target, mu, logvar))

@@ -144,3 +144,14 @@ def test_differences_name_what_changes_the_numbers_and_nothing_else():
     cosine = TrainConfig(**REQUIRED, lr_schedule="cosine", epochs=20)
     longer = TrainConfig(**REQUIRED, lr_schedule="cosine", epochs=30)
     assert longer.differences(cosine.to_dict()) == ["epochs (was 20, is 30)"]
+
+
+@pytest.mark.parametrize("setting", ["log_every", "max_bad_files"])
+def test_a_continuation_may_differ_in(setting):
+    earlier = TrainConfig(**REQUIRED)
+    assert TrainConfig(**REQUIRED, **{setting: 7}).differences(earlier.to_dict()) == []
+
+
+def test_a_number_is_no_text():
+    with pytest.raises(UserError, match="data is 5; allowed: text"):
+        TrainConfig(**{**REQUIRED, "data": 5})

@@ -189,3 +189,9 @@ def test_gan_accumulation_moves_the_running_statistics_once_a_batch():
     for _ in range(2):
         plain(torch.randn(4, *model.latent_shape))
     torch.testing.assert_close(dict(model.generator.named_buffers()), dict(plain.named_buffers()))
+
+
+def test_losses_hold_no_graph():
+    objective = GANObjective(create(GAN), settings(GAN, grad_accumulation=2), on_cpu())
+    losses = objective.step([images(6, 0), images(6, 1)])
+    assert not any(loss.requires_grad for loss in losses.values())

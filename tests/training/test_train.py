@@ -435,7 +435,7 @@ def test_a_run_is_not_resumed_to_be_shorter(tmp_path, shorter):
 
 
 def test_two_runs_in_one_process_may_differ_in_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(_setup, "multiplies", lambda dtype: True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         runs = [run(tmp_path / str(n), mixed_precision=p, max_steps=2) for n, p in enumerate(("no", "bf16", "no"))]
@@ -461,10 +461,27 @@ def test_settings_that_are_mostly_mistakes_are_told_of(tmp_path, monkeypatch):
     in_bfloat16 = TrainConfig("dense_gan", "digits", str(tmp_path), mixed_precision="bf16")
     with pytest.warns(UserWarning, match="gan_loss is 'wasserstein' without gradient_penalty"):
         _setup.warn_of_settings(without_penalty, model, torch.device("cpu"))
-    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(_setup, "multiplies", lambda dtype: False)
     with pytest.warns(UserWarning, match="mixed_precision is 'bf16', for which this CPU has no instructions"):
         _setup.warn_of_settings(in_bfloat16, model, torch.device("cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _setup.warn_of_settings(with_penalty, model, torch.device("cpu"))
+        normalises = models.create("dcgan", image_size=32, width=4)
+        _setup.warn_of_settings(TrainConfig("dcgan", "digits", str(tmp_path)), normalises, torch.device("cpu"))
         _setup.warn_of_settings(in_bfloat16, model, torch.device("cuda"))
+
+
+def test_epoch_and_speed_of_the_records(tmp_path):
+    result = run(tmp_path, max_steps=4, batch_size=700)  # of 1400 images or a few more
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if "epoch" in record] == [0.5, 1.0, 1.5, 2.0]
+    *_, speed = (record["images_per_second"] for record in records if "images_per_second" in record)
+    assert speed == pytest.approx(result.images_per_second, rel=0.5)
+
+
+def test_as_many_workers_as_are_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    _setup.check_machine(config(tmp_path, num_workers=8))
+    with pytest.raises(UserError, match="0 to 8"):
+        _setup.check_machine(config(tmp_path, num_workers=9))
