@@ -15,12 +15,14 @@ from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import (
     autocasts,
     convolution_dtype,
+    has_half_weights,
     kernel_dtype,
     replaces_half_type,
     to_kernel_dtype,
 )
 from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._convolution import records_gradient
+from genimg_fast.ops._in_float32 import run_in_float32
 from genimg_fast.ops._memory_order import Reordered, memory_format, to_channels_last, to_nchw
 from genimg_fast.ops._speed import resampling_pays, slower, slower_chain
 from genimg_fast.ops.block_chain import block_chain
@@ -31,6 +33,8 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     """Each block in turn, if any; those that the native chain serves run together."""
     if not blocks:
         return input
+    if has_half_weights(input):
+        return run_in_float32(input, blocks, run_blocks)
     if not may_chain(input):
         return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else block_by_block(input, blocks)
     runs = native_runs(input, blocks)

@@ -28,7 +28,7 @@ from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
 from genimg_fast.nn.steps import Step, block, convolution_of, pad_before, resamples
 from genimg_fast.ops import _packed
-from genimg_fast.ops._autocast import autocasts
+from genimg_fast.ops._autocast import autocasts, has_half_weights
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
 from genimg_fast.ops.block_chain import describe
@@ -85,7 +85,7 @@ class Recording:
         if not all(map(_may_repeat, steps)):
             return None
         weights = [parameter(convolution_of(step.layers), "weight") for step in steps if step.kind in BLOCKS]
-        if not weights or type(input) is not torch.Tensor or not may_chain(input) or autocasts(input):
+        if not weights or type(input) is not torch.Tensor or not _may_record(input):
             return None
         if not _have_settled(modules, input, weights):
             recording = Recording(modules, input)
@@ -108,7 +108,7 @@ class Recording:
         self, input: torch.Tensor, blocks: Sequence[Block], layers: Sequence[Sequence[Any]], pad: Call | None
     ) -> None:
         """`blocks`, made of these layers, on the output so far, of which `pad` makes `input`."""
-        if not self.fits or not may_chain(input) or autocasts(input) or any(block.training for block in blocks):
+        if not self.fits or not _may_record(input) or any(block.training for block in blocks):
             self.fits = False
             return
         for served, shape, run in native_runs(input, blocks):
@@ -176,6 +176,11 @@ class _Part(NamedTuple):
     """Of `layers` and the output so far: what to run where there is no chain, or it is out of date."""
     layers: list[Any]
     """With `_FIRST` in the place of the first of the modules, which is not held."""
+
+
+def _may_record(input: torch.Tensor) -> bool:
+    """Not where what goes in or comes out is converted."""
+    return may_chain(input) and not autocasts(input) and not has_half_weights(input)
 
 
 def _may_repeat(step: Step) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from genimg_fast import _backend
+from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._half_types import multiplies, multiplies_matrices
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,22 +72,27 @@ def convolution_dtype(input: torch.Tensor) -> torch.dtype:
 def kernel_dtype(input: torch.Tensor) -> torch.dtype:
     """In which a convolution of it is computed.
 
-    Under autocast on the CPU, whose kernels have no half types, in float32, and its result is rounded: that errs less than PyTorch
-    does, and takes less time unless PyTorch multiplies matrices of half types.
+    What has a half type is computed in float32 on the CPU, whose kernels have none, and rounded: that errs less than PyTorch does,
+    and takes less time unless PyTorch multiplies matrices of half types.  Weights that have a half type themselves would be
+    converted in each pass, which takes less time only where PyTorch emulates half types.
     """
     dtype = convolution_dtype(input)
-    widens = input.device.type == "cpu" and autocasts(input) and dtype != torch.float64 and _kernels_may_serve()
+    if input.device.type != "cpu" or dtype not in HALF_TYPES:
+        return dtype
+    pays = not (multiplies_matrices() if autocasts(input) else multiplies(dtype))
+    widens = {"reference": False, "native": True, "auto": pays}[_backend.current_backend()]
     return torch.float32 if widens else dtype
+
+
+def has_half_weights(input: torch.Tensor) -> bool:
+    """Whether it goes into a model of a half type that is to be computed in float32."""
+    return kernel_dtype(input) is not input.dtype and not autocasts(input)
 
 
 def replaces_half_type(input: torch.Tensor) -> bool:
     """Whether the kernels would compute in float32 what PyTorch computes in a half type, by instructions of its own."""
     dtype = convolution_dtype(input)
     return dtype is not kernel_dtype(input) and multiplies(dtype)
-
-
-def _kernels_may_serve() -> bool:
-    return {"reference": False, "native": True, "auto": not multiplies_matrices()}[_backend.current_backend()]
 
 
 def to_kernel_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

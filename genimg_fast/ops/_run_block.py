@@ -13,9 +13,10 @@ import torch
 from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import convolution_dtype, replaces_half_type
+from genimg_fast.ops._autocast import convolution_dtype, has_half_weights, replaces_half_type
 from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
 from genimg_fast.ops._half_types import multiplies
+from genimg_fast.ops._in_float32 import run_in_float32
 from genimg_fast.ops._registration import why_not_differentiable
 from genimg_fast.ops._speed import slower, slower_chain
 from genimg_fast.ops.batch_norm_act import batch_norm_act
@@ -36,6 +37,8 @@ def run_block(
     """
     if block.training:
         check_batch_statistics(block.op, block.output_shape(input.shape))
+    if has_half_weights(input):
+        return run_in_float32(input, [block], lambda input, blocks: run_block(input, blocks[0], unsupported_on_cpu))
     norm = block.norm
     constant = why_not_differentiable(running_mean=block.running_mean, running_var=block.running_var)
     if input.device.type == "cuda":
@@ -56,6 +59,7 @@ def run_block(
         if native:
             return block_chain(input, [block]).to(dtype)
         if input.dtype is not dtype and not multiplies(dtype):
+            _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
             with torch.autocast("cpu", enabled=False):
                 return _by_pytorch(input, block).to(dtype)
     return _by_pytorch(input, block)

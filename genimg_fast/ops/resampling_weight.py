@@ -19,6 +19,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from genimg_fast.ops import _packed
+from genimg_fast.ops._check import HALF_TYPES
 from genimg_fast.ops._memory_order import memory_format, to_channels_last
 from genimg_fast.ops._registration import register
 
@@ -28,7 +29,8 @@ def resampling_weight(weight: torch.Tensor, pools: bool) -> torch.Tensor:
 
     [Cout, Cin, 4, 4] of a convolution where it `pools`, before a mean; else [Cin, Cout, 4, 4] of a transposed one, after an upsampling.
 
-    Where no gradient will be wanted of it, it is kept as packed weights are, see `_packed`.
+    One of a half type becomes one of float32 on the CPU, whose kernels have no half types.  Where no gradient will be wanted of it,
+    it is kept as packed weights are, see `_packed`.
     """
     if torch.is_grad_enabled() and weight.requires_grad:
         _packed.forget([weight])
@@ -47,6 +49,8 @@ def _kept(weight: torch.Tensor, pools: bool) -> list[torch.Tensor]:
 
 
 def _made_of(weight: torch.Tensor, pools: bool) -> torch.Tensor:
+    if weight.dtype in HALF_TYPES and not weight.is_cuda:
+        weight = weight.float()
     made = _Node.apply(weight, pools)
     return to_channels_last(made) if memory_format(weight) is torch.channels_last else made
 

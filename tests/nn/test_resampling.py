@@ -353,13 +353,6 @@ def test_functional_calls():
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_run_layer_by_layer(dtype):
-    fused, plain = fused_and_plain(chain, dtype)
-    x = _cases.randn((2, 8, 4, 4)).to(dtype)
-    torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
-
-
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", ["auto", "native"])
 def test_compiles_whole(make, grad, backend):

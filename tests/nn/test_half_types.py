@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Under autocast on the CPU, fused blocks compute in float32 and round what they give; elsewhere PyTorch does as it does."""
+"""Half types on the CPU: fused blocks compute in float32 and round what they give; the rest is left to PyTorch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ def test_nearer_to_the_exact_result_than_torch(models, dtype, training, input_dt
         ours = under_autocast(lambda: results(fused, x), dtype)
     assert _backend.native_calls() > before
     theirs = under_autocast(lambda: results(plain, x), dtype)
-    for a, e, t in zip(ours, results(exact, x.double()), theirs, strict=True):
+    assert_nearer(ours, results(exact, x.double()), theirs)
+
+
+def assert_nearer(ours, exact, theirs):
+    for a, e, t in zip(ours, exact, theirs, strict=True):
         assert a.dtype == t.dtype
         if a.dtype == torch.int64:
             assert a == t
@@ -130,9 +134,36 @@ def test_where_half_types_are_emulated_whole_blocks_are_in_float32(models, dtype
         fused = copy.deepcopy(model)
         genimg_fast.fuse(fused)
         with torch.no_grad():
-            ours, exact = under_autocast(lambda m=fused: m(x), dtype), model(x).to(dtype)
-        assert ours.dtype == dtype
-        torch.testing.assert_close(ours, exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+            exact = model(x).to(dtype)
+            for _ in range(3):
+                ours = under_autocast(lambda m=fused: m(x), dtype)
+                assert ours.dtype == dtype
+                torch.testing.assert_close(ours, exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("training", [True, False])
+def test_models_of_an_emulated_half_type(models, dtype, training, backend, monkeypatch):
+    set_cpu(monkeypatch)
+    fused, plain = (m.to(dtype).train(training) for m in models)
+    exact = copy.deepcopy(plain).double()
+    x = _cases.randn((4, 8, 12, 12), dtype)
+    with genimg_fast.use_backend(backend):
+        before = _backend.native_calls()
+        ours = results(fused, x)
+        assert _backend.native_calls() > before
+    assert_nearer(ours, results(exact, x.double()), results(plain, x))
+    for _ in range(3):
+        with torch.no_grad(), genimg_fast.use_backend(backend):
+            assert fused(x).dtype == dtype
+    assert {t.dtype for t in fused.state_dict().values()} <= {dtype, torch.int64}
+
+
+def test_models_of_a_half_type_that_the_cpu_has_are_left_to_it(models, dtype, monkeypatch):
+    set_cpu(monkeypatch, multiplies=DTYPES)
+    fused, plain = (m.to(dtype) for m in models)
+    x = _cases.randn((4, 8, 12, 12), dtype)
+    torch.testing.assert_close(results(fused, x), results(plain, x), rtol=0, atol=0)
 
 
 TAKEN = {
