@@ -33,7 +33,7 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     """Each block in turn, if any; those that the native chain serves run together."""
     if not blocks:
         return input
-    if has_half_weights(input):
+    if has_half_weights(input) and all(_is_of_dtype(block, input.dtype) for block in blocks):
         return run_in_float32(input, blocks, run_blocks)
     if not may_chain(input):
         return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else block_by_block(input, blocks)
@@ -43,6 +43,12 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     for served, _, run in runs:
         input = _run(input, run, keeps_packed) if served else block_by_block(input, run)
     return input
+
+
+def _is_of_dtype(block: Block, dtype: torch.dtype) -> bool:
+    """As PyTorch demands it: a normalisation may have float32."""
+    of_convolution = all(t is None or t.dtype is dtype for t in (block.weight, block.bias))
+    return of_convolution and all(t is None or t.dtype in (dtype, torch.float32) for t in block.norm)
 
 
 def _records(block: Block) -> bool:
@@ -235,6 +241,8 @@ def resampling_serves(
         if t is not None
     )
     if not like or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
+        return False
+    if has_half_weights(input):  # of which others are made in the same type
         return False
     if bias is not None and bias.shape != weight.shape[:1]:
         return False

@@ -19,6 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from genimg_fast import _backend
 from genimg_fast.nn.layers import Call
+from genimg_fast.ops._autocast import convolution_dtype
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def _kind(modules: Sequence[Any], input: torch.Tensor) -> Hashable:
         *(input.shape, input.dtype, input.device, first.training),
         input.layout is torch.strided and input.stride(),
         torch.is_grad_enabled() and (input.requires_grad or any(map(_trains, modules))),
-        torch._C._is_any_autocast_enabled(),
+        torch._C._is_any_autocast_enabled() and convolution_dtype(input),
     )
     if len(modules) == 1 and not first._modules:  # a layer alone, of which what this function takes is felt
         return kind

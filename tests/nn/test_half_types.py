@@ -159,6 +159,16 @@ def test_models_of_an_emulated_half_type(models, dtype, training, backend, monke
     assert {t.dtype for t in fused.state_dict().values()} <= {dtype, torch.int64}
 
 
+def test_a_model_of_another_type_than_its_input_is_refused(dtype, monkeypatch):
+    set_cpu(monkeypatch)
+    model = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    genimg_fast.fuse(model)
+    x = _cases.randn((2, 8, 5, 5), dtype)
+    with pytest.raises(TypeError, match=f"weight is torch.float32 but input is {dtype}"):
+        model(x)
+    assert model[1].num_batches_tracked == 0
+
+
 def test_models_of_a_half_type_that_the_cpu_has_are_left_to_it(models, dtype, monkeypatch):
     set_cpu(monkeypatch, multiplies=DTYPES)
     fused, plain = (m.to(dtype) for m in models)
@@ -194,6 +204,19 @@ def test_which_chains_beat_instructions_for_half_types(case, records, monkeypatc
     with torch.set_grad_enabled(records):
         under_autocast(lambda: model(x), torch.bfloat16)
     assert (_backend.native_calls() > before) is taken[records]
+
+
+@torch.no_grad()
+def test_what_is_left_to_pytorch_in_one_half_type_is_not_in_the_other(monkeypatch):
+    set_cpu(monkeypatch, multiplies=[torch.bfloat16])
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU())
+    genimg_fast.fuse(model)
+    x = _cases.randn((2, 64, 16, 16))
+    for _ in range(3):
+        for dtype, served in ((torch.bfloat16, False), (torch.float16, True), (torch.bfloat16, False)):
+            before = _backend.native_calls()
+            under_autocast(lambda: model(x), dtype)
+            assert (_backend.native_calls() > before) is served
 
 
 @torch.no_grad()
