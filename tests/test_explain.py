@@ -53,7 +53,7 @@ def test_names_layers_that_do_not_fuse():
     model[0].register_forward_hook(lambda *_: None)
     report = genimg_fast.explain(model, torch.randn(2, 3, 4, 4))
     assert report.plain_layers == (
-        ("0", "Conv2d", "it has hooks"),
+        ("0", "Conv2d", "it has hooks: <lambda>"),
         ("1.0", "ReLU", "no convolution or normalisation that fuses stands before it"),
         ("1.2", "GELU", "GELU is not a layer that fuses"),
     )

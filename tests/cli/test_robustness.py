@@ -411,9 +411,10 @@ def test_a_model_that_takes_too_much_memory(tmp_path, capfd):
 
 
 def test_a_refusal_of_the_backend(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(_setup, "_multiplies_bfloat16", lambda: True)
-    argv = ["train", "dcgan", "--data", "digits", "--max-steps", "1", "--quiet", "--out", str(tmp_path / "run")]
-    argv += ["--model-arg", "width=4", "--batch-size", "4", "--mixed-precision", "bf16"]
+    """Of the batch normalisation after a layer of PyTorch's."""
+    monkeypatch.setattr(_setup, "multiplies", lambda dtype: True)
+    argv = ["train", "dense_gan", "--data", "digits", "--max-steps", "1", "--quiet", "--out", str(tmp_path / "run")]
+    argv += ["--batch-size", "4", "--mixed-precision", "bf16"]
     capfd.readouterr()
     with use_backend("native"):
         assert cli.main(argv) == 2

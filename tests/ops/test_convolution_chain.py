@@ -9,6 +9,7 @@ from torch import nn
 
 from genimg_fast._block import Block
 from genimg_fast.nn import FusedSequential, chain
+from genimg_fast.ops import _half_types
 from genimg_fast.ops import convolution_chain as module
 from genimg_fast.ops.convolution_block import convolution_block
 from genimg_fast.ops.convolution_chain import convolution_chain
@@ -246,6 +247,7 @@ def as_on_cuda(monkeypatch):
     """Blocks of a model on the CPU take the way of those on a GPU."""
     monkeypatch.setattr(chain, "may_chain", lambda input: False)
     monkeypatch.setattr(chain, "may_chain_on_cuda", lambda input, blocks: True)
+    monkeypatch.setattr(_half_types, "_HAS_AMX", True)  # with which autocast is to no other type than on a GPU
     chained = []
 
     def see(input, blocks, nchw=False):
