@@ -15,7 +15,7 @@ from genimg_fast.ops import convolution_block
 from genimg_fast.ops._autocast import (
     autocasts,
     convolution_dtype,
-    has_half_weights,
+    half_in_float32,
     kernel_dtype,
     replaces_half_type,
     to_kernel_dtype,
@@ -33,8 +33,10 @@ def run_blocks(input: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
     """Each block in turn, if any; those that the native chain serves run together."""
     if not blocks:
         return input
-    if has_half_weights(input) and all(_is_of_dtype(block, input.dtype) for block in blocks):
-        return run_in_float32(input, blocks, run_blocks)
+    if half_in_float32(input):
+        if all(_is_of_dtype(block, input.dtype) for block in blocks):
+            return run_in_float32(input, blocks, run_blocks)
+        return block_by_block(input, blocks)  # the function of a block tells what does not fit
     if not may_chain(input):
         return _on_cuda(input, blocks) if may_chain_on_cuda(input, blocks) else block_by_block(input, blocks)
     runs = native_runs(input, blocks)
@@ -242,7 +244,7 @@ def resampling_serves(
     )
     if not like or min(*shape, *weight.shape) == 0 or shape[1] != weight.shape[1]:
         return False
-    if has_half_weights(input):  # of which others are made in the same type
+    if half_in_float32(input):  # whose blocks want weights of that type, and the one made of theirs has float32
         return False
     if bias is not None and bias.shape != weight.shape[:1]:
         return False

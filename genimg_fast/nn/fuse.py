@@ -90,7 +90,7 @@ def fuse(model: nn.Module, *, filter_fn: Callable[[str, nn.Module], bool] | None
     - a ``Conv2d`` of kernel 3 and the mean over two by two pixels after it (``AvgPool2d(2)``) run as one convolution of kernel 4 and
       stride 2;
     - a ``Conv2d`` of kernel 1 and such a resampling are called in the order that costs less ("reordered");
-    - on a CPU that emulates the half type of a model, or of autocast, all these are computed in float32, and what they give is rounded;
+    - on a CPU that emulates the half type of a model, or of autocast, calls with a convolution are computed in float32 and rounded;
     - ``nn.BCELoss`` and ``nn.BCEWithLogitsLoss`` become those of `genimg_fast.nn`.
 
     Outputs and gradients stay the same within rounding.  ``state_dict`` keys, Parameter objects and hooks are untouched, so

@@ -28,7 +28,7 @@ from genimg_fast.nn.norm import parameter
 from genimg_fast.nn.plain import identity_of
 from genimg_fast.nn.steps import Step, block, convolution_of, pad_before, resamples
 from genimg_fast.ops import _packed
-from genimg_fast.ops._autocast import autocasts, has_half_weights
+from genimg_fast.ops._autocast import autocasts, half_in_float32
 from genimg_fast.ops._memory_order import to_channels_last
 from genimg_fast.ops.batch_norm_act import is_worth_a_kernel
 from genimg_fast.ops.block_chain import describe
@@ -180,7 +180,7 @@ class _Part(NamedTuple):
 
 def _may_record(input: torch.Tensor) -> bool:
     """Not where what goes in or comes out is converted."""
-    return may_chain(input) and not autocasts(input) and not has_half_weights(input)
+    return may_chain(input) and not autocasts(input) and not half_in_float32(input)
 
 
 def _may_repeat(step: Step) -> bool:

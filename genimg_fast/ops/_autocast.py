@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -84,8 +84,8 @@ def kernel_dtype(input: torch.Tensor) -> torch.dtype:
     return torch.float32 if widens else dtype
 
 
-def has_half_weights(input: torch.Tensor) -> bool:
-    """Whether it goes into a model of a half type that is to be computed in float32."""
+def half_in_float32(input: torch.Tensor) -> bool:
+    """Whether it has a half type, without autocast, and is to be computed in float32."""
     return kernel_dtype(input) is not input.dtype and not autocasts(input)
 
 
@@ -95,9 +95,15 @@ def replaces_half_type(input: torch.Tensor) -> bool:
     return dtype is not kernel_dtype(input) and multiplies(dtype)
 
 
-def to_kernel_dtype(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """A convolution's input, weight and bias.  Batch normalisation then follows its input, as in torch."""
-    if not autocasts(tensors[0]):
+def to_kernel_dtype(*tensors: torch.Tensor | None, norm: Iterable[torch.Tensor | None] = ()) -> tuple[Any, ...]:
+    """A convolution's input, weight and bias.  Batch normalisation then follows its input, as in torch.
+
+    Args:
+        norm: the tensors of the batch normalisation.  Where they have a half type, all is left to PyTorch.
+    """
+    input = tensors[0]
+    if input is None or not autocasts(input):
         return tensors
-    dtype = kernel_dtype(tensors[0])  # type: ignore[arg-type]
+    of_kernels = input.dtype != torch.float64 and all(t is None or t.dtype not in HALF_TYPES for t in norm)
+    dtype = kernel_dtype(input) if of_kernels else torch.get_autocast_dtype(input.device.type)
     return tuple(_cast(t, dtype) for t in tensors)

@@ -20,22 +20,20 @@ def run_in_float32(
 ) -> torch.Tensor:
     """``run(input, blocks)`` on all of them converted; its result, the gradients and running statistics are rounded."""
     _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
-    converted = list(map(_converted, blocks))
-    output = run(input.float(), converted)
-    for block, moved in zip(blocks, converted, strict=True):
-        if block.training:
-            _copy(block.running_mean, moved.running_mean)
-            _copy(block.running_var, moved.running_var)
-    return output.to(input.dtype)
+    in_float32: dict[int, Any] = {id(None): None}  # of a layer that is called twice, once
+    converted = [
+        block._replace(**{name: _once(getattr(block, name), in_float32) for name in _TENSORS}) for block in blocks
+    ]
+    try:
+        return run(input.float(), converted).to(input.dtype)
+    finally:  # of an error in a later block too
+        with torch.no_grad():
+            for running in {id(t): t for b in blocks if b.training for t in (b.running_mean, b.running_var)}.values():
+                if running is not None and running.dtype is not torch.float32:
+                    uncounted(running).copy_(in_float32[id(running)])
 
 
-def _converted(block: Block) -> Block:
-    tensors = {name: getattr(block, name) for name in _TENSORS}
-    in_float32: dict[str, Any] = {name: None if t is None else t.float() for name, t in tensors.items()}
-    return block._replace(**in_float32)
-
-
-@torch.no_grad()
-def _copy(running: torch.Tensor | None, moved: torch.Tensor | None) -> None:
-    if running is not None and moved is not None and moved is not running:  # which had float32 all along
-        uncounted(running).copy_(moved)
+def _once(t: torch.Tensor | None, in_float32: dict[int, Any]) -> Any:
+    if t is not None and id(t) not in in_float32:
+        in_float32[id(t)] = t.float()
+    return in_float32[id(t)]

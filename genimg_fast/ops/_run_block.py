@@ -13,7 +13,7 @@ import torch
 from genimg_fast import _backend
 from genimg_fast._block import Block
 from genimg_fast.ops import convolution_block
-from genimg_fast.ops._autocast import convolution_dtype, has_half_weights, replaces_half_type
+from genimg_fast.ops._autocast import convolution_dtype, half_in_float32, replaces_half_type
 from genimg_fast.ops._convolution import check_batch_statistics, records_gradient
 from genimg_fast.ops._half_types import multiplies
 from genimg_fast.ops._in_float32 import run_in_float32
@@ -37,7 +37,7 @@ def run_block(
     """
     if block.training:
         check_batch_statistics(block.op, block.output_shape(input.shape))
-    if has_half_weights(input):
+    if half_in_float32(input):
         return run_in_float32(input, [block], lambda input, blocks: run_block(input, blocks[0], unsupported_on_cpu))
     norm = block.norm
     constant = why_not_differentiable(running_mean=block.running_mean, running_var=block.running_var)
@@ -62,6 +62,9 @@ def run_block(
             _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
             with torch.autocast("cpu", enabled=False):
                 return _by_pytorch(input, block).to(dtype)
+        # under torch.vmap autocast itself converts nothing
+        input, bias = input.to(dtype), None if block.bias is None else block.bias.to(dtype)
+        block = block._replace(weight=block.weight.to(dtype), bias=bias)
     return _by_pytorch(input, block)
 
 

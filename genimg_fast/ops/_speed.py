@@ -219,7 +219,8 @@ def slower_chain(
         shape: of the first block's input.
         records, half: as for `slower`.
     """
-    if half and len(blocks) < min(_fewest_against_half(block, records) or 2 for block in blocks):
+    enough = [_fewest_against_half(block, records) or 2 for block in blocks]  # 2 of those that make or see one pixel
+    if half and len(blocks) < min(enough):
         return "PyTorch is faster in a half type at so few layers in turn"
     first, work, pixels = blocks[0], 0, _pixels(blocks[0], shape)
     kernel = first.weight.shape[2:]

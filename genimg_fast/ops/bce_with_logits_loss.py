@@ -66,9 +66,8 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad, _):
-    return _loss.gradient_of_input("bce_with_logits_loss", ctx, grad, reference.bce_with_logits_loss_backward), *[
-        None
-    ] * 6
+    grad_input = _loss.gradient_of_input("bce_with_logits_loss", ctx, grad, reference.bce_with_logits_loss_backward)
+    return grad_input, None, None, None, None, None, None
 
 
 register("bce_with_logits_loss", _fake, backward=_backward, setup_context=_setup_context)

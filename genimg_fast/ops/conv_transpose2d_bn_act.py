@@ -35,8 +35,9 @@ def conv_transpose2d_bn_act(
 ) -> torch.Tensor:
     """`nchw`: the output in this order, whatever that of input, if the CUDA kernels serve the call and can."""
     op = "conv_transpose2d_bn_act"
-    input, weight, bias = to_kernel_dtype(input, weight, bias)  # type: ignore[assignment]
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
+    _check.tensor(op, input=input, **norm)
+    input, weight, bias = to_kernel_dtype(input, weight, bias, norm=norm.values())
     check_arguments(op, input, weight, bias, norm, training, groups, transposed=True)
     _check.normalization(op, training, momentum, eps)
     _check.activation(op, activation, negative_slope)

@@ -161,9 +161,9 @@ def test_models_of_an_emulated_half_type(models, dtype, training, backend, monke
 
 def test_a_model_of_another_type_than_its_input_is_refused(dtype, monkeypatch):
     set_cpu(monkeypatch)
-    model = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.ReLU())
     genimg_fast.fuse(model)
-    x = _cases.randn((2, 8, 5, 5), dtype)
+    x = _cases.randn((2, 8, 32, 32), dtype)  # large enough for the kernels
     with pytest.raises(TypeError, match=f"weight is torch.float32 but input is {dtype}"):
         model(x)
     assert model[1].num_batches_tracked == 0
@@ -285,3 +285,65 @@ def test_compiles_whole(models, dtype, backend):
         ours = under_autocast(lambda: results(compiled, x), dtype)
     exact = [r.to(a.dtype) for r, a in zip(results(plain, x), ours, strict=True)]
     torch.testing.assert_close(ours, exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("half", ["all", "normalisation"])
+@pytest.mark.parametrize("training", [True, False])
+def test_normalisations_of_a_half_type_under_autocast_are_left_to_pytorch(dtype, half, training):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.ReLU())
+    (plain if half == "all" else plain[2]).to(dtype)
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((4, 8, 12, 12))
+    ours, theirs = (under_autocast(lambda m=m: results(m.train(training), x), dtype) for m in (fused, plain))
+    for a, t in zip(ours, theirs, strict=True):
+        assert a.dtype == t.dtype
+        torch.testing.assert_close(a, t, atol=0.05, rtol=0.05)
+
+
+def test_a_half_layer_that_is_called_twice_moves_its_statistics_twice(dtype, monkeypatch):
+    set_cpu(monkeypatch)
+    norm = nn.BatchNorm2d(4)
+    convs = [nn.Conv2d(4, 4, 3, 1, 1) for _ in range(2)]
+    plain = nn.Sequential(convs[0], norm, nn.ReLU(), convs[1], norm, nn.ReLU()).to(dtype)
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    x = _cases.randn((4, 4, 8, 8), dtype)
+    plain(x), fused(x)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), atol=0.01, rtol=0.02)
+
+
+def test_statistics_of_half_layers_before_an_error_have_moved(dtype, monkeypatch):
+    set_cpu(monkeypatch)
+    plain = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU()).to(dtype)
+    fused = copy.deepcopy(plain)
+    genimg_fast.fuse(fused)
+    for model in (plain, fused):
+        with pytest.raises((RuntimeError, ValueError)):
+            model(_cases.randn((2, 4, 8, 8), dtype) + 1)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), atol=0.01, rtol=0.02)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+def test_float64_does_not_meet_float32_under_autocast(dtype, backend):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())
+    genimg_fast.fuse(model)
+    x = _cases.randn((2, 4, 8, 8), torch.float64)
+    with (
+        genimg_fast.use_backend(backend),
+        pytest.raises((RuntimeError, TypeError), match=r"type|must be the same"),
+    ):
+        under_autocast(lambda: model(x), dtype)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+@torch.no_grad()
+def test_vmap_under_autocast_gives_the_half_type(dtype, emulated, monkeypatch):
+    set_cpu(monkeypatch, multiplies=() if emulated else DTYPES)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())
+    genimg_fast.fuse(model)
+    x = _cases.randn((3, 2, 4, 8, 8))
+    output = under_autocast(lambda: torch.vmap(model)(x), dtype)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.float(), torch.stack([model(each) for each in x]), atol=0.02, rtol=0.02)
