@@ -43,7 +43,8 @@ def build() -> None:
     """The package with the sanitized library, the controls and the tests, in FOLDER."""
     for name in ("genimg_fast", "tests"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "cuda_on_cpu")
-        shutil.copytree(ROOT / name, FOLDER / name, ignore=ignored, dirs_exist_ok=True)
+        shutil.rmtree(FOLDER / name, ignore_errors=True)  # a file that is gone from the sources would still be imported
+        shutil.copytree(ROOT / name, FOLDER / name, ignore=ignored)
     environment = os.environ | {"GENIMG_FAST_SANITIZE": "1", "GENIMG_FAST_CUDA": "0"}
     command = ["setup.py", "-q", "build_ext", "--build-lib", FOLDER, "--build-temp", FOLDER / "objects"]
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
