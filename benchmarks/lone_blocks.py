@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Random convolution blocks, each alone: the kernels beside PyTorch, and what "auto" makes of it.
+"""Random convolution blocks, each alone or some in turn: the kernels beside PyTorch, and what "auto" makes of it.
 
 The rules of `genimg_fast/ops/_speed.py` come from tables like the one this prints.  A row is a kernel and an amount of work; its
 blocks have channels, sizes and batches at random.  For some minutes on a machine that does nothing else:
 
     python -m benchmarks.lone_blocks --mode inference --seconds 300
 
-With --autocast both run under autocast to that dtype, where the kernels compute in float32.
+With --autocast both run under autocast to that dtype, where the kernels compute in float32; with --in-turn each row is of so many
+blocks of one kernel, whose work is counted together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -55,20 +57,25 @@ class Measured(NamedTuple):
     """Whether "auto" takes the kernels for the convolution."""
 
 
-def draw(pick: random.Random) -> Iterator[Drawn]:
+def draw(pick: random.Random, in_turn: int = 1) -> Iterator[Drawn]:
     while True:
         kind, options = pick.choice(KERNELS)
-        n, in_channels, out_channels = pick.choice(BATCHES), pick.choice(CHANNELS), pick.choice(CHANNELS)
-        size = pick.choice(SIZES)
-        conv = kind(in_channels, out_channels, *options, bias=False)
-        h, w = output_size(conv, (n, in_channels, size, size), conv.weight.shape)
-        work = conv.weight.numel() * n * (size * size if conv.transposed else h * w)
-        if min(h, w) < 1 or n * h * w == 1 or not LEAST <= work <= MOST:
-            continue
-        norm = [nn.BatchNorm2d(out_channels)] if pick.random() < 0.7 else []
-        layers = nn.Sequential(conv, *norm, pick.choice([nn.ReLU(), nn.LeakyReLU(0.2), nn.Tanh()]))
-        name = f"{'transposed ' if conv.transposed else ''}{conv.kernel_size[0]}, stride {conv.stride[0]}"
-        yield Drawn(name, work, layers, torch.randn(n, in_channels, size, size))
+        n, size = pick.choice(BATCHES), pick.choice(SIZES)
+        channels = [pick.choice(CHANNELS) for _ in range(in_turn + 1)]
+        layers: list[nn.Module] = []
+        h, w, work = size, size, 0
+        for in_channels, out_channels in pairwise(channels):
+            conv, before = kind(in_channels, out_channels, *options, bias=False), h * w
+            h, w = output_size(conv, (n, in_channels, h, w), conv.weight.shape)
+            if min(h, w) < 1 or n * h * w == 1:
+                break
+            work += conv.weight.numel() * n * (before if conv.transposed else h * w)
+            norm = [nn.BatchNorm2d(out_channels)] if pick.random() < 0.7 else []
+            layers += [conv, *norm, pick.choice([nn.ReLU(), nn.LeakyReLU(0.2), nn.Tanh()])]
+        else:
+            if LEAST <= work <= MOST:
+                name = f"{'transposed ' if conv.transposed else ''}{conv.kernel_size[0]}, stride {conv.stride[0]}"
+                yield Drawn(name, work, nn.Sequential(*layers), torch.randn(n, channels[0], size, size))
 
 
 def measure(plain: nn.Module, input: torch.Tensor, training: bool) -> Measured:
@@ -130,20 +137,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autocast", choices=("bfloat16", "float16"))
+    parser.add_argument("--in-turn", type=int, default=1, metavar="N")
     arguments = parser.parse_args()
     torch.set_autocast_enabled("cpu", arguments.autocast is not None)
     torch.set_autocast_dtype("cpu", getattr(torch, arguments.autocast or "bfloat16"))
     rows: dict[tuple[str, int], list[Measured]] = defaultdict(list)
     torch.manual_seed(arguments.seed)
     end = time.monotonic() + arguments.seconds
-    for count, block in enumerate(draw(random.Random(arguments.seed))):
+    for count, block in enumerate(draw(random.Random(arguments.seed), arguments.in_turn)):
         if time.monotonic() > end:
             break
         print(f"\r{count} blocks, {max(0, end - time.monotonic()):.0f} s left ", end="", flush=True)
         measured = measure(block.layers, block.input, arguments.mode == "training")
         rows[block.kernel, int(math.log10(block.multiply_adds))].append(measured)
     print(
-        f"\r{machine.in_words(machine.describe(torch.get_num_threads()))}, {arguments.mode}"
+        f"\r{machine.in_words(machine.describe(torch.get_num_threads()))}, {arguments.mode}, {arguments.in_turn} in turn"
         f"{f', autocast to {arguments.autocast}' * bool(arguments.autocast)}; times as fast as PyTorch"
     )
     print("\n".join(table(rows)))

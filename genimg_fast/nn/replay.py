@@ -290,7 +290,7 @@ class _Replay:
         return (
             not self.is_outdated
             and self.is_like_input(input)
-            and not autocasts(input)
+            and not torch.is_autocast_enabled("cpu")
             and not _backend.inside_func_transform()
             and _backend.current_backend() == self.backend
             and not _backend.is_recording()

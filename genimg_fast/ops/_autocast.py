@@ -99,11 +99,12 @@ def to_kernel_dtype(*tensors: torch.Tensor | None, norm: Iterable[torch.Tensor |
     """A convolution's input, weight and bias.  Batch normalisation then follows its input, as in torch.
 
     Args:
-        norm: the tensors of the batch normalisation.  Where they have a half type, all is left to PyTorch.
+        norm: the tensors of the batch normalisation.  Where they have a half type, all is left to PyTorch.  Nobody has checked yet
+            that they are tensors.
     """
-    input = tensors[0]
-    if input is None or not autocasts(input):
+    input: Any = tensors[0]
+    if not autocasts(input):
         return tensors
-    of_kernels = input.dtype != torch.float64 and all(t is None or t.dtype not in HALF_TYPES for t in norm)
+    of_kernels = input.dtype != torch.float64 and all(getattr(t, "dtype", None) not in HALF_TYPES for t in norm)
     dtype = kernel_dtype(input) if of_kernels else torch.get_autocast_dtype(input.device.type)
     return tuple(_cast(t, dtype) for t in tensors)

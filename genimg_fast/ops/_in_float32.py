@@ -20,7 +20,7 @@ def run_in_float32(
 ) -> torch.Tensor:
     """``run(input, blocks)`` on all of them converted; its result, the gradients and running statistics are rounded."""
     _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
-    in_float32: dict[int, Any] = {id(None): None}  # of a layer that is called twice, once
+    in_float32: dict[int, Any] = {id(None): None}  # by the tensor: that of a layer which is called twice is one
     converted = [
         block._replace(**{name: _once(getattr(block, name), in_float32) for name in _TENSORS}) for block in blocks
     ]
@@ -33,7 +33,7 @@ def run_in_float32(
                     uncounted(running).copy_(in_float32[id(running)])
 
 
-def _once(t: torch.Tensor | None, in_float32: dict[int, Any]) -> Any:
-    if t is not None and id(t) not in in_float32:
+def _once(t: Any, in_float32: dict[int, Any]) -> Any:
+    if id(t) not in in_float32:
         in_float32[id(t)] = t.float()
     return in_float32[id(t)]

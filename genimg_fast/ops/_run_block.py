@@ -58,13 +58,14 @@ def run_block(
         dtype = convolution_dtype(input)
         if native:
             return block_chain(input, [block]).to(dtype)
-        if input.dtype is not dtype and not multiplies(dtype):
-            _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
-            with torch.autocast("cpu", enabled=False):
-                return _by_pytorch(input, block).to(dtype)
-        # under torch.vmap autocast itself converts nothing
-        input, bias = input.to(dtype), None if block.bias is None else block.bias.to(dtype)
-        block = block._replace(weight=block.weight.to(dtype), bias=bias)
+        if input.dtype is not dtype:  # for autocast's, the kernels were offered float32
+            if not multiplies(dtype):
+                _backend.count_native_call()  # else the pass would be remembered as one to leave as it is
+                with torch.autocast("cpu", enabled=False):
+                    return _by_pytorch(input, block).to(dtype)
+            # not left to autocast, which converts nothing under torch.vmap
+            input, bias = input.to(dtype), None if block.bias is None else block.bias.to(dtype)
+            block = block._replace(weight=block.weight.to(dtype), bias=bias)
     return _by_pytorch(input, block)
 
 

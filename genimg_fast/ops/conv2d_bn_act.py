@@ -33,7 +33,6 @@ def conv2d_bn_act(
 ) -> torch.Tensor:
     op = "conv2d_bn_act"
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    _check.tensor(op, input=input, **norm)
     input, weight, bias = to_kernel_dtype(input, weight, bias, norm=norm.values())
     check_arguments(op, input, weight, bias, norm, training, groups, transposed=False)
     _check.normalization(op, training, momentum, eps)

@@ -36,7 +36,6 @@ def conv_transpose2d_bn_act(
     """`nchw`: the output in this order, whatever that of input, if the CUDA kernels serve the call and can."""
     op = "conv_transpose2d_bn_act"
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
-    _check.tensor(op, input=input, **norm)
     input, weight, bias = to_kernel_dtype(input, weight, bias, norm=norm.values())
     check_arguments(op, input, weight, bias, norm, training, groups, transposed=True)
     _check.normalization(op, training, momentum, eps)
