@@ -141,6 +141,27 @@ def test_where_half_types_are_emulated_whole_blocks_are_in_float32(models, dtype
                 torch.testing.assert_close(ours, exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_half_layer_that_no_kernel_serves_stays_in_float32(dtype, monkeypatch):
+    set_cpu(monkeypatch)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU()).eval().to(dtype)
+    x = _cases.randn((4, 8, 12, 12), dtype)
+    exact = copy.deepcopy(model).float()(x.float()).to(dtype)
+    genimg_fast.fuse(model)
+    for _ in range(3):
+        torch.testing.assert_close(model(x), exact, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_half_weights_of_a_resampling_under_autocast(dtype):
+    model = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU()).to(dtype)
+    x = _cases.randn((2, 8, 6, 6))
+    exact = copy.deepcopy(model).float()(x).to(dtype)
+    genimg_fast.fuse(model)
+    with genimg_fast.use_backend("native"):
+        torch.testing.assert_close(under_autocast(lambda: model(x), dtype), exact)
+
+
 @pytest.mark.parametrize("backend", ["auto", "native"])
 @pytest.mark.parametrize("training", [True, False])
 def test_models_of_an_emulated_half_type(models, dtype, training, backend, monkeypatch):
