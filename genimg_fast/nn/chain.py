@@ -304,7 +304,8 @@ def _run(input: torch.Tensor, blocks: Sequence[Block], keeps_packed: bool) -> to
     dtype = convolution_dtype(input)
     (input,) = to_kernel_dtype(input)  # type: ignore[assignment]
     input = to_channels_last(input) if gives_channels_last(blocks) else input
-    return block_chain(input, blocks, keeps_packed).to(dtype)
+    output = block_chain(input, blocks, keeps_packed)
+    return output if output.dtype is dtype else output.to(dtype)
 
 
 def gives_channels_last(blocks: Sequence[Block]) -> bool:

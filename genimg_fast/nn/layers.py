@@ -43,7 +43,8 @@ _UPSAMPLINGS = (nn.Upsample, nn.UpsamplingNearest2d)
 _INTERPOLATE, _AVG_POOL = F.interpolate, F.avg_pool2d  # unless somebody puts others in their place
 _OF_MEANS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _PADDINGS = (nn.ReflectionPad2d, nn.ReplicationPad2d)
-_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)  # the others refuse some images
+# which may do nothing; other dropouts refuse some images
+_PASSING = frozenset((nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout))
 
 
 _CLASSES = {kind: kind for kind in LAYERS}
@@ -132,7 +133,7 @@ def pads_edge(layer: Any) -> bool:
 
 def may_pass_through(layer: Any) -> bool:
     """Whether there are times when it gives what it is given."""
-    return type(layer) is nn.Identity or type(layer) in _DROPOUTS
+    return type(layer) in _PASSING
 
 
 def passes_through(layer: Any) -> bool:

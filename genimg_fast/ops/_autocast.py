@@ -18,6 +18,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def autocasts(value: Any) -> bool:
     """Whether autocast is on for a tensor on this device."""
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # which is told at once
+        return False
     device_type = value.device.type if isinstance(value, torch.Tensor) else ""
     return device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type)
 
@@ -77,7 +79,7 @@ def kernel_dtype(input: torch.Tensor) -> torch.dtype:
     converted in each pass, which takes less time only where PyTorch emulates half types.
     """
     dtype = convolution_dtype(input)
-    if input.device.type != "cpu" or dtype not in HALF_TYPES:
+    if dtype not in HALF_TYPES or input.device.type != "cpu":
         return dtype
     pays = not (multiplies_matrices() if autocasts(input) else multiplies(dtype))
     widens = {"reference": False, "native": True, "auto": pays}[_backend.current_backend()]
