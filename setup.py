@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Builds the native libraries: `_cpu` wherever there is a C++ compiler, `_cuda` wherever there is nvcc.
+"""Builds the native libraries: `_cpu` wherever there is GCC or Clang, `_cuda` wherever there is nvcc; on Windows neither.
 
 Neither is a Python module.  Both are plain shared libraries that register operators with torch's dispatcher through
 LibTorch's stable ABI, so one binary serves every Python >= 3.10 and every torch >= 2.11.
@@ -83,6 +83,9 @@ def check_cuda_version(home: Path) -> None:
 def native_extensions() -> tuple[list, dict]:
     if os.environ.get("GENIMG_FAST_BUILD") == "0":
         say("GENIMG_FAST_BUILD=0: no native library; everything runs on the PyTorch reference.")
+        return [], {}
+    if sys.platform == "win32":  # where BuildExtension takes Microsoft's compiler, whatever else there is
+        say("the kernels need GCC or Clang: no native library on Windows; everything runs on the PyTorch reference.")
         return [], {}
     if find_cxx() is None:
         say("no C++ compiler found: no native library; everything runs on the PyTorch reference.")

@@ -165,6 +165,27 @@ def test_sources_are_cxx17(folder):
     output_of(os.environ.get("CXX", "g++"), *flags, *includes, *sorted((ROOT / "csrc" / folder).glob("*.cpp")))
 
 
+@pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-linux-gnu"])
+def test_sources_compile_with_clang(target, tmp_path):
+    """Apple's compiler, and many a user's elsewhere: in the wheel of Zig it is a Clang with the headers of other systems."""
+    headers = Path(torch.__file__).parent / "include"
+    flags = [
+        "-target",
+        target,
+        "-std=c++20",
+        "-O0",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    ]
+    includes = [f"-I{ROOT / 'csrc'}", f"-isystem{headers}"]
+    sources = [*(ROOT / "csrc/cpu").glob("*.cpp"), *(ROOT / "csrc/ops").glob("*.cpp")]
+    for source in sorted(source for source in sources if not source.stem.endswith("_cuda")):
+        command = [sys.executable, "-m", "ziglang", "c++", *flags, *includes, "-c", source, "-o", tmp_path / "object.o"]
+        output_of(*command)
+
+
 # ---- Other machines, imitated in a process of their own.
 
 PARITY = """

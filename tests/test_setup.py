@@ -98,3 +98,10 @@ def test_without_a_compiler_it_installs_all_the_same(tmp_path):
     done = setup(PATH=str(tmp_path), CXX="")
     assert (done.returncode, done.stdout) == (0, "genimg-fast\n")
     assert_documented(done.stderr)
+
+
+def test_on_windows_it_installs_all_the_same():
+    told, *of_setuptools = setup(prelude="sys.platform = 'win32'").stderr.splitlines()
+    assert "no native library on Windows" in told
+    assert not any("genimg_fast" in line for line in of_setuptools)  # nothing more is built
+    assert_documented(told)

@@ -244,13 +244,19 @@ void pad_rows(const PatchJob<T>& job) {
   }
 }
 
+template <int Step>
+struct LanesApart {
+  template <typename T>
+  static constexpr int of(int lane) {
+    return lane ^ Step;
+  }
+};
+
 // The sum of all lanes, by halves.
-template <typename T>
+template <typename T, int Step = kLanes<T> / 2>
 GF_INLINE T add_lanes(Vec<T> v) {
-  Mask<T> lane;
-  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-#pragma GCC unroll 4
-  for (int step = kLanes<T> / 2; step > 0; step /= 2) v += __builtin_shuffle(v, lane ^ step);
+  v += shuffle<T, LanesApart<Step>>(v, v);
+  if constexpr (Step > 1) return add_lanes<T, Step / 2>(v);
   return v[0];
 }
 

@@ -97,7 +97,9 @@ GF_INLINE void store(T* p, Vec<T> v, Tail tail) {
 // aligned to the vector.  stream_fence() before anyone else reads it.
 template <typename T>
 GF_INLINE void stream(T* p, Vec<T> v) {
-#if GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 64
+#if GENIMG_FAST_X86_BODIES && defined(__clang__)
+  __builtin_nontemporal_store(v, reinterpret_cast<Vec<T>*>(p));
+#elif GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 64
   __builtin_ia32_movntps512(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v));
 #elif GENIMG_FAST_X86_BODIES && GENIMG_FAST_VECTOR_BYTES == 32
   __builtin_ia32_movntps256(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v));
@@ -111,22 +113,44 @@ GF_INLINE void stream_fence() {
 #endif
 }
 
+// Of the values of a and then of b, those whose numbers are Order::of<T>(lane).
+template <typename T, typename Order, int... lane>
+GF_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, Order::template of<T>(lane)...);
+#else
+  return __builtin_shuffle(a, b, Mask<T>{Order::template of<T>(lane)...});
+#endif
+}
+template <typename T, typename Order>
+GF_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+  return shuffle<T, Order>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+struct InterleaveLow {  // a0 b0 a1 b1 ... of the lower half of the lanes
+  template <typename T>
+  static constexpr int of(int lane) {
+    return lane / 2 + lane % 2 * kLanes<T>;
+  }
+};
+struct InterleaveHigh {  // and of the upper half
+  template <typename T>
+  static constexpr int of(int lane) {
+    return InterleaveLow::of<T>(lane) + kLanes<T> / 2;
+  }
+};
+
 // v[i][j] -> v[j][i]
 template <typename T>
 GF_INLINE void transpose(Vec<T>* v) {
   constexpr int n = kLanes<T>;
-  Mask<T> low, high;  // a0 b0 a1 b1 ... of the halves of a and b
-  for (int i = 0; i < n; ++i) {
-    low[i] = i / 2 + i % 2 * n;
-    high[i] = low[i] + n / 2;
-  }
 #pragma GCC unroll 4
   for (int step = 1; step < n; step *= 2) {  // a perfect shuffle of all values, log2(n) times
     Vec<T> next[n];
 #pragma GCC unroll 8
     for (int i = 0; i < n / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(v[i], v[i + n / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(v[i], v[i + n / 2], high);
+      next[2 * i] = shuffle<T, InterleaveLow>(v[i], v[i + n / 2]);
+      next[2 * i + 1] = shuffle<T, InterleaveHigh>(v[i], v[i + n / 2]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) v[i] = next[i];

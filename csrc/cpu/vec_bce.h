@@ -40,7 +40,7 @@ GF_INLINE BceTerm<T> bce_with_logits_term(Vec<T> input, Vec<T> target, Vec<T> po
   const Vec<T> e = exp_of_negative(-abs<T>(input));
   const Vec<T> sigmoid = (input < 0 ? e : broadcast(T(1))) / (T(1) + e);
   const Vec<T> linear = (T(1) - target) * input - (input < 0 ? log_weight * input : Vec<T>{});
-  const Vec<T> logarithm = (e > 0) | (input > 0) ? log_weight * log1p(e) : Vec<T>{};  // a weight may be inf
+  const Vec<T> logarithm = ((e > 0) | (input > 0)) ? log_weight * log1p(e) : Vec<T>{};  // a weight may be inf
   return {linear + logarithm, log_weight * sigmoid - positive};
 }
 template <typename T>

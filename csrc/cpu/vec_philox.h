@@ -72,14 +72,6 @@ GF_INLINE void box_muller(Words word0, Words word1, Vec<float>* z0, Vec<float>* 
   *z1 = (quadrant & 2) != 0 ? -s : s;
 }
 
-// a0 b0 a1 b1 ... of the lower or upper half of the lanes.
-template <bool Upper>
-GF_INLINE Vec<float> interleave(Vec<float> a, Vec<float> b) {
-  Mask<float> order;
-  for (int i = 0; i < kBlocks; ++i) order[i] = i / 2 + (Upper ? kBlocks / 2 : 0) + (i % 2 ? kBlocks : 0);
-  return __builtin_shuffle(a, b, order);
-}
-
 // The normal numbers of 4 * kBlocks elements in order, from element 4 * block on.  `block` is a multiple of kBlocks, so
 // that the low words do not carry.
 GF_INLINE void philox_normal(uint64_t seed, uint64_t block, Vec<float>* z) {
@@ -91,12 +83,12 @@ GF_INLINE void philox_normal(uint64_t seed, uint64_t block, Vec<float>* z) {
   Vec<float> z0, z1, z2, z3;
   box_muller(words[0], words[1], &z0, &z1);
   box_muller(words[2], words[3], &z2, &z3);
-  const Vec<float> low02 = interleave<false>(z0, z2), low13 = interleave<false>(z1, z3);
-  const Vec<float> high02 = interleave<true>(z0, z2), high13 = interleave<true>(z1, z3);
-  z[0] = interleave<false>(low02, low13);
-  z[1] = interleave<true>(low02, low13);
-  z[2] = interleave<false>(high02, high13);
-  z[3] = interleave<true>(high02, high13);
+  const Vec<float> low02 = shuffle<float, InterleaveLow>(z0, z2), low13 = shuffle<float, InterleaveLow>(z1, z3);
+  const Vec<float> high02 = shuffle<float, InterleaveHigh>(z0, z2), high13 = shuffle<float, InterleaveHigh>(z1, z3);
+  z[0] = shuffle<float, InterleaveLow>(low02, low13);
+  z[1] = shuffle<float, InterleaveHigh>(low02, low13);
+  z[2] = shuffle<float, InterleaveLow>(high02, high13);
+  z[3] = shuffle<float, InterleaveHigh>(high02, high13);
 }
 
 }  // namespace genimg_fast::cpu::GENIMG_FAST_ISA
