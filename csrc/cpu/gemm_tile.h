@@ -8,8 +8,15 @@
 
 namespace genimg_fast::cpu::GENIMG_FAST_ISA {
 
-// 26 accumulators of AVX-512's 32 registers, 12 of the other sets' 16; the rest hold a row of b and a value of a.
+// 26 accumulators of AVX-512's 32 registers, 12 of AVX2's and SSE's 16; the rest hold a row of b and a value of a.  ARM
+// multiplies by one lane of a register: 16 accumulators of its 32, and a register for four values of each row of a.
+#ifdef __aarch64__
+constexpr bool kMultipliesByLane = true;
+constexpr int kTileRows = 8;
+#else
+constexpr bool kMultipliesByLane = false;
 constexpr int kTileRows = GENIMG_FAST_VECTOR_BYTES == 64 ? 13 : 6;
+#endif
 constexpr int kPanelVectors = 2;
 template <typename T>
 constexpr int kTileColumns = kPanelVectors * kLanes<T>;
@@ -55,6 +62,46 @@ GF_INLINE void add_products(const T* (&base)[(Rows + 2) / 3], int64_t lda, const
   }
 }
 
+// Values that are multiplied one by one, by one load; GCC would load each by itself.
+template <typename T>
+GF_INLINE Vec<T> load_whole(const T* p) {
+  Vec<T> v = load(p);
+#ifdef __aarch64__
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+// kDepthStep steps of the depth.
+template <typename T, int Rows, int Vectors>
+GF_INLINE void add_several_products(const T* (&base)[(Rows + 2) / 3], int64_t lda, const T*& b,
+                                    Vec<T> (&sum)[Rows][Vectors]) {
+  if constexpr (kMultipliesByLane) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kDepthStep; k += kLanes<T>) {
+      Vec<T> a[Rows];
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) a[r] = load_whole(base[r / 3] + r % 3 * lda + k);
+#pragma GCC unroll 4
+      for (int lane = 0; lane < kLanes<T>; ++lane) {
+        Vec<T> row[Vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
+        b += Vectors * kLanes<T>;
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r][lane] * row[v];
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < (Rows + 2) / 3; ++i) base[i] += kDepthStep;
+  } else {
+#pragma GCC unroll 4
+    for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
+  }
+}
+
 // c (+)= sum
 template <typename T, int Rows, int Vectors>
 GF_INLINE void save_sums(const Vec<T> (&sum)[Rows][Vectors], T* c, int64_t ldc, bool add) {
@@ -88,8 +135,7 @@ void multiply_tile(const T* a, int64_t lda, const T* b, int64_t depth, T* c, int
       for (int64_t line = 0; line < prefetch.lines; ++line, panel += kCacheLine) __builtin_prefetch(panel, 0, 2);
       __builtin_prefetch(output, 1, 3);
       output += prefetch.output_stride;
-#pragma GCC unroll 4
-      for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
+      add_several_products<T, Rows, Vectors>(base, lda, b, sum);
     }
     for (; steps > 0; --steps) add_products<T, Rows, Vectors>(base, lda, b, sum);
     save_sums<T, Rows, Vectors>(sum, c, ldc, add);
@@ -130,9 +176,7 @@ void multiply_segments_tile(const T* a, int64_t lda, const Segments& segments, c
     left -= now;
     for (; now > 0; --now) {
       int64_t steps = segments.length;
-      for (; steps >= kDepthStep; steps -= kDepthStep)
-#pragma GCC unroll 4
-        for (int k = 0; k < kDepthStep; ++k) add_products<T, Rows, Vectors>(base, lda, b, sum);
+      for (; steps >= kDepthStep; steps -= kDepthStep) add_several_products<T, Rows, Vectors>(base, lda, b, sum);
       for (; steps > 0; --steps) add_products<T, Rows, Vectors>(base, lda, b, sum);
 #pragma GCC unroll 8
       for (int i = 0; i < kBases; ++i) base[i] += jump;
@@ -182,14 +226,19 @@ void multiply_transposed_tile(const T* a, int64_t lda, const T* b, int64_t ldb, 
       sum[r][v] = Vec<T>{};
       __builtin_prefetch(c + r * ldc + v * kLanes<T>, 1, 3);
     }
+  constexpr int kByLane =
+      kMultipliesByLane ? Rows / kLanes<T> * kLanes<T> : 0;  // rows whose values are read by one load
   auto add_products = [&]() __attribute__((always_inline)) {
-    Vec<T> row[Vectors];
+    Vec<T> row[Vectors], several[Rows / kLanes<T> + 1];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * kLanes<T>);
+#pragma GCC unroll 4
+    for (int r = 0; r < kByLane; r += kLanes<T>) several[r / kLanes<T>] = load_whole(a + r);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += a[r] * row[v];
+      for (int v = 0; v < Vectors; ++v)
+        sum[r][v] += (r < kByLane ? several[r / kLanes<T>][r % kLanes<T>] : a[r]) * row[v];
     a += lda;
     b += ldb;
   };
