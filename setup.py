@@ -9,7 +9,7 @@ Environment:
     GENIMG_FAST_CUDA=0|1     skip, or insist on, the CUDA library (default: build it when nvcc is found)
     TORCH_CUDA_ARCH_LIST     the usual list; default "8.0;8.6;8.9;9.0a;10.0+PTX"
     GENIMG_FAST_SANITIZE=1   with AddressSanitizer and UndefinedBehaviorSanitizer, for `make sanitize`
-    CXX                      the C++ compiler (default: c++ or g++)
+    CXX                      the C++ compiler (default: c++, g++ or clang++)
 """
 
 import os
@@ -39,7 +39,12 @@ def say(message: str) -> None:
 
 
 def find_cxx() -> str | None:
-    return next((path for name in (os.environ.get("CXX"), "c++", "g++") if name and (path := shutil.which(name))), None)
+    """The C++ compiler; what a Mac without the developer tools calls c++ is none."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        path = shutil.which(name) if name else None
+        if path and subprocess.run([path, "--version"], capture_output=True).returncode == 0:
+            return path
+    return None
 
 
 def find_cuda_home() -> Path | None:
@@ -87,7 +92,10 @@ def native_extensions() -> tuple[list, dict]:
     if sys.platform == "win32":  # where BuildExtension takes Microsoft's compiler, whatever else there is
         say("the kernels need GCC or Clang: no native library on Windows; everything runs on the PyTorch reference.")
         return [], {}
-    if find_cxx() is None:
+    cxx = find_cxx()
+    if cxx is not None and cxx.endswith("clang++"):
+        os.environ["CXX"] = cxx  # BuildExtension looks for c++
+    if cxx is None:
         say("no C++ compiler found: no native library; everything runs on the PyTorch reference.")
         return [], {}
     try:

@@ -65,7 +65,7 @@ def main() -> None:
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", ROOT / "tests/emulated_arm/count.c", "-o", plugin], check=True)
     print("millions of instructions, and of vector multiply-adds among them", flush=True)
     command = [sys.executable, "-m", "tests.emulated_arm", "-m", "benchmarks.arm_instructions", "--emulated"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "PLUGIN": str(plugin)}, check=True)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "QEMU_PLUGIN": str(plugin)}, check=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _GPU_TYPES = ("cuda",)
 _OLDEST_GPU = (8, 0)  # the compute capability from which on there are cp.async and mma of bfloat16 and tf32
 _ISA_NAMES = ("portable", "avx2", "avx512")
 _WHY_NOT_BUILT = {
-    "_cpu": "no C++ compiler at install time, or GENIMG_FAST_BUILD=0",
+    "_cpu": "no C++ compiler at install time, Windows, or GENIMG_FAST_BUILD=0",
     "_cuda": "no CUDA toolkit at install time, or GENIMG_FAST_CUDA=0",
 }
 

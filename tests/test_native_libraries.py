@@ -168,17 +168,10 @@ def test_sources_are_cxx17(folder):
 @pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-linux-gnu"])
 def test_sources_compile_with_clang(target, tmp_path):
     """Apple's compiler, and many a user's elsewhere: in the wheel of Zig it is a Clang with the headers of other systems."""
+    pytest.importorskip("ziglang")
     headers = Path(torch.__file__).parent / "include"
-    flags = [
-        "-target",
-        target,
-        "-std=c++20",
-        "-O0",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    ]
+    flags = ["-target", target, "-std=c++20", "-O0", "-g0", "-fno-sanitize=undefined", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{headers}"]
     sources = [*(ROOT / "csrc/cpu").glob("*.cpp"), *(ROOT / "csrc/ops").glob("*.cpp")]
     for source in sorted(source for source in sources if not source.stem.endswith("_cuda")):
@@ -284,7 +277,7 @@ def test_a_library_that_does_not_load_says_why(tmp_path):
         environment = os.environ | {"PYTHONPATH": str(tmp_path)}
         return output_of(sys.executable, "-c", program, cwd=tmp_path, env=environment).strip()
 
-    assert "(no C++ compiler at install time, or GENIMG_FAST_BUILD=0)" in reason("pass")
+    assert "(no C++ compiler at install time, Windows, or GENIMG_FAST_BUILD=0)" in reason("pass")
     library.write_bytes(b"half")
     old = reason("torch.__version__ = '2.10.0+cu128'")
     assert old == "_cpu.so needs torch 2.11 or newer, and this is torch 2.10.0+cu128"
