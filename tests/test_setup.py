@@ -100,6 +100,15 @@ def test_without_a_compiler_it_installs_all_the_same(tmp_path):
     assert_documented(done.stderr)
 
 
+def test_a_compiler_that_does_not_run_makes_way_for_clang(tmp_path):
+    for name, status in (("c++", 1), ("clang++", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    told = "import atexit, os; atexit.register(lambda: print(os.environ['CXX']))"
+    done = setup(prelude=told, PATH=str(tmp_path), CXX="", GENIMG_FAST_CUDA="0")
+    assert done.stdout == f"genimg-fast\n{tmp_path / 'clang++'}\n", done.stderr
+
+
 def test_on_windows_it_installs_all_the_same():
     done = setup(prelude="sys.platform = 'win32'")
     assert (done.returncode, done.stdout) == (0, "genimg-fast\n")
